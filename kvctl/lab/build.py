@@ -1,0 +1,296 @@
+"""Building a lab: namespaces, veth pairs, addresses, routes and the rules that a cluster would have."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from pathlib import Path
+
+import kvctl
+from kvctl import proc
+from kvctl.errors import ProcessError
+from kvctl.lab.netns import Namespace, binary, delete_namespaces, existing, ip_batch
+from kvctl.lab.topology import Pod, Topology
+from kvctl.model.net import Family
+from kvctl.model.text import quote
+
+# A pod's next hop, the same on every worker (Calico does so too): no address of the pod network is used up.
+_GATEWAYS = ("169.254.1.1", "fe80::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that has been built."""
+
+    topology: Topology
+    prefix: str
+    namespaces: Mapping[str, Namespace]
+
+    def __getitem__(self, name: str) -> Namespace:
+        """The namespace of a worker, a pod, a host or `outside`."""
+        return self.namespaces[name]
+
+    @property
+    def pod(self) -> Namespace:
+        """The standard lab's pod."""
+        return self["pod"]
+
+    @property
+    def worker(self) -> Namespace:
+        """The standard lab's first worker."""
+        return self["worker"]
+
+    @property
+    def outside(self) -> Namespace:
+        """The outside world."""
+        return self["outside"]
+
+    def kvctl(
+        self,
+        *arguments: str,
+        at: str = "worker",
+        stdin: str | None = None,
+        deadline: float = 60.0,
+        env: Mapping[str, str] | None = None,
+    ) -> proc.Completed:
+        """Run this very kvctl inside `at` to its end; a non-zero status is an answer."""
+        paths = [str(Path(kvctl.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        found = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        argv = [sys.executable, "-m", "kvctl", *arguments]
+        return self[at].run(argv, stdin=stdin, deadline=deadline, env={**found, **(env or {})})
+
+
+@contextmanager
+def built(topology: Topology, *, prefix: str | None = None) -> Iterator[Lab]:
+    """The lab, for the time of the block; it is removed however the block ends.
+
+    Without `prefix` the names are unique to this process. Raises ProcessError with the `ip` or
+    iptables line that failed; NetfilterUnavailableError (exit 4) without the rights or programs.
+    """
+    prefix = unique_prefix("lab") if prefix is None else prefix
+    try:
+        yield create(topology, prefix=prefix)
+    finally:
+        destroy(topology, prefix=prefix)
+
+
+def create(topology: Topology, *, prefix: str) -> Lab:
+    """Build the lab and leave it; on failure what had been built may be there: `destroy` removes it."""
+    lab = Lab(
+        topology=topology,
+        prefix=prefix,
+        namespaces={name: Namespace(prefix + name) for name in topology.names},
+    )
+    ip_batch([f"netns add {each.name}" for each in lab.namespaces.values()])
+    for name, namespace in lab.namespaces.items():
+        namespace.write_sysctls(_sysctls(forwards=any(name == each.name for each in topology.workers)))
+    ip_batch(_cables(lab))
+    for name, lines in _settings(topology).items():
+        lab[name].batch(lines)
+    for worker in topology.workers:
+        _write_rules(topology, namespace=lab[worker.name])
+    return lab
+
+
+def destroy(topology: Topology, *, prefix: str) -> None:
+    """Remove what is there of the lab."""
+    delete_namespaces([Namespace(prefix + name) for name in topology.names])
+
+
+def unique_prefix(kind: str) -> str:
+    """A prefix `kvctl-KIND-...` that no other process uses, and by which `sweep` knows its maker."""
+    pid = os.getpid()
+    return f"kvctl-{kind}-{pid}-{_start_time(pid)}-{secrets.token_hex(3)}-"
+
+
+def sweep(kind: str) -> list[Namespace]:
+    """Remove the namespaces with a `unique_prefix` of `kind` whose makers no longer live; returns them."""
+    left = [each for each in existing(f"kvctl-{kind}-") if not _maker_lives(each.name, kind=kind)]
+    delete_namespaces(left)
+    return left
+
+
+def _maker_lives(name: str, *, kind: str) -> bool:
+    pid, _, rest = name.removeprefix(f"kvctl-{kind}-").partition("-")
+    # A pid is used again, a pid with its start time is not. What has no pid was not made by us.
+    return not pid.isdecimal() or _start_time(int(pid)) == rest.partition("-")[0]
+
+
+def _start_time(pid: int) -> str:
+    """When a process began, in ticks since boot (field 22 of proc(5)'s stat); empty if it does not live."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    # The second field is the name in parentheses and may hold anything, parentheses too.
+    return text.rpartition(")")[2].split()[19]
+
+
+def _sysctls(*, forwards: bool) -> dict[str, str]:
+    # A new namespace has the IPv4 settings of the host, whatever they are.
+    wanted = {
+        "ipv4/ip_forward": "1" if forwards else "0",
+        "ipv4/conf/all/rp_filter": "0",
+        "ipv4/conf/default/rp_filter": "0",
+        "ipv4/conf/all/arp_ignore": "0",
+        "ipv4/conf/all/arp_announce": "0",
+        "ipv6/conf/all/forwarding": "1" if forwards else "0",
+        # Duplicate address detection would make every new address useless for a second.
+        "ipv6/conf/all/accept_dad": "0",
+        "ipv6/conf/default/accept_dad": "0",
+        "ipv6/conf/default/accept_ra": "0",
+        # Bridged frames would meet the rules of the namespace that bridges.
+        "bridge/bridge-nf-call-iptables": "0",
+        "bridge/bridge-nf-call-ip6tables": "0",
+    }
+    return {path: value for path, value in wanted.items() if Path("/proc/sys/net", path).exists()}
+
+
+def _cables(lab: Lab) -> list[str]:
+    """The veth pairs, each end made where it belongs: the host's own namespace never sees one."""
+    outside = lab["outside"].name
+    lines = []
+    for port, (name, interface) in enumerate(_plugs(lab.topology)):
+        lines.append(
+            f"link add {interface} netns {lab[name].name} type veth peer name port{port} netns {outside}"
+        )
+    for number, pod in enumerate(lab.topology.pods):
+        worker = lab[pod.worker].name
+        lines.append(
+            f"link add eth0 netns {lab[pod.name].name} type veth peer name veth{number} netns {worker}"
+        )
+    return lines
+
+
+def _plugs(topology: Topology) -> list[tuple[str, str]]:
+    """Who is plugged into a segment with which interface, in the order of the outside's ports."""
+    plugs = [(worker.name, interface) for worker in topology.workers for interface in worker.addresses]
+    return plugs + [(host.name, host.segment) for host in topology.hosts]
+
+
+def _settings(topology: Topology) -> dict[str, list[str]]:
+    """The `ip -batch` lines of each namespace."""
+    lines = {name: ["link set lo up"] for name in topology.names}
+    for segment in topology.segments:
+        lines["outside"] += [f"link add {segment.name} type bridge mcast_snooping 0"]
+        lines["outside"] += _interface(segment.name, segment.outside)
+    for port, (_, interface) in enumerate(_plugs(topology)):
+        lines["outside"] += [f"link set port{port} master {interface} up"]
+    for host in topology.hosts:
+        lines[host.name] += _interface(host.segment, host.addresses)
+        lines[host.name] += _pod_routes(topology, segment=host.segment, own=None)
+    for worker in topology.workers:
+        for interface, addresses in worker.addresses.items():
+            lines[worker.name] += _interface(interface, addresses)
+        lines[worker.name] += [f"route add default via {via}" for via in _usable(worker.gateways)]
+        lines[worker.name] += _pod_routes(topology, segment=next(iter(worker.addresses)), own=worker.name)
+    for number, pod in enumerate(topology.pods):
+        lines[pod.name] += _pod_side(pod)
+        lines[pod.worker] += _worker_side(pod, veth=f"veth{number}")
+    return lines
+
+
+def _interface(name: str, addresses: tuple[str, ...]) -> list[str]:
+    lines = [f"addr add {_with_options(each)} dev {name}" for each in _usable(addresses)]
+    return [*lines, f"link set {name} up"]
+
+
+def _with_options(address: str) -> str:
+    if ":" not in address:
+        return address
+    # The kernel prefers the longest prefix as a source: a VIP must not become the node's own address.
+    return f"{address} nodad preferred_lft 0" if address.endswith("/128") else f"{address} nodad"
+
+
+def _pod_side(pod: Pod) -> list[str]:
+    lines = []
+    for address in _usable(pod.addresses):
+        lines.append(f"addr add {address} {'nodad ' if ':' in address else ''}dev eth0")
+    lines.append("link set eth0 up")
+    for gateway in _usable(_GATEWAYS):
+        if any((":" in gateway) == (":" in address) for address in pod.addresses):
+            lines.append(f"route add default via {gateway} dev eth0 onlink")
+    return lines
+
+
+def _worker_side(pod: Pod, *, veth: str) -> list[str]:
+    lines = [f"addr add {_GATEWAYS[0]}/32 dev {veth}"]
+    lines += [f"addr add {each}/64 nodad dev {veth}" for each in _usable(_GATEWAYS[1:])]
+    lines.append(f"link set {veth} up")
+    first: dict[bool, str] = {}
+    for address in _usable(pod.addresses):
+        next_hop = first.setdefault(":" in address, address)
+        # One neighbour for all addresses: the kernel keeps about a thousand, for all namespaces together.
+        lines.append(f"route add {address} dev {veth}" + ("" if next_hop == address else f" via {next_hop}"))
+    return lines
+
+
+def _pod_routes(topology: Topology, *, segment: str, own: str | None) -> list[str]:
+    """Routes to the pods of the workers other than `own`, by their nodes' addresses on `segment`."""
+    via: dict[tuple[str, bool], str] = {}
+    for worker in topology.workers:
+        for address in _usable(worker.addresses.get(segment, ())):
+            via.setdefault((worker.name, ":" in address), str(ip_interface(address).ip))
+    return [
+        f"route add {address} via {via[pod.worker, ':' in address]}"
+        for pod in topology.pods
+        if pod.worker != own
+        for address in _usable(pod.addresses)
+        if (pod.worker, ":" in address) in via
+    ]
+
+
+def _usable(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Without those of IPv6 where the kernel has none."""
+    if Path("/proc/sys/net/ipv6").exists():
+        return addresses
+    return tuple(each for each in addresses if ":" not in each)
+
+
+def _write_rules(topology: Topology, *, namespace: Namespace) -> None:
+    for family in Family:
+        rules = _rules(topology, family=family)
+        if not rules or not _usable(("::" if family is Family.IPV6 else "0.0.0.0",)):
+            continue
+        argv = [restore_binary(backend=topology.backend, family=family), "--noflush"]
+        done = namespace.run(argv, stdin="\n".join(("*nat", *rules, "COMMIT", "")))
+        if done.status != 0:
+            raise ProcessError(
+                f"the rules of the lab cannot be written: {quote(done.stderr.strip())}",
+                argv=done.argv,
+                status=done.status,
+                stderr=done.stderr,
+                hint="kvctl lab --nftables or --no-nftables takes the other back end",
+            )
+
+
+def _rules(topology: Topology, *, family: Family) -> list[str]:
+    rules = [
+        f'-A PREROUTING -d {each.address} -m comment --comment "the service network" '
+        f"-j DNAT --to-destination {each.back_end}"
+        for each in topology.cluster_ips
+        if _is_of(each.address, family)
+    ]
+    if topology.masquerade:
+        rules += [
+            f'-A POSTROUTING -s {network} ! -d {network} -m comment --comment "the pod network" -j MASQUERADE'
+            for network in topology.pod_networks
+            if _is_of(network, family)
+        ]
+    return rules
+
+
+def _is_of(text: str, family: Family) -> bool:
+    return (":" in text) == (family is Family.IPV6)
+
+
+def restore_binary(*, backend: str, family: Family) -> str:
+    """The iptables-restore of a back end and family; NetfilterUnavailableError names the package."""
+    name = "iptables" if family is Family.IPV4 else "ip6tables"
+    # Where the alternative names do not exist, the plain one is of the only back end there is.
+    return proc.find(f"{name}-{backend}-restore") or binary(f"{name}-restore", package="iptables")
