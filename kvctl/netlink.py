@@ -1,0 +1,312 @@
+"""The door to the kernel's netlink sockets: dumps, requests with acknowledgement, attributes.
+
+Numbers and layouts are those of netlink(7) and linux/netlink.h. Written out here because importing a
+general netlink library takes longer than most commands take to run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
+from types import TracebackType
+from typing import TypeVar
+
+from kvctl.errors import NetlinkError
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+NLM_F_DUMP = 0x300
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
+
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+_SO_RCVBUFFORCE = 33
+_NLMSGERR_ATTR_MSG = 1
+
+_NLA_F_NESTED = 0x8000
+_NLA_TYPE_MASK = 0x3FFF
+
+# The kernel fills datagrams of a dump up to 32 KiB, and a single message may be longer.
+_BUFFER_BYTES = 256 * 1024
+_RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+# So few that their answers fit into the receive buffer of an unprivileged socket, too.
+_REQUESTS_IN_FLIGHT = 64
+_DUMP_ATTEMPTS = 8
+
+_HEADER = Struct("=IHHII")
+_STATUS = Struct("=i")
+_ATTRIBUTE = Struct("=HH")
+
+Found = TypeVar("Found")
+
+
+class Netlink:
+    """A netlink socket in the network namespace that the calling thread was in when it was opened.
+
+    For one thread, one request at a time; a context manager. What the kernel refuses, an answer that
+    does not come within the time-out and one that cannot be read are NetlinkErrors, which begin with
+    `what`, the words of the caller for what was asked.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._port: int = connection.getsockname()[0]
+        self._sequence = 0
+        self._buffer = bytearray(_BUFFER_BYTES)
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def dump(
+        self,
+        *,
+        kind: int,
+        payload: bytes,
+        read: Callable[[bytearray, int, int], Found | None],
+        what: str,
+    ) -> list[Found]:
+        """Ask for all objects of message type `kind`; the values that `read` makes of them.
+
+        `read` gets the receive buffer and the bounds of one message's payload in it, and returns None
+        for what is not wanted; the buffer is used again afterwards. A dump that the kernel calls
+        inconsistent (NLM_F_DUMP_INTR, EINTR) or that lost messages (ENOBUFS) is taken anew.
+        """
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump_once(kind=kind, payload=payload, read=read, what=what)
+            if found is not None:
+                return found
+        raise NetlinkError(
+            f"{what}: the kernel changed it during each of {_DUMP_ATTEMPTS} attempts",
+            errno=errno.EINTR,
+            hint="try again",
+        )
+
+    def request(self, *, kind: int, flags: int = 0, payload: bytes, what: str) -> None:
+        """Send one request and wait until the kernel has done it."""
+        (refusal,) = self.request_each(kind=kind, flags=flags, payloads=(payload,), what=what)
+        if refusal is not None:
+            raise refusal
+
+    def request_each(
+        self, *, kind: int, flags: int = 0, payloads: Sequence[bytes], what: str
+    ) -> list[NetlinkError | None]:
+        """Send a request a payload, many in flight; for each what the kernel refused, or None if done.
+
+        Raises NetlinkError only when answers are missing or unreadable.
+        """
+        answers: list[NetlinkError | None] = []
+        for first in range(0, len(payloads), _REQUESTS_IN_FLIGHT):
+            group = payloads[first : first + _REQUESTS_IN_FLIGHT]
+            answers.extend(self._request_group(kind=kind, flags=flags, payloads=group, what=what))
+        return answers
+
+    def _dump_once(
+        self,
+        *,
+        kind: int,
+        payload: bytes,
+        read: Callable[[bytearray, int, int], Found | None],
+        what: str,
+    ) -> list[Found] | None:
+        """One dump up to its end, or None if it is not to be trusted."""
+        sequence = self._next_sequence()
+        self._send(_message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, self._port, payload), what=what)
+        buffer, port = self._buffer, self._port
+        found: list[Found] = []
+        intact = True
+        while True:
+            try:
+                length = self._receive(what=what)
+            except NetlinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                intact = False
+                continue
+            for answer, flags, number, to, start, end in _messages(buffer, length, what):
+                if number != sequence or to != port:
+                    continue
+                if flags & NLM_F_DUMP_INTR:
+                    intact = False
+                if answer in (_NLMSG_DONE, _NLMSG_ERROR):
+                    refusal = _refusal(buffer, start, end, flags, what)
+                    if refusal is not None and refusal.errno != errno.EINTR:
+                        raise refusal
+                    return found if intact and refusal is None and answer == _NLMSG_DONE else None
+                value = read(buffer, start, end)
+                if value is not None:
+                    found.append(value)
+
+    def _request_group(
+        self, *, kind: int, flags: int, payloads: Sequence[bytes], what: str
+    ) -> list[NetlinkError | None]:
+        places = {self._next_sequence(): place for place in range(len(payloads))}
+        self._send(
+            b"".join(
+                _message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, self._port, payloads[place])
+                for sequence, place in places.items()
+            ),
+            what=what,
+        )
+        answers: list[NetlinkError | None] = [None] * len(payloads)
+        while places:
+            length = self._receive(what=what)
+            for answer, answer_flags, number, to, start, end in _messages(self._buffer, length, what):
+                if answer == _NLMSG_ERROR and to == self._port and number in places:
+                    answers[places.pop(number)] = _refusal(self._buffer, start, end, answer_flags, what)
+        return answers
+
+    def _next_sequence(self) -> int:
+        self._sequence = self._sequence % 0x7FFFFFFF + 1
+        return self._sequence
+
+    def _send(self, data: bytes, *, what: str) -> None:
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            raise _failure(what, error) from error
+
+    def _receive(self, *, what: str) -> int:
+        """The length of the next datagram of the kernel, which is in the buffer then."""
+        while True:
+            try:
+                length, _, flags, sender = self._socket.recvmsg_into([self._buffer])
+            except TimeoutError as error:
+                raise NetlinkError(f"{what}: the kernel does not answer", errno=errno.ETIMEDOUT) from error
+            except OSError as error:
+                raise _failure(what, error) from error
+            if sender[0] != 0:
+                continue  # any process may send to our port
+            if flags & socket.MSG_TRUNC:
+                raise NetlinkError(f"{what}: an answer exceeds {_BUFFER_BYTES} bytes", errno=errno.EMSGSIZE)
+            return length
+
+
+def open_netlink(*, protocol: int, what: str, timeout: float = 10.0) -> Netlink:
+    """A socket of `protocol` (NETLINK_...); `timeout` is how many seconds a single answer may take."""
+    try:
+        connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    except OSError as error:
+        raise _failure(what, error) from error
+    try:
+        connection.settimeout(timeout)
+        _enlarge(connection)
+        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+            _set_if_known(connection, _SOL_NETLINK, option, 1)  # kernels 4.3, 4.12, 4.20
+        connection.bind((0, 0))
+        return Netlink(connection)
+    except OSError as error:
+        connection.close()
+        raise _failure(what, error) from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute as it goes over the wire, padded."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind | _NLA_F_NESTED, b"".join(attributes))
+
+
+def read_attributes(data: bytes | bytearray, start: int = 0, end: int | None = None) -> dict[int, bytes]:
+    """The attributes between two offsets by type; of a type that comes twice the last one.
+
+    Raises NetlinkError if they do not fit there.
+    """
+    limit = len(data) if end is None else end
+    region = bytes(data[start:limit])
+    unpack = _ATTRIBUTE.unpack_from
+    attributes: dict[int, bytes] = {}
+    place, end_of_headers = 0, len(region) - _ATTRIBUTE.size
+    while place <= end_of_headers:
+        length, kind = unpack(region, place)
+        if length < 4 or place + length > len(region):
+            raise malformed("attribute")
+        attributes[kind & _NLA_TYPE_MASK] = region[place + 4 : place + length]
+        place += (length + 3) & ~3
+    return attributes
+
+
+def malformed(part: str) -> NetlinkError:
+    """The error for an answer of the kernel that is not laid out as its headers say."""
+    return NetlinkError(f"cannot read the kernel's answer: malformed {part}", errno=errno.EBADMSG)
+
+
+def _message(kind: int, flags: int, sequence: int, port: int, payload: bytes) -> bytes:
+    padding = bytes(-len(payload) % 4)
+    return _HEADER.pack(_HEADER.size + len(payload), kind, flags, sequence, port) + payload + padding
+
+
+def _messages(buffer: bytearray, length: int, what: str) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Type, flags, sequence, port, and the bounds of the payload, of each message in a datagram."""
+    unpack, header = _HEADER.unpack_from, _HEADER.size
+    start = 0
+    while start < length:
+        if start + header > length:
+            raise NetlinkError(f"{what}: the kernel's answer is cut off", errno=errno.EBADMSG)
+        size, kind, flags, sequence, port = unpack(buffer, start)
+        if size < header or start + size > length:
+            raise NetlinkError(f"{what}: the kernel's answer is malformed", errno=errno.EBADMSG)
+        yield kind, flags, sequence, port, start + header, start + size
+        start += (size + 3) & ~3
+
+
+def _refusal(buffer: bytearray, start: int, end: int, flags: int, what: str) -> NetlinkError | None:
+    """What an NLMSG_ERROR or NLMSG_DONE says: None is success."""
+    if start + _STATUS.size > end:
+        return None if start == end else malformed("status")
+    (status,) = _STATUS.unpack_from(buffer, start)
+    if status == 0:
+        return None
+    reason = os.strerror(-status)
+    if flags & NLM_F_CAPPED and flags & NLM_F_ACK_TLVS:
+        text = read_attributes(buffer, start + _STATUS.size + _HEADER.size, end).get(_NLMSGERR_ATTR_MSG)
+        if text:
+            reason = f"{reason} ({text.rstrip(bytes(1)).decode('ascii', 'backslashreplace')})"
+    return NetlinkError(f"{what}: {reason}", errno=-status)
+
+
+def _failure(what: str, error: OSError) -> NetlinkError:
+    number = error.errno or errno.EIO
+    return NetlinkError(f"{what}: {os.strerror(number)}", errno=number)
+
+
+def _enlarge(connection: socket.socket) -> None:
+    """As large a receive buffer as is allowed; exceeding net.core.rmem_max takes CAP_NET_ADMIN."""
+    if not _set_if_known(connection, socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES):
+        _set_if_known(connection, socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+
+
+def _set_if_known(connection: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        connection.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The node itself: its addresses, interfaces and routes."""

@@ -1,0 +1,104 @@
+"""A host's addresses and routes, and what follows from them: is the VIP here, which way does it go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+
+from kvctl.model.net import Address, Network, contains
+
+_LOOPBACK = IPv4Network("127.0.0.0/8")
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """An address on an interface of this host."""
+
+    address: Address
+    prefix_length: int
+    interface: str
+    kind: str | None = None
+    """The interface's type as `ip -d link` names it (`dummy`, `veth`, ...); None: hardware or loopback."""
+    up: bool = True
+    """Whether the interface is up, as set by the admin."""
+    tentative: bool = False
+    """IPv6: duplicate address detection has not finished."""
+    duplicate: bool = False
+    """IPv6: duplicate address detection failed, so another host on the link has the address."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether others on the link reach this host by it.
+
+        Not so on `lo`, nor where kube-proxy in IPVS mode (`kube-ipvs0`) or a routing daemon (a dummy)
+        parks the address of every Service on every node.
+        """
+        return self.interface not in ("lo", "kube-ipvs0") and self.kind != "dummy" and not self.duplicate
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way out of the main table; a route of several next hops is several values."""
+
+    network: Network
+    interface: str | None
+    """None: the route refuses (blackhole, unreachable, prohibit)."""
+    gateway: Address | None = None
+    metric: int = 0
+
+
+@dataclass(frozen=True)
+class Host:
+    """The addresses, main-table routes and interface names of this host at one moment."""
+
+    addresses: tuple[HostAddress, ...]
+    routes: tuple[Route, ...]
+    interfaces: tuple[str, ...] = ()
+
+    def holds(self, address: Address) -> str | None:
+        """The interface that makes this host the holder of `address`, or None if it is not here."""
+        return next((a.interface for a in self._by_address.get(address, ()) if a.serves), None)
+
+    def present_elsewhere(self, address: Address) -> str | None:
+        """The interface that has `address` without making this host its holder: `lo`, a dummy, ..."""
+        return next((a.interface for a in self._by_address.get(address, ()) if not a.serves), None)
+
+    def local_addresses(self) -> frozenset[Address]:
+        """Every address of this host, those of `lo` and of dummies, too."""
+        return frozenset(self._by_address)
+
+    def is_local(self, address: Address) -> bool:
+        """Whether packets to `address` end at this host; all of 127.0.0.0/8 does.
+
+        IPv4 makes the whole network of an address on `lo` local (fib_add_ifaddr in Linux).
+        """
+        return address in self._by_address or any(contains(n, address) for n in self._local_networks)
+
+    def interface_for(self, address: Address) -> str | None:
+        """The interface of the longest main-table route to `address`, lowest metric first.
+
+        None if there is none, or if that route refuses.
+        """
+        fitting = [r for r in self.routes if contains(r.network, address)]
+        if not fitting:
+            return None
+        return min(fitting, key=lambda r: (-r.network.prefixlen, r.metric)).interface
+
+    @cached_property
+    def _by_address(self) -> dict[Address, list[HostAddress]]:
+        found: dict[Address, list[HostAddress]] = {}
+        for entry in self.addresses:
+            found.setdefault(entry.address, []).append(entry)
+        return found
+
+    @cached_property
+    def _local_networks(self) -> tuple[IPv4Network, ...]:
+        return (
+            _LOOPBACK,
+            *(
+                IPv4Network((a.address, a.prefix_length), strict=False)
+                for a in self.addresses
+                if a.interface == "lo" and a.up and isinstance(a.address, IPv4Address)
+            ),
+        )
