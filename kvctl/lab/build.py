@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+import socket
+import struct
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ from pathlib import Path
 
 import kvctl
 from kvctl import proc
-from kvctl.errors import ProcessError
+from kvctl.errors import KvctlError, ProcessError
 from kvctl.lab.netns import Namespace, binary, delete_namespaces, existing, ip_batch
 from kvctl.lab.topology import Pod, Topology
 from kvctl.model.net import Family
@@ -21,6 +25,15 @@ from kvctl.model.text import quote
 
 # A pod's next hop, the same on every worker (Calico does so too): no address of the pod network is used up.
 _GATEWAYS = ("169.254.1.1", "fe80::1")
+
+# Of a veth whose index is its peer's, too, Linux notices the carrier only once a second
+# (net/core/link_watch.c, linkwatch_urgent_event), and until then IPv6 does not use the link.
+_OWN_INDEX, _PEER_INDEX = 10, 10_000
+
+# netdevice(7)
+_SIOCGIFFLAGS = 0x8913
+_IFF_RUNNING = 0x40
+_LINK_DEADLINE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +103,10 @@ def create(topology: Topology, *, prefix: str) -> Lab:
     for name, namespace in lab.namespaces.items():
         namespace.write_sysctls(_sysctls(forwards=any(name == each.name for each in topology.workers)))
     ip_batch(_cables(lab))
-    for name, lines in _settings(topology).items():
-        lab[name].batch(lines)
+    lines = _settings(topology)
+    for name in reversed(topology.names):
+        lab[name].batch(lines[name])
+    _wait_for_links(lab)
     for worker in topology.workers:
         _write_rules(topology, namespace=lab[worker.name])
     return lab
@@ -157,12 +172,14 @@ def _cables(lab: Lab) -> list[str]:
     lines = []
     for port, (name, interface) in enumerate(_plugs(lab.topology)):
         lines.append(
-            f"link add {interface} netns {lab[name].name} type veth peer name port{port} netns {outside}"
+            f"link add {interface} index {_OWN_INDEX + port} netns {lab[name].name} type veth "
+            f"peer name port{port} index {_PEER_INDEX + port} netns {outside}"
         )
     for number, pod in enumerate(lab.topology.pods):
         worker = lab[pod.worker].name
         lines.append(
-            f"link add eth0 netns {lab[pod.name].name} type veth peer name veth{number} netns {worker}"
+            f"link add eth0 index {_OWN_INDEX + number} netns {lab[pod.name].name} type veth "
+            f"peer name veth{number} index {_PEER_INDEX + number} netns {worker}"
         )
     return lines
 
@@ -171,6 +188,24 @@ def _plugs(topology: Topology) -> list[tuple[str, str]]:
     """Who is plugged into a segment with which interface, in the order of the outside's ports."""
     plugs = [(worker.name, interface) for worker in topology.workers for interface in worker.addresses]
     return plugs + [(host.name, host.segment) for host in topology.hosts]
+
+
+def _wait_for_links(lab: Lab) -> None:
+    """Until every veth is seen to be up: before that IPv6 does not answer, and asks again after a second."""
+    plugs = _plugs(lab.topology)
+    links = [*plugs, *((pod.name, "eth0") for pod in lab.topology.pods)]
+    links += [("outside", f"port{port}") for port in range(len(plugs))]
+    links += [("outside", segment.name) for segment in lab.topology.segments]
+    until = time.monotonic() + _LINK_DEADLINE
+    for name, interface in links:
+        with lab[name].socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            request = struct.pack("16sH14x", interface.encode("ascii"), 0)
+            while (
+                not struct.unpack_from("H", fcntl.ioctl(asked, _SIOCGIFFLAGS, request), 16)[0] & _IFF_RUNNING
+            ):
+                if time.monotonic() > until:
+                    raise KvctlError(f"the lab cannot be built: {interface} of {name} does not come up")
+                time.sleep(0.0005)
 
 
 def _settings(topology: Topology) -> dict[str, list[str]]:
@@ -196,8 +231,11 @@ def _settings(topology: Topology) -> dict[str, list[str]]:
 
 
 def _interface(name: str, addresses: tuple[str, ...]) -> list[str]:
-    lines = [f"addr add {_with_options(each)} dev {name}" for each in _usable(addresses)]
-    return [*lines, f"link set {name} up"]
+    return [*_addresses(name, addresses), f"link set {name} up"]
+
+
+def _addresses(name: str, addresses: tuple[str, ...]) -> list[str]:
+    return [f"addr add {_with_options(each)} dev {name}" for each in _usable(addresses)]
 
 
 def _with_options(address: str) -> str:

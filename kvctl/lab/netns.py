@@ -69,7 +69,10 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The calling thread is inside for the time of the block; other threads stay where they are."""
+        """The calling thread is inside for the time of the block, and so is what it starts there.
+
+        Threads that run already stay where they are.
+        """
         with open("/proc/thread-self/ns/net", "rb") as home, open(self.path, "rb") as inside:
             _setns(inside.fileno())
             try:
