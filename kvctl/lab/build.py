@@ -71,11 +71,19 @@ class Lab:
         deadline: float = 60.0,
         env: Mapping[str, str] | None = None,
     ) -> proc.Completed:
-        """Run this very kvctl inside `at` to its end; a non-zero status is an answer."""
+        """Run this very kvctl inside `at` to its end; a non-zero status is an answer.
+
+        Settings in the caller's own environment do not count, those in `env` do.
+        """
         paths = [str(Path(kvctl.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         found = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        argv = [sys.executable, "-m", "kvctl", *arguments]
+        forget = [f"--unset={name}" for name in os.environ if _is_setting(name) and name not in (env or {})]
+        argv = ["env", *forget, sys.executable, "-m", "kvctl", *arguments]
         return self[at].run(argv, stdin=stdin, deadline=deadline, env={**found, **(env or {})})
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith(("egress_", "vip_")) or name in ("KUBECONFIG", "NODE_NAME")
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import pytest
 
 from kvctl.errors import ProcessError
 from kvctl.lab.build import Lab, built, sweep, unique_prefix
+from kvctl.lab.echo import Echo
 from kvctl.lab.netns import Namespace, existing
 from kvctl.lab.topology import STANDARD, Pod, standard
-from kvctl.lab.traffic import Echo, probe
+from kvctl.lab.traffic import probe
 from kvctl.model.net import Family
 from tests.conftest import MakeLab
 

@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
+from kvctl.lab.echo import Echo, Heard
 from kvctl.lab.netns import Namespace
-from kvctl.lab.traffic import Connection, Echo, Heard, Sender, probe
+from kvctl.lab.traffic import Connection, Sender, probe
 
 
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
