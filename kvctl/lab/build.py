@@ -128,7 +128,7 @@ def destroy(topology: Topology, *, prefix: str) -> None:
 def unique_prefix(kind: str) -> str:
     """A prefix `kvctl-KIND-...` that no other process uses, and by which `sweep` knows its maker."""
     pid = os.getpid()
-    return f"kvctl-{kind}-{pid}-{_start_time(pid)}-{secrets.token_hex(3)}-"
+    return f"kvctl-{kind}-{pid}-{start_time(pid)}-{secrets.token_hex(3)}-"
 
 
 def sweep(kind: str) -> list[Namespace]:
@@ -141,10 +141,10 @@ def sweep(kind: str) -> list[Namespace]:
 def _maker_lives(name: str, *, kind: str) -> bool:
     pid, _, rest = name.removeprefix(f"kvctl-{kind}-").partition("-")
     # A pid is used again, a pid with its start time is not. What has no pid was not made by us.
-    return not pid.isdecimal() or _start_time(int(pid)) == rest.partition("-")[0]
+    return not pid.isdecimal() or start_time(int(pid)) == rest.partition("-")[0]
 
 
-def _start_time(pid: int) -> str:
+def start_time(pid: int) -> str:
     """When a process began, in ticks since boot (field 22 of proc(5)'s stat); empty if it does not live."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,92 @@
+"""`kvctl lab`: the pod, the worker and the outside on one machine, in network namespaces."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.group()
+def lab() -> None:
+    """A pod, a worker and the outside world on this machine, in network namespaces.
+
+    Needs root, or a kernel that lets users make namespaces. Touches nothing of the host's network.
+    """
+
+
+_backend_option = click.option(
+    "--nftables/--no-nftables",
+    "nftables",
+    default=None,
+    envvar="egress_withnftables",
+    help="The iptables back end of the lab's rules; default: what is installed.",
+)
+
+
+@lab.command()
+@_backend_option
+@click.option("--manifest", is_flag=True, help="Print the Service and Pod that the demo applies, no more.")
+def demo(nftables: bool | None, manifest: bool) -> None:
+    """Show what egress does, with real packets, in a lab that is removed afterwards."""
+    from kvctl.lab import demo as story
+    from kvctl.lab import userns
+    from kvctl.lab.signals import orderly
+
+    if manifest:
+        click.echo(story.MANIFEST, nl=False)
+        return
+    if userns.needed():
+        userns.reenter(sys.argv[1:])
+    with orderly():
+        story.run(backend=_backend(nftables), say=click.echo)
+
+
+@lab.command()
+@_backend_option
+def up(nftables: bool | None) -> None:
+    """Build the lab and leave it; say what is there."""
+    from kvctl.lab import playground, userns
+    from kvctl.lab.demo import PICTURE
+    from kvctl.lab.signals import orderly
+
+    if userns.needed():
+        userns.keep()
+        userns.reenter_kept(sys.argv[1:])
+    with orderly():
+        new = playground.up(backend=_backend(nftables))
+    click.echo("The lab is up:\n" if new else "The lab has been up already:\n")
+    click.echo(PICTURE)
+    click.echo(
+        "kvctl lab exec pod|worker|outside -- CMD   runs a command inside\n"
+        "kvctl lab down                             removes it"
+    )
+
+
+@lab.command()
+def down() -> None:
+    """Remove the lab that `up` has built."""
+    from kvctl.lab import playground, userns
+
+    found = userns.release() if userns.needed() else playground.down()
+    click.echo("The lab has been removed." if found else "There is no lab.", err=not found)
+
+
+@lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("where", metavar="pod|worker|outside|peer|server")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+def execute(where: str, command: tuple[str, ...]) -> None:
+    """Run CMD inside, with this terminal; its exit status is the answer."""
+    from kvctl.lab import playground, userns
+
+    if userns.needed():
+        userns.reenter_kept(sys.argv[1:])
+    playground.execute(where, command)
+
+
+def _backend(nftables: bool | None) -> str:
+    from kvctl.lab.playground import default_backend
+
+    if nftables is None:
+        return default_backend()
+    return "nft" if nftables else "legacy"

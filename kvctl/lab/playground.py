@@ -1,0 +1,65 @@
+"""The lab that stays, under fixed names: `kvctl lab up`, `exec`, `down`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kvctl import proc
+from kvctl.errors import KvctlError, UsageError
+from kvctl.lab.build import create, destroy
+from kvctl.lab.netns import Namespace, ip_binary
+from kvctl.lab.topology import standard
+
+PREFIX = "kvctl-"
+
+
+def is_up() -> bool:
+    """Whether any of it is there."""
+    return any(Namespace(PREFIX + name).exists() for name in standard().names)
+
+
+def up(*, backend: str) -> bool:
+    """Build it; False if it was there already. A half-built one is removed again."""
+    if is_up():
+        return False
+    topology = standard(backend=backend)
+    try:
+        create(topology, prefix=PREFIX)
+    except BaseException:
+        destroy(topology, prefix=PREFIX)
+        raise
+    return True
+
+
+def down() -> bool:
+    """Remove it; False if there was none."""
+    found = is_up()
+    destroy(standard(), prefix=PREFIX)
+    return found
+
+
+def execute(name: str, argv: Sequence[str]) -> NoReturn:
+    """Become the program `argv` inside; raises UsageError for a name that the lab has not."""
+    names = standard().names
+    if name not in names:
+        raise UsageError(f"there is no {name} in the lab", hint=f"one of {', '.join(names)}")
+    namespace = Namespace(PREFIX + name)
+    if not namespace.exists():
+        raise KvctlError(f"cannot run {argv[0]} in {name}: the lab is not up", hint="kvctl lab up")
+    # This kvctl is the one that `kvctl` means inside, also where its directory is not in PATH.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    os.execve(ip_binary(), namespace.argv(argv), {**os.environ, "PATH": path})
+
+
+def default_backend() -> str:
+    """The back end whose binaries are there, `nft` first."""
+    if proc.find("iptables-nft-restore") is not None:
+        return "nft"
+    plain = proc.find("iptables")
+    if plain is None:
+        return "legacy"
+    return "nft" if "(nf_tables)" in proc.run([plain, "--version"], deadline=10).stdout else "legacy"
