@@ -53,7 +53,11 @@ def read_cluster(
     deadline = time.monotonic() + overall
 
     def work() -> Objects:
-        return read_objects(_Server(_client(source), timeout=timeout, deadline=deadline))
+        client = _client(source)
+        try:
+            return read_objects(_Server(client, timeout=timeout, deadline=deadline))
+        finally:
+            client.rest_client.close()
 
     return _bounded(work, seconds=overall)
 
@@ -152,8 +156,8 @@ class _Server:
 
 def _client(source: Source) -> ApiClient:
     """A client with the credentials of `source`. Raises ClusterError without any text of the kubeconfig."""
-    from kubernetes.client import ApiClient, Configuration  # noqa: PLC0415
-    from kubernetes.config import load_incluster_config, load_kube_config  # noqa: PLC0415
+    from kubernetes.client import ApiClient, Configuration
+    from kubernetes.config import load_incluster_config, load_kube_config
 
     context = chosen_context(source).name if source.files else None
     configuration = Configuration()
@@ -187,7 +191,7 @@ def _client(source: Source) -> ApiClient:
             hint="run the command in the user's exec section by hand, or use -f FILE",
         )
     if not configuration.verify_ssl:
-        import urllib3  # noqa: PLC0415
+        import urllib3
 
         # The kubeconfig asks for it (insecure-skip-tls-verify); a warning a request says nothing new.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -219,13 +223,11 @@ def _host(server: str) -> str:
 
 def _why(error: Exception, *, timeout: float) -> tuple[str, str]:
     """An exception of the client, urllib3 or ssl in words, and what to do."""
-    from kubernetes.client.exceptions import ApiException  # noqa: PLC0415
-    from urllib3 import exceptions  # noqa: PLC0415
+    from kubernetes.client.exceptions import ApiException
+    from urllib3 import exceptions
 
     hint = f"check the server in the kubeconfig and the network, {OR_FILE}"
     match error:
-        case exceptions.ConnectTimeoutError() | exceptions.ReadTimeoutError():
-            why = f"no answer within {timeout:g} s"
         case exceptions.NameResolutionError():
             why = "its name cannot be resolved"
         case exceptions.SSLError() | ApiException(status=0):
@@ -236,6 +238,9 @@ def _why(error: Exception, *, timeout: float) -> tuple[str, str]:
         case exceptions.NewConnectionError():
             cause = error.__cause__ or error.__context__
             why = str(getattr(cause, "strerror", None) or "no connection").lower()
+        # After its subclass: in urllib3 2 a NewConnectionError is a ConnectTimeoutError too.
+        case exceptions.TimeoutError():
+            why = f"no answer within {timeout:g} s"
         case exceptions.ProtocolError() | exceptions.IncompleteRead():
             why = "the connection broke off"
         case ValueError() if not isinstance(error, exceptions.HTTPError):
@@ -248,7 +253,7 @@ def _why(error: Exception, *, timeout: float) -> tuple[str, str]:
 
 def _tls_reason(error: BaseException | None) -> str:
     """OpenSSL's own words for what failed, such as `certificate has expired`."""
-    import ssl  # noqa: PLC0415
+    import ssl
 
     while error is not None:
         inner = [error, *error.args]

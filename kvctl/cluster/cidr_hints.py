@@ -56,7 +56,9 @@ def _flags(words: Sequence[str]) -> dict[str, str]:
         if not word.startswith("-") or flag not in _FLAGS:
             continue
         following = plain[index + 1] if index + 1 < len(plain) else ""
-        flags[flag] = text if equals else "" if following.startswith("-") else following
+        if not equals:
+            text = "" if following.startswith("-") else following
+        flags[flag] = text.strip("'\"")
     return flags
 
 

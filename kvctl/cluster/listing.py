@@ -85,7 +85,7 @@ class Server(Protocol):
 
 
 def read_objects(server: Server) -> Objects:
-    """All kinds. Raises ClusterError for any failure but that something dispensable is forbidden or unknown."""
+    """All kinds. Raises ClusterError unless what fails is dispensable, and forbidden or unknown."""
     builder = ObjectsBuilder(from_api=True)
     _list(server, _SERVICES, builder)
     _list(server, _PODS, builder)

@@ -41,7 +41,7 @@ def yaml_values(text: str, *, name: str) -> Iterator[object]:
     Raises InputError with line and column for text that is no YAML, nests deeper than DEEPEST, or uses
     aliases without measure or in a circle. Tags are not obeyed, except that `!!str` keeps text.
     """
-    import yaml  # noqa: PLC0415
+    import yaml
 
     # Without libyaml the loader in Python does the same at a tenth of the speed.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -66,7 +66,7 @@ def yaml_values(text: str, *, name: str) -> Iterator[object]:
 
 
 def _take(composer: _Composer, event: yaml.NodeEvent) -> None:
-    import yaml  # noqa: PLC0415
+    import yaml
 
     if isinstance(event, yaml.ScalarEvent):
         plain = event.implicit[0] and event.tag in (None, "!")
