@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kvctl.errors import NetlinkError
+
+if TYPE_CHECKING:
+    import socket  # imported where one is opened: 4 ms that most commands do not need
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
@@ -35,7 +37,10 @@ _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
+_SOL_SOCKET = 1
+_SO_RCVBUF = 8
 _SO_RCVBUFFORCE = 33
+_MSG_TRUNC = 0x20
 _NLMSGERR_ATTR_MSG = 1
 
 _NLA_F_NESTED = 0x8000
@@ -199,13 +204,15 @@ class Netlink:
                 raise _failure(what, error) from error
             if sender[0] != 0:
                 continue  # any process may send to our port
-            if flags & socket.MSG_TRUNC:
+            if flags & _MSG_TRUNC:
                 raise NetlinkError(f"{what}: an answer exceeds {_BUFFER_BYTES} bytes", errno=errno.EMSGSIZE)
             return length
 
 
 def open_netlink(*, protocol: int, what: str, timeout: float = 10.0) -> Netlink:
     """A socket of `protocol` (NETLINK_...); `timeout` is how many seconds a single answer may take."""
+    import socket
+
     try:
         connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
@@ -300,8 +307,8 @@ def _failure(what: str, error: OSError) -> NetlinkError:
 
 def _enlarge(connection: socket.socket) -> None:
     """As large a receive buffer as is allowed; exceeding net.core.rmem_max takes CAP_NET_ADMIN."""
-    if not _set_if_known(connection, socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES):
-        _set_if_known(connection, socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    if not _set_if_known(connection, _SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES):
+        _set_if_known(connection, _SOL_SOCKET, _SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
 
 
 def _set_if_known(connection: socket.socket, level: int, option: int, value: int) -> bool:

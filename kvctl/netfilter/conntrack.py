@@ -128,9 +128,11 @@ def dump(
 
 
 def delete(flow: Flow) -> bool:
-    """Delete exactly this entry; False if it has gone already, even if a successor has its addresses.
+    """Delete exactly this entry; False if it has gone already, by its tuple, its zone or its id.
 
-    Raises as `dump` does.
+    An entry made anew with the same tuple at once mostly has the old id (Linux makes it of the tuple
+    and the memory it lies in, and that is used again), so it cannot be told from this one. Raises as
+    `dump` does.
     """
     return delete_all((flow,)) == 1
 
@@ -277,7 +279,7 @@ def _tcp_state(protocol_info: bytes | None) -> str | None:
 
 
 def _deletion(flow: Flow) -> bytes:
-    """The payload that deletes this entry: its tuple, its zone and its id, which no successor has."""
+    """The payload that deletes this entry: its tuple, its zone and its id."""
     if not flow.raw_tuple:
         raise ValueError("only a flow that was read from the kernel can be deleted")
     parts = [
