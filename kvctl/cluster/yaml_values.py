@@ -59,7 +59,7 @@ def yaml_values(text: str, *, name: str) -> Iterator[object]:
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "it cannot be parsed"
         raise _refused(name, error.problem_mark or error.context_mark, problem) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         # A ReaderError shows the position in characters; ValueError: an escape that is no character.
         reason = getattr(error, "reason", None) or "it holds characters that YAML does not allow"
         raise InputError(f"{name}: not valid YAML: {reason}", hint="mend the file") from error

@@ -329,8 +329,9 @@ def outcome(text: str | bytes) -> Objects | None:
 
 FIELDS = st.sampled_from(
     """kind apiVersion metadata name namespace labels annotations spec status items podIPs podIP ip nodeName
-    clusterIPs type loadBalancer ingress endpoints addresses targetRef subsets cidrs podCIDRs containers command
-    hostNetwork creationTimestamp kube-vip.io/egress kubernetes.io/service-name selector""".split()  # noqa: SIM905
+    clusterIPs type loadBalancer ingress endpoints addresses targetRef subsets cidrs podCIDRs containers
+    command hostNetwork creationTimestamp kube-vip.io/egress kubernetes.io/service-name
+    selector""".split()  # noqa: SIM905
 )
 WORDS = st.sampled_from(
     """Service Pod List PodList Node Endpoints EndpointSlice ServiceCIDR v1 discovery.k8s.io/v1 kube-system a
