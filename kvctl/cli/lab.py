@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from kvctl.cli import options
+
 
 @click.group()
 def lab() -> None:
@@ -15,17 +17,12 @@ def lab() -> None:
     """
 
 
-_backend_option = click.option(
-    "--nftables/--no-nftables",
-    "nftables",
-    default=None,
-    envvar="egress_withnftables",
-    help="The iptables back end of the lab's rules; default: what is installed.",
-)
+# The name that cli/main.py imports.
+command = lab
 
 
 @lab.command()
-@_backend_option
+@options.backend
 @click.option("--manifest", is_flag=True, help="Print the Service and Pod that the demo applies, no more.")
 def demo(nftables: bool | None, manifest: bool) -> None:
     """Show what egress does, with real packets, in a lab that is removed afterwards."""
@@ -43,7 +40,7 @@ def demo(nftables: bool | None, manifest: bool) -> None:
 
 
 @lab.command()
-@_backend_option
+@options.backend
 def up(nftables: bool | None) -> None:
     """Build the lab and leave it; say what is there."""
     from kvctl.lab import playground, userns
@@ -74,19 +71,24 @@ def down() -> None:
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("where", metavar="pod|worker|outside|peer|server")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
-def execute(where: str, command: tuple[str, ...]) -> None:
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+def execute(where: str, argv: tuple[str, ...]) -> None:
     """Run CMD inside, with this terminal; its exit status is the answer."""
     from kvctl.lab import playground, userns
 
+    # Behind the first argument click leaves everything as it is, the -- too.
+    program = argv[1:] if argv[0] == "--" else argv
+    if not program:
+        raise click.UsageError("no CMD is given")
     if userns.needed():
         userns.reenter_kept(sys.argv[1:])
-    playground.execute(where, command)
+    playground.execute(where, program)
 
 
 def _backend(nftables: bool | None) -> str:
     from kvctl.lab.playground import default_backend
 
-    if nftables is None:
+    wanted = options.environment_bool("egress_withnftables") if nftables is None else nftables
+    if wanted is None:
         return default_backend()
-    return "nft" if nftables else "legacy"
+    return "nft" if wanted else "legacy"

@@ -145,13 +145,17 @@ def _maker_lives(name: str, *, kind: str) -> bool:
 
 
 def start_time(pid: int) -> str:
-    """When a process began, in ticks since boot (field 22 of proc(5)'s stat); empty if it does not live."""
+    """When a process began, in ticks since boot; empty if it does not live.
+
+    Fields 3 and 22 of proc(5)'s stat: a process that only waits for its parent does not live.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
     # The second field is the name in parentheses and may hold anything, parentheses too.
-    return text.rpartition(")")[2].split()[19]
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _sysctls(*, forwards: bool) -> dict[str, str]:

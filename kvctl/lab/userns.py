@@ -76,7 +76,7 @@ def release() -> bool:
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
         until = time.monotonic() + _DEADLINE
-        while start_time(pid) and keeper() is not None and time.monotonic() < until:
+        while keeper() is not None and time.monotonic() < until:
             time.sleep(0.01)
     _record().unlink(missing_ok=True)
     return pid is not None

@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from struct import Struct
 
 from kvctl.errors import NetlinkError
+from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Address, Network
 from kvctl.netlink import NETLINK_ROUTE, Netlink, attribute, malformed, open_netlink, read_attributes
-from kvctl.node.values import Host, HostAddress, Route
 
 _RTM_GETLINK = 18
 _RTM_GETADDR = 22

@@ -14,11 +14,11 @@ import pytest
 
 from kvctl.errors import NetlinkError
 from kvctl.lab.netns import Namespace
+from kvctl.model.host import Host, Route
 from kvctl.model.net import parse_address, parse_network
 from kvctl.netlink import attribute
 from kvctl.node import host as host_module
 from kvctl.node.host import read_host
-from kvctl.node.values import Host, Route
 from tests.conftest import MakeNamespace
 
 CABLES = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Address, parse_address, parse_network
-from kvctl.node.values import Host, HostAddress, Route
 
 VIP = parse_address("192.168.0.245")
 

@@ -1,0 +1,133 @@
+"""`kvctl egress apply`: make the kernel so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.diff import print_comparison
+from kvctl.cli.items import explain, print_items
+from kvctl.cli.node import named_but_skipped, parse_refs, read_wanted, report_look
+from kvctl.cli.output import error_message, note, printable, warning
+from kvctl.model.text import plural
+from kvctl.netfilter.lock import namespace_lock
+from kvctl.reconcile.report import Item
+from kvctl.reconcile.run import Applied, apply, compare, look
+from kvctl.reconcile.target import Scope
+
+
+@click.command()
+@options.services
+@options.namespace
+@options.source
+@options.networks
+@options.node
+@options.interface
+@options.backend
+@options.assume_vip
+@options.prune
+@options.keep_connections
+@options.lock_timeout
+@options.output()
+@click.option("--dry-run", is_flag=True, help="Change nothing; print what diff prints, with exit status 0.")
+def command(
+    *,
+    services: Sequence[str],
+    namespace: str | None,
+    filenames: Sequence[str],
+    kubeconfig: str | None,
+    context: str | None,
+    node: str | None,
+    interface: str | None,
+    nftables: bool | None,
+    assume_vip: bool | None,
+    prune: bool,
+    keep_connections: bool | None,
+    lock_timeout: float,
+    output: str,
+    dry_run: bool,
+    **networks: Sequence[str],
+) -> int:
+    """Make the kernel's rules what the objects ask for, and print what changed.
+
+    Without SERVICE it adds, updates and removes; a Service that is absent from the source stays unless --prune is
+    given. Only pods of this node count. Connections that have the wrong source are dropped.
+    """
+    told = options.told_backend(nftables)
+    keep = options.told_keep_connections(keep_connections)
+    refs = parse_refs(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    settings = options.settings(
+        networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
+    )
+    scope = Scope(named=refs, prune=prune)
+    wanted = read_wanted(
+        filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
+    )
+    if dry_run:
+        found = look(told=told)
+        compared = compare(found, wanted.wish, scope=scope)
+        print_comparison(compared, output, found=found, node=settings.this_node)
+        status = wanted.report()
+        report_look(found)
+        explain(compared.items)
+        return status
+    with namespace_lock(timeout=lock_timeout):
+        found = look(told=told)
+        applied = apply(found, wanted.wish, drop_connections=not keep)
+    items = changed_items(applied)
+    shown = items if output in ("json", "yaml") else [item for item in items if item.changes]
+    print_items(
+        shown,
+        output,
+        backend=str(found.choice.backend),
+        node=settings.this_node,
+        extra=("CHANGE", [change_word(item) for item in shown]),
+    )
+    status = max(wanted.report(), named_but_skipped(items, refs))
+    report_look(found)
+    explain(items)
+    return max(
+        status, report_run(applied, unchanged=f"nothing to change, {plural(len(items), 'item')} looked at")
+    )
+
+
+def changed_items(applied: Applied) -> list[Item]:
+    """The items as they are now, each with the changes that made it so."""
+    before = {(item.ref, item.family): item for item in applied.before.items if item.ref is not None}
+    now = {(item.ref, item.family): item for item in applied.after.items}
+    items = []
+    for item in applied.after.items:
+        old = before.pop((item.ref, item.family), None) if item.ref is not None else None
+        items.append(replace(item, changes=old.changes if old is not None and old.changes else ()))
+    gone = [item for key, item in before.items() if key not in now and item.changes]
+    return [*items, *gone]
+
+
+def change_word(item: Item) -> str:
+    """What happened to an item, in one word."""
+    ops = {change.op for change in item.changes or ()}
+    if not ops:
+        return "-"
+    if any(change.op == "add" and change.new_chain for change in item.changes or ()):
+        return "added" if "remove" not in ops else "updated"
+    return "removed" if ops <= {"remove", "delete-chain", "flush-chain"} else "updated"
+
+
+def report_run(applied: Applied, *, unchanged: str) -> int:
+    """Say what a run did beside rules; the exit status this makes."""
+    dropped = sum(len(outcome.dropped) for outcome in applied.outcomes)
+    if dropped:
+        note(f"dropped {plural(dropped, 'connection')} with the wrong source address")
+    elif not applied.restores:
+        note(unchanged)
+    status = 0
+    for outcome in applied.outcomes:
+        for text in outcome.warnings:
+            warning(printable(text))
+        for error in outcome.errors:
+            error_message(error)
+            status = 1
+    return status

@@ -1,0 +1,89 @@
+"""`kvctl egress compute`: what is wanted, without a look at any kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.items import explain, print_items
+from kvctl.cli.output import note
+from kvctl.cli.source import default_namespace, load, report_absent, report_problems, report_source
+from kvctl.errors import UsageError
+from kvctl.model.net import Family
+from kvctl.model.snapshot import Snapshot
+from kvctl.netfilter.diff import diff, restore_text
+from kvctl.policy.compile import compile_ruleset
+from kvctl.policy.resolve import Resolution, resolve
+from kvctl.reconcile.report import Status, computed_items
+from kvctl.reconcile.target import Scope
+
+
+@click.command()
+@options.services
+@options.namespace
+@options.source
+@options.networks
+@options.node
+@options.interface
+@options.output("iptables")
+@click.option(
+    "--family",
+    type=click.Choice([str(family) for family in Family]),
+    default=str(Family.IPV4),
+    show_default=True,
+    help="The family of -o iptables.",
+)
+def command(
+    *,
+    services: Sequence[str],
+    namespace: str | None,
+    filenames: Sequence[str],
+    kubeconfig: str | None,
+    context: str | None,
+    node: str | None,
+    interface: str | None,
+    output: str,
+    family: str,
+    **networks: Sequence[str],
+) -> int:
+    """Show the rules that the objects ask for.
+
+    Needs no root and looks at no kernel. Pods of all nodes count unless --node is given.
+    With -o iptables it prints restore text, for iptables-restore --noflush on a kernel without rules of kvctl's.
+    """
+    if output == "iptables" and services:
+        raise UsageError(
+            "-o iptables takes no SERVICE: the text is for a kernel without rules of kvctl's",
+            hint="leave the SERVICE out, or use diff -o iptables",
+        )
+    refs = options.parse_services(
+        services,
+        namespace=namespace,
+        default_namespace=lambda: default_namespace(kubeconfig=kubeconfig, context=context),
+    )
+    settings = options.settings(networks, node=node, only_here=False, interface=interface)
+    objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
+    resolution = resolve(objects, settings, host=None)
+    scope = Scope(named=refs)
+    items = computed_items(resolution, scope)
+    if output == "iptables":
+        click.echo(_restore_text(resolution, Family(family)), nl=False)
+    else:
+        print_items(items, output, backend=None, node=settings.node)
+    status = max(
+        report_source(objects, resolution), report_problems(resolution, refs), report_absent(refs, resolution)
+    )
+    explain(items)
+    if not items and not status:
+        note("no Service asks for egress: none has the annotation kube-vip.io/egress or kvctl.io/egress")
+    skipped = refs is not None and any(item.status is not Status.WANTED for item in items)
+    return max(status, int(skipped))
+
+
+def _restore_text(resolution: Resolution, family: Family) -> str:
+    ruleset = compile_ruleset(
+        family=family, policies=resolution.policies(family), exclusions=resolution.networks.exclusions[family]
+    )
+    return restore_text(diff(ruleset, Snapshot(family=family)))

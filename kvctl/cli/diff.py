@@ -1,0 +1,102 @@
+"""`kvctl egress diff`: what apply would change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.items import explain, print_items
+from kvctl.cli.node import named_but_skipped, parse_refs, read_wanted, report_look
+from kvctl.cli.output import note
+from kvctl.model.net import Family
+from kvctl.model.rules import TABLE
+from kvctl.netfilter.diff import Change, restore_text
+from kvctl.reconcile.run import Compared, Look, compare, look
+from kvctl.reconcile.target import Scope
+
+DIFFERENCES = 3
+
+_SIGNS = {"add": "+", "insert": "+", "remove": "-", "delete-chain": "-", "flush-chain": "-"}
+
+
+@click.command()
+@options.services
+@options.namespace
+@options.source
+@options.networks
+@options.node
+@options.interface
+@options.backend
+@options.assume_vip
+@options.prune
+@options.output("iptables")
+@click.option(
+    "--family",
+    type=click.Choice([str(family) for family in Family]),
+    default=str(Family.IPV4),
+    show_default=True,
+    help="The family of -o iptables.",
+)
+def command(
+    *,
+    services: Sequence[str],
+    namespace: str | None,
+    filenames: Sequence[str],
+    kubeconfig: str | None,
+    context: str | None,
+    node: str | None,
+    interface: str | None,
+    nftables: bool | None,
+    assume_vip: bool | None,
+    prune: bool,
+    output: str,
+    family: str,
+    **networks: Sequence[str],
+) -> int:
+    """Show what apply would change, rule by rule. Exit status 3 if it would change anything.
+
+    With -o iptables it prints the restore text that changes the kernel as it was just read, and is good for
+    that one only.
+    """
+    refs = parse_refs(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    settings = options.settings(
+        networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
+    )
+    scope = Scope(named=refs, prune=prune)
+    wanted = read_wanted(
+        filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
+    )
+    found = look(told=options.told_backend(nftables))
+    compared = compare(found, wanted.wish, scope=scope)
+    if output == "iptables":
+        plan = compared.plans.get(Family(family))
+        click.echo(restore_text(plan) if plan else "", nl=False)
+    else:
+        print_comparison(compared, output, found=found, node=settings.this_node)
+    status = max(wanted.report(), named_but_skipped(compared.items, refs))
+    report_look(found)
+    explain(compared.items)
+    if compared.differs:
+        return status or DIFFERENCES
+    if not status:
+        note("no difference: the kernel holds what the source asks for")
+    return status
+
+
+def print_comparison(compared: Compared, output: str, *, found: Look, node: str | None) -> None:
+    """The items, and in a table after them every change once."""
+    print_items(compared.items, output, backend=str(found.choice.backend), node=node)
+    if output in ("table", "wide"):
+        lines = [_line(family, change) for family, change in compared.changes()]
+        if lines:
+            click.echo("\n".join(["", *lines]))
+
+
+def _line(family: Family, change: Change) -> str:
+    if change.rule is None:
+        word = "delete chain" if change.op == "delete-chain" else "empty chain"
+        return f"{_SIGNS[change.op]} {family} {TABLE}: {word} {change.chain}"
+    verb = "-I" if change.op == "insert" else "-A"
+    return f"{_SIGNS[change.op]} {family} {TABLE}: {verb} {change.chain} {change.rule}"

@@ -1,0 +1,156 @@
+"""Items as JSON and as rows: one form for every command that shows Services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
+from kvctl.model.flows import Flow
+from kvctl.model.rules import TABLE
+from kvctl.netfilter.diff import Change
+from kvctl.reconcile.report import Item, Status
+
+SCHEMA_VERSION = 1
+
+_GOOD = (Status.APPLIED, Status.WANTED)
+_BAD = (Status.MISSING, Status.DRIFTED, Status.OVERRIDDEN)
+
+
+def status_style(text: str) -> str | None:
+    """Green for what works, red for what does not, yellow for what somebody should look at."""
+    if text in _GOOD:
+        return "green"
+    return "red" if text in _BAD else "yellow"
+
+
+def document(items: Sequence[Item], *, backend: str | None, node: str | None) -> Json:
+    """The JSON document of all commands that show items."""
+    return {
+        "schemaVersion": SCHEMA_VERSION,
+        "backend": backend,
+        "node": node,
+        "items": [item_json(item) for item in items],
+    }
+
+
+def item_json(item: Item) -> Json:
+    """One item; what cannot be known is null."""
+    result: dict[str, object] = {
+        "namespace": item.namespace,
+        "service": item.service,
+        "family": str(item.family) if item.family else None,
+        "vip": str(item.vip) if item.vip is not None else None,
+        "interface": item.interface,
+        "pods": [{"name": pod.name, "ip": str(pod.address), "node": pod.node} for pod in item.pods],
+        "ports": list(item.ports),
+        "allowedNetworks": list(map(str, item.allowed)),
+        "deniedNetworks": list(map(str, item.denied)),
+        "excludedNetworks": list(map(str, item.excluded)),
+        "status": str(item.status),
+        "reason": item.reason,
+        "warnings": list(item.warnings),
+        "connections": item.connections,
+    }
+    if item.changes is not None:
+        result["changes"] = [change_json(change) for change in item.changes]
+    if item.flows is not None:
+        result["flows"] = [flow_json(flow) for flow in item.flows]
+    if item.problems is not None:
+        result["problems"] = list(item.problems)
+    return result
+
+
+def change_json(change: Change) -> Json:
+    """One rule that comes or goes."""
+    return {"table": TABLE, "chain": change.chain, "op": change.op, "rule": change.rule}
+
+
+def flow_json(flow: Flow) -> Json:
+    """One connection, as the pod sent it and as the other end sees it."""
+    return {
+        "protocol": flow.protocol,
+        "source": str(flow.original.source),
+        "sourcePort": flow.original.source_port,
+        "destination": str(flow.original.destination),
+        "destinationPort": flow.original.destination_port,
+        "seenAs": str(flow.reply.destination),
+        "seenAsPort": flow.reply.destination_port,
+        "state": flow.state,
+    }
+
+
+def print_items(
+    items: Sequence[Item],
+    output: str,
+    *,
+    backend: str | None,
+    node: str | None,
+    extra: tuple[str, Sequence[str]] | None = None,
+) -> None:
+    """Items in the format asked for; `extra` is one more column for the table."""
+    if output in ("json", "yaml"):
+        shown = document(items, backend=backend, node=node)
+        print_json(shown) if output == "json" else print_yaml(shown)
+        return
+    if not items:
+        return
+    columns = [
+        Column("NAMESPACE"),
+        Column("SERVICE"),
+        Column("FAMILY"),
+        Column("VIP"),
+        Column("PODS", right=True),
+        Column("PORTS"),
+        Column("STATUS", status_style),
+        Column("CONNECTIONS", right=True),
+    ]
+    rows = [_row(item) for item in items]
+    if output == "wide":
+        columns += [
+            Column("INTERFACE"),
+            Column("ALLOWED"),
+            Column("DENIED"),
+            Column("EXCLUDED"),
+            Column("ADDRESSES"),
+        ]
+        for row, item in zip(rows, items, strict=True):
+            row += [
+                item.interface or "-",
+                _joined(list(map(str, item.allowed)), "all"),
+                _joined(list(map(str, item.denied)), "-"),
+                _joined(list(map(str, item.excluded)), "-"),
+                _joined([str(pod.address) for pod in item.pods], "-"),
+            ]
+    if extra is not None:
+        columns.append(Column(extra[0]))
+        for row, cell in zip(rows, extra[1], strict=True):
+            row.append(cell)
+    print_table(columns, rows)
+
+
+def _row(item: Item) -> list[str]:
+    return [
+        item.namespace or "-",
+        item.service or "-",
+        str(item.family) if item.family else "-",
+        str(item.vip) if item.vip is not None else "-",
+        str(len(item.pods)),
+        _joined(list(item.ports), "all" if item.status is not Status.SKIPPED else "-"),
+        str(item.status),
+        "-" if item.connections is None else str(item.connections),
+    ]
+
+
+def _joined(texts: list[str], empty: str) -> str:
+    return ",".join(texts) if texts else empty
+
+
+def explain(items: Sequence[Item]) -> None:
+    """Why items are not simply in order, on standard error: nothing is skipped in silence."""
+    for item in items:
+        where = "/".join(filter(None, (item.namespace, item.service)))
+        family = f" ({item.family})" if item.family else ""
+        if item.reason is not None and item.status is not Status.FOREIGN:
+            note(printable(f"{where}{family} {item.status}: {item.reason}"))
+        for text in item.warnings:
+            warning(printable(f"{where}{family}: {text}"))

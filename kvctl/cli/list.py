@@ -1,0 +1,63 @@
+"""`kvctl egress list`: every Service with egress rules on this node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.items import explain, print_items
+from kvctl.cli.node import read_wanted, report_look
+from kvctl.cli.output import note
+from kvctl.reconcile.run import compare, look
+from kvctl.reconcile.target import Scope
+
+
+@click.command()
+@options.source
+@options.cluster
+@options.networks
+@options.node
+@options.interface
+@options.backend
+@options.assume_vip
+@options.output()
+def command(
+    *,
+    filenames: Sequence[str],
+    kubeconfig: str | None,
+    context: str | None,
+    ask_cluster: bool,
+    node: str | None,
+    interface: str | None,
+    nftables: bool | None,
+    assume_vip: bool | None,
+    output: str,
+    **networks: Sequence[str],
+) -> int:
+    """List the Services with egress rules on this node.
+
+    Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
+    """
+    compares = bool(filenames or ask_cluster or kubeconfig or context)
+    scope = Scope()
+    status, wish = 0, None
+    if compares:
+        settings = options.settings(
+            networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
+        )
+        wanted = read_wanted(
+            filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
+        )
+        wish = wanted.wish
+    found = look(told=options.told_backend(nftables))
+    items = compare(found, wish, scope=scope).items
+    print_items(items, output, backend=str(found.choice.backend), node=options.this_node(node))
+    if compares:
+        status = wanted.report()
+    report_look(found)
+    explain(items)
+    if not items:
+        note(f"no egress rules on this node ({found.choice.backend} back end: {found.choice.why})")
+    return status

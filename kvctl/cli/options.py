@@ -1,0 +1,248 @@
+"""The options that several commands share, and how flag, environment and default become settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from kvctl.cli.output import FORMATS
+from kvctl.errors import UsageError
+from kvctl.model.net import Network, parse_network
+from kvctl.model.objects import ServiceRef
+from kvctl.model.settings import Settings
+from kvctl.model.text import quote
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# RFC 1123: a namespace and a Service are labels, a node is a subdomain.
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+services = click.argument("services", metavar="[SERVICE]...", nargs=-1)
+namespace = click.option("-n", "--namespace", metavar="NAMESPACE", help="Namespace of a SERVICE without one.")
+source = _all(
+    click.option(
+        "-f",
+        "--filename",
+        "filenames",
+        multiple=True,
+        metavar="FILE",
+        help="Read objects from FILE (JSON or YAML; - is standard input) instead of the cluster. Repeatable.",
+    ),
+    click.option("--kubeconfig", metavar="FILE", help="The kubeconfig. [environment: KUBECONFIG]"),
+    click.option("--context", "context", metavar="NAME", help="The context of the kubeconfig."),
+)
+cluster = click.option(
+    "--cluster", "ask_cluster", is_flag=True, help="Compare with the cluster that is configured."
+)
+networks = _all(
+    click.option(
+        "--pod-cidr",
+        "pod_cidrs",
+        multiple=True,
+        metavar="CIDR",
+        help="The pods' networks, never rewritten to. Repeatable. "
+        "[environment: egress_podcidr; default: discovered, else 10.0.0.0/16]",
+    ),
+    click.option(
+        "--service-cidr",
+        "service_cidrs",
+        multiple=True,
+        metavar="CIDR",
+        help="The Services' networks, never rewritten to. Repeatable. "
+        "[environment: egress_servicecidr; default: discovered, else 10.96.0.0/12]",
+    ),
+    click.option(
+        "--exclude-cidr",
+        "exclude_cidrs",
+        multiple=True,
+        metavar="CIDR",
+        help="A further network never rewritten to. Repeatable. [environment: egress_excludecidrs]",
+    ),
+    click.option(
+        "--vip-range",
+        "vip_ranges",
+        multiple=True,
+        metavar="CIDR",
+        help="Where a VIP that only an annotation or the spec names must lie. Repeatable. "
+        "[environment: egress_vipranges]",
+    ),
+)
+node = click.option(
+    "--node",
+    metavar="NAME",
+    help="Only the pods of this node. [environment: NODE_NAME, vip_nodename]",
+)
+interface = click.option(
+    "--interface",
+    metavar="NAME",
+    help="The interface of Services that name none. [environment: vip_servicesinterface, vip_interface]",
+)
+backend = click.option(
+    "--nftables/--no-nftables",
+    "nftables",
+    default=None,
+    help="Use iptables-nft, or iptables-legacy. [environment: egress_withnftables; default: what this host uses]",
+)
+assume_vip = click.option(
+    "--assume-vip",
+    is_flag=True,
+    default=None,
+    help="Take the VIP as being here: for load balancers that answer ARP without binding it, or bind it on lo. "
+    "[environment: egress_assumevip]",
+)
+prune = click.option("--prune", is_flag=True, help="Remove Services that are absent from the source, too.")
+keep_connections = click.option(
+    "--keep-connections",
+    is_flag=True,
+    default=None,
+    help="Drop no connection that has the wrong source. [environment: egress_keepconnections]",
+)
+lock_timeout = click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0, max=3600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another kvctl.",
+)
+
+
+def output(*more: str) -> Callable[[F], F]:
+    """`-o` with the formats that every command has and `more`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice([*FORMATS, *more]),
+        default="table",
+        show_default=True,
+        help="The form of the output.",
+    )
+
+
+def environment_bool(name: str) -> bool | None:
+    """A switch from the environment; empty is unset. Raises UsageError for anything but true and false."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return None
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise UsageError(
+        f"environment variable {name}: {quote(value)} is neither true nor false",
+        hint=f"set {name}=true, {name}=false, or unset it",
+    )
+
+
+def told_backend(flag: bool | None) -> bool | None:
+    """True nft, false legacy, None nobody says."""
+    return flag if flag is not None else environment_bool("egress_withnftables")
+
+
+def told_keep_connections(flag: bool | None) -> bool:
+    """Whether connections are left alone."""
+    return bool(flag if flag is not None else environment_bool("egress_keepconnections"))
+
+
+def this_node(flag: str | None) -> str:
+    """The name of the node kvctl runs on."""
+    told = flag or os.environ.get("NODE_NAME") or os.environ.get("vip_nodename")
+    if told is None:
+        return socket.gethostname().lower()
+    if not _SUBDOMAIN.fullmatch(told):
+        raise UsageError(f"--node: {quote(told)} is not the name of a Node")
+    return told
+
+
+def settings(
+    networks: Mapping[str, Sequence[str]],
+    *,
+    node: str | None,
+    only_here: bool,
+    interface: str | None,
+    assume_vip: bool | None = None,
+) -> Settings:
+    """Flag, else environment, else default.
+
+    `networks`: what the options of that name gave. `only_here`: without --node only this node's pods count.
+    """
+    told_interface = interface or os.environ.get("vip_servicesinterface") or os.environ.get("vip_interface")
+    if told_interface and not _INTERFACE.fullmatch(told_interface):
+        raise UsageError(f"--interface: {quote(told_interface)} is not the name of a network interface")
+    here = this_node(node)
+    exclude_nodes = environment_bool("egress_excludenodes")
+    return Settings(
+        pod_cidrs=_networks("--pod-cidr", networks["pod_cidrs"], "egress_podcidr"),
+        service_cidrs=_networks("--service-cidr", networks["service_cidrs"], "egress_servicecidr"),
+        exclude_cidrs=_networks("--exclude-cidr", networks["exclude_cidrs"], "egress_excludecidrs"),
+        exclude_nodes=exclude_nodes is not False,
+        vip_ranges=_networks("--vip-range", networks["vip_ranges"], "egress_vipranges", may_be_all=True),
+        node=here if node is not None or only_here else None,
+        this_node=here,
+        assume_vip=bool(assume_vip if assume_vip is not None else environment_bool("egress_assumevip")),
+        interface=told_interface or None,
+    )
+
+
+def _networks(
+    flag: str, values: Sequence[str], variable: str, *, may_be_all: bool = False
+) -> tuple[Network, ...]:
+    where = flag
+    if not values:
+        where = f"environment variable {variable}"
+        values = [v.strip() for v in os.environ.get(variable, "").split(",") if v.strip()]
+    found: list[Network] = []
+    for value in (part.strip() for text in values for part in text.split(",")):
+        try:
+            network = parse_network(value)
+        except ValueError:
+            raise UsageError(
+                f"{where}: {quote(value)} is not a network in CIDR notation",
+                hint="write it like 10.244.0.0/16 or fd00:10:244::/56, without bits set behind the length",
+            ) from None
+        if network.prefixlen == 0 and not may_be_all:
+            raise UsageError(f"{where}: {network} is every address: nothing would ever be rewritten")
+        found.append(network)
+    return tuple(dict.fromkeys(found))
+
+
+def parse_services(
+    names: Sequence[str],
+    *,
+    namespace: str | None,
+    default_namespace: Callable[[], str | None],
+) -> frozenset[ServiceRef] | None:
+    """The Services named on the command line; None: none, which means all."""
+    if not names:
+        return None
+    if namespace is not None and not _LABEL.fullmatch(namespace):
+        raise UsageError(f"--namespace: {quote(namespace)} is not the name of a namespace")
+    refs = set()
+    for name in names:
+        where, slash, what = name.rpartition("/")
+        if not slash:
+            where = namespace or default_namespace() or "default"
+        if not (_LABEL.fullmatch(where) and _LABEL.fullmatch(what)):
+            raise UsageError(
+                f"{quote(name)} is not a Service: it is written NAMESPACE/NAME, or NAME with -n NAMESPACE"
+            )
+        refs.add(ServiceRef(where, what))
+    return frozenset(refs)

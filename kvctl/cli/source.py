@@ -1,0 +1,74 @@
+"""Where the objects come from: files, else the cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from kvctl.cli.output import input_errors, note, printable, warning
+from kvctl.errors import InputError, KvctlError
+from kvctl.model.objects import Objects, ServiceRef
+from kvctl.policy.resolve import Resolution
+
+
+def load(*, filenames: Sequence[str], kubeconfig: str | None, context: str | None) -> Objects:
+    """All objects; raises InputError (files) or ClusterError."""
+    if filenames:
+        from kvctl.cluster.manifests import read_manifests
+
+        return read_manifests(filenames, stdin=sys.stdin.buffer)
+    from kvctl.cluster.api import read_cluster
+
+    return read_cluster(kubeconfig=kubeconfig, context=context)
+
+
+def default_namespace(*, kubeconfig: str | None, context: str | None) -> str | None:
+    """The namespace of the kubeconfig's context, None where there is no kubeconfig or it cannot be read."""
+    from kvctl.cluster.kubeconfig import default_namespace as of_context
+
+    try:
+        return of_context(kubeconfig=kubeconfig, context=context)
+    except KvctlError:
+        if kubeconfig is not None or context is not None:
+            raise
+        return None
+
+
+def report_source(objects: Objects, resolution: Resolution) -> int:
+    """Say what is wrong with the objects themselves; the exit status this makes."""
+    input_errors(objects.errors)
+    for text in dict.fromkeys((*objects.warnings, *resolution.networks.warnings)):
+        warning(printable(text))
+    return 1 if objects.errors else 0
+
+
+def report_problems(resolution: Resolution, refs: frozenset[ServiceRef] | None) -> int:
+    """Every annotation that is not accepted as an error with its hint; the exit status this makes."""
+    shown = set()
+    for skip in resolution.skipped:
+        for problem in skip.problems:
+            text = f"{skip.ref}: {problem}"
+            if text not in shown and (refs is None or skip.ref in refs):
+                shown.add(text)
+                input_errors([InputError(text, hint=problem.hint)])
+    return 1 if shown else 0
+
+
+def report_absent(refs: Iterable[ServiceRef] | None, resolution: Resolution, *, pruned: bool = False) -> int:
+    """Services that were named but are not there, or do not ask for egress; the exit status this makes."""
+    known = {skip.ref for skip in resolution.skipped} | {w.policy.ref for w in resolution.wanted}
+    status = 0
+    for ref in sorted(refs or ()):
+        if ref in known:
+            continue
+        if ref in resolution.present:
+            note(f"{ref} does not ask for egress: kube-vip.io/egress (or kvctl.io/egress) is not true")
+            status = 1
+        elif not pruned:
+            error = InputError(
+                f"{ref} is not in the source",
+                hint="see which Services there are with: kvctl egress compute; flush removes rules it has here",
+            )
+            input_errors([error])
+            status = 1
+    return status

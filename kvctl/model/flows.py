@@ -1,0 +1,39 @@
+"""Connections as conntrack knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvctl.model.net import Address, Family
+
+
+@dataclass(frozen=True, slots=True)
+class Tuple:
+    """One direction of a connection. Ports are 0 where the protocol has none."""
+
+    source: Address
+    destination: Address
+    source_port: int = 0
+    destination_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A conntrack entry: what the pod sent (original), and what comes back (reply).
+
+    Source NAT shows as a reply destination that is not the original source, destination NAT as a
+    reply source that is not the original destination.
+    """
+
+    family: Family
+    protocol: str
+    """`tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, else the protocol number in decimal."""
+    original: Tuple
+    reply: Tuple
+    zone: int = 0
+    id: int = 0
+    """The kernel's id of the entry: a successor with equal tuples has another."""
+    state: str | None = None
+    """TCP state in conntrack's words (`ESTABLISHED`), None for other protocols."""
+    raw_tuple: bytes = b""
+    """CTA_TUPLE_ORIG as the kernel sent it, for deleting exactly this entry."""

@@ -1,0 +1,121 @@
+"""What kvctl keeps of a cluster's objects: the few fields it needs, checked, immutable.
+
+Made by `cluster/` from manifests or the API, read by `policy/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from kvctl.errors import InputError
+from kvctl.model.net import Address, Network
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceRef:
+    """Which Service: prints as `namespace/name`."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """An entry of `status.loadBalancer.ingress` that has an `ip`; the text as written."""
+
+    ip: str
+    ip_mode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A Service; text that a tenant wrote (annotations, addresses) is still unparsed here."""
+
+    ref: ServiceRef
+    type: str = "ClusterIP"
+    external_traffic_policy: str = "Cluster"
+    created: int = 0
+    """creationTimestamp in seconds since the epoch; 0: unknown."""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    """Empty: the Service has no selector."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Only those of `kube-vip.io/` and `kvctl.io/`."""
+    ingress: tuple[Ingress, ...] = ()
+    load_balancer_ip: str | None = None
+    cluster_ips: tuple[str, ...] = ()
+    """Without `None` and empty ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A Pod with its addresses."""
+
+    namespace: str
+    name: str
+    created: int = 0
+    deleting: bool = False
+    """It has a deletionTimestamp."""
+    finished: bool = False
+    """Its phase is Succeeded or Failed: its address may belong to another by now."""
+    host_network: bool = False
+    node: str | None = None
+    addresses: tuple[Address, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of an EndpointSlice (or Endpoints) of a Service."""
+
+    service: ServiceRef
+    address: Address
+    pod: str | None = None
+    """The name in its targetRef of kind Pod."""
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A Node with its InternalIPs."""
+
+    name: str
+    internal_ips: tuple[Address, ...] = ()
+    pod_cidrs: tuple[Network, ...] = ()
+
+
+class CidrKind(StrEnum):
+    """What a discovered range is for."""
+
+    POD = "pod"
+    SERVICE = "service"
+
+
+@dataclass(frozen=True, slots=True)
+class CidrHint:
+    """Ranges that the cluster itself names, and where they were read, in words for a message."""
+
+    kind: CidrKind
+    networks: tuple[Network, ...]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Everything read from one source."""
+
+    services: tuple[Service, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    cidr_hints: tuple[CidrHint, ...] = ()
+    """Best evidence first: ServiceCIDR objects, controller-manager flags, kubeadm-config, Node.spec.podCIDRs."""
+    errors: tuple[InputError, ...] = ()
+    """Objects that were left out because they are malformed; the rest is still good."""
+    warnings: tuple[str, ...] = ()
+    from_api: bool = False
+    """Read through the API, where annotations and spec are a tenant's word."""

@@ -1,0 +1,133 @@
+"""What is asked for: an egress policy is one Service in one address family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from functools import cached_property
+
+from kvctl.model.net import Address, Family, Network
+from kvctl.model.objects import ServiceRef
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+
+# A rule's comment holds 255 bytes (struct xt_comment_info) and is cut beyond in silence. The tag (23),
+# a rank (12), namespace/service (63 + 1 + 63 and blanks) leave this for the name of the pod.
+_LONGEST_LABEL = 80
+_UNNAMED = "-"
+_CUT = "~"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortMatch:
+    """Destination ports `first` to `last` (inclusive, 1 to 65535) of one protocol."""
+
+    protocol: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        ports = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{self.protocol}:{ports}"
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPod:
+    """One pod address whose traffic is rewritten.
+
+    `label` is the name as a rule can carry it: cut with a `~` when too long, `-` without a name.
+    """
+
+    address: Address
+    label: str = _UNNAMED
+    name: str | None = None
+    """None: there is none, or only a cut label is known (read back from the kernel)."""
+    node: str | None = None
+
+    @classmethod
+    def named(cls, address: Address, *, name: str | None, node: str | None = None) -> EgressPod:
+        """A pod as the cluster knows it."""
+        label = name or _UNNAMED
+        if len(label) > _LONGEST_LABEL:
+            label = label[: _LONGEST_LABEL - 1] + _CUT
+        return cls(address=address, label=label, name=name, node=node)
+
+    @classmethod
+    def labelled(cls, address: Address, *, label: str) -> EgressPod:
+        """A pod as the kernel's rules know it."""
+        whole = label != _UNNAMED and not label.endswith(_CUT)
+        return cls(address=address, label=label, name=label if whole else None)
+
+
+class ExclusionKind(StrEnum):
+    """Why a network is never rewritten to."""
+
+    POD = "pod-cidr"
+    SERVICE = "service-cidr"
+    OPTION = "exclude-cidr"
+    LINK_LOCAL = "link-local"
+    MULTICAST = "multicast"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A network to which no pod's traffic is rewritten, and why."""
+
+    network: Network
+    kind: ExclusionKind
+
+
+class RankClass(IntEnum):
+    """Which Services come first where a pod belongs to several: the more exact ones."""
+
+    PORTS = 1
+    NETWORKS = 2
+    ALL = 3
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rank:
+    """The order of Services within one pod: class, then age (unknown last), then name."""
+
+    rank_class: RankClass
+    age: float
+    ref: ServiceRef
+
+    @classmethod
+    def of(cls, *, rank_class: RankClass, created: int, ref: ServiceRef) -> Rank:
+        """`created` in seconds since the epoch, 0 unknown."""
+        return cls(rank_class=rank_class, age=created or float("inf"), ref=ref)
+
+    @property
+    def created(self) -> int:
+        """Seconds since the epoch, 0 unknown."""
+        return 0 if self.age == float("inf") else int(self.age)
+
+
+@dataclass(frozen=True)
+class EgressPolicy:
+    """What one Service asks for in one family. Everything in it is canonical: sorted, without duplicates."""
+
+    ref: ServiceRef
+    family: Family
+    vip: Address
+    pods: tuple[EgressPod, ...]
+    ports: tuple[PortMatch, ...] = ()
+    """Empty: all traffic."""
+    allowed: tuple[Network, ...] = ()
+    """Empty: all networks."""
+    denied: tuple[Network, ...] = ()
+    interface: str | None = None
+    created: int = 0
+
+    @cached_property
+    def rank(self) -> Rank:
+        """Its place among the Services of a pod."""
+        if self.ports:
+            rank_class = RankClass.PORTS
+        elif self.allowed:
+            rank_class = RankClass.NETWORKS
+        else:
+            rank_class = RankClass.ALL
+        return Rank.of(rank_class=rank_class, created=self.created, ref=self.ref)

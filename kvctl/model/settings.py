@@ -1,0 +1,28 @@
+"""The settings that decide what is wanted, each already parsed and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvctl.model.net import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Flag, else environment, else default; empty tuples mean: not told."""
+
+    pod_cidrs: tuple[Network, ...] = ()
+    service_cidrs: tuple[Network, ...] = ()
+    exclude_cidrs: tuple[Network, ...] = ()
+    exclude_nodes: bool = True
+    """Whether Nodes' InternalIPs are excluded networks."""
+    vip_ranges: tuple[Network, ...] = ()
+    """Where a VIP that a tenant names must lie, for objects read through the API."""
+    node: str | None = None
+    """Only pods of this node count; None: those of all nodes."""
+    this_node: str | None = None
+    """The node kvctl runs on, for messages and for its own addresses."""
+    assume_vip: bool = False
+    """The VIP counts as here without an address on an interface."""
+    interface: str | None = None
+    """The interface of Services that name none; None: found from addresses and routes."""

@@ -1,0 +1,1 @@
+"""Rules as values to the kernel and back, through the iptables binaries."""

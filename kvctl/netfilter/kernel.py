@@ -1,0 +1,191 @@
+"""Reading and writing the kernel's rules through the binaries: save, restore, and what to do when they fail."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvctl import proc
+from kvctl.errors import KvctlError, NetfilterUnavailableError, ProcessError
+from kvctl.model.net import Family
+from kvctl.model.rules import EGRESS_CHAIN, HOOK_CHAIN, TABLE, Rule
+from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.netfilter.binaries import Backend, Role, binary
+from kvctl.netfilter.savetext import SavedTables, parse_tables, snapshot_of
+from kvctl.netfilter.syntax import parse, render
+
+# xtables-legacy(8): without -w some versions wait for the lock for ever, others fail at once.
+LOCK_SECONDS = 5
+# The process's own time-out lies above the lock's, so that the binary can tell what it waited for.
+_PROCESS_SECONDS = 60.0
+_LEGACY_TABLES = {
+    Family.IPV4: "/proc/thread-self/net/ip_tables_names",
+    Family.IPV6: "/proc/thread-self/net/ip6_tables_names",
+}
+_FAILED_LINE = re.compile(r"line:? ?(?P<line>[0-9]+)")
+
+
+class RestoreError(ProcessError):
+    """A restore was refused, and nothing of it is in the kernel; `transient`: it may go through when read anew."""
+
+    transient = False
+
+
+class Kernel:
+    """The rules of one back end in the calling thread's network namespace."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def read(self, family: Family) -> SavedTables:
+        """All tables that exist, with counters. Looking creates none.
+
+        Raises NetfilterUnavailableError.
+        """
+        if self.backend is Backend.LEGACY and not _legacy_tables(family):
+            return SavedTables()
+        # Without -t: `iptables-legacy-save -t nat` would create the table (measured with 1.8.9).
+        argv = (binary(self.backend, family, Role.SAVE), "-c")
+        done = proc.run(argv, deadline=_PROCESS_SECONDS)
+        if done.status != 0:
+            raise unavailable(done, f"cannot read the {family} rules")
+        return parse_tables(done.stdout)
+
+    def snapshot(self, family: Family, saved: SavedTables, *, hook: Rule) -> Snapshot:
+        """The nat table of what was read; where native nft rules hide it, chain by chain."""
+        if TABLE in saved.incompatible:
+            return self._snapshot_by_chain(family, hook)
+        return snapshot_of(saved, family)
+
+    def _snapshot_by_chain(self, family: Family, hook: Rule) -> Snapshot:
+        chains: dict[str, tuple[FoundRule, ...]] = {}
+        todo = [EGRESS_CHAIN]
+        while todo:
+            name = todo.pop()
+            rules = self._list(family, name) if name not in chains else None
+            if rules is not None:
+                chains[name] = rules
+                todo += [f.rule.target.chain for f in rules if f.rule and f.rule.target.chain]
+        hook_chain = self._list(family, HOOK_CHAIN)
+        if hook_chain is None:
+            present = self._check(family, HOOK_CHAIN, hook)
+            hook_chain = (FoundRule(text=render(hook), rule=hook),) if present else ()
+            return Snapshot(family=family, chains=chains, hook_chain=hook_chain, position_known=False)
+        return Snapshot(family=family, chains=chains, hook_chain=hook_chain)
+
+    def _list(self, family: Family, chain: str) -> tuple[FoundRule, ...] | None:
+        """One chain's rules; None: there is no such chain, or native rules hide it (1.8.9 says the same of both)."""
+        done = self._rule(family, "-S", chain)
+        if done.status != 0:
+            return None
+        prefix = f"-A {chain} "
+        texts = [line[len(prefix) :] for line in done.stdout.splitlines() if line.startswith(prefix)]
+        return tuple(FoundRule(text=text, rule=parse(text)) for text in texts)
+
+    def _check(self, family: Family, chain: str, rule: Rule) -> bool:
+        assert rule.target.chain is not None
+        comment = ("-m", "comment", "--comment", rule.comment)
+        return self._rule(family, "-C", chain, *comment, "-j", rule.target.chain).status == 0
+
+    def _rule(self, family: Family, *arguments: str) -> proc.Completed:
+        path = binary(self.backend, family, Role.RULE)
+        argv = (path, "-w", str(LOCK_SECONDS), "-t", TABLE, *arguments)
+        return proc.run(argv, deadline=_PROCESS_SECONDS)
+
+    def write(self, family: Family, text: str) -> None:
+        """One restore, all or nothing; raises RestoreError or NetfilterUnavailableError."""
+        argv = (binary(self.backend, family, Role.RESTORE), "--noflush", "-w", str(LOCK_SECONDS))
+        done = proc.run(argv, stdin=text, deadline=_PROCESS_SECONDS)
+        if done.status == 0:
+            return
+        stderr = done.stderr.strip()
+        if _is_unavailable(stderr):
+            raise unavailable(done, f"cannot write the {family} rules")
+        failed = _failed_line(stderr, text)
+        error = RestoreError(
+            f"{argv[0]} refused the {family} rules (status {done.status}): {stderr or 'no reason given'}",
+            argv=argv,
+            status=done.status,
+            stderr=stderr,
+            line=failed,
+            hint=f"nothing was changed; the line it stopped at: {failed}"
+            if failed
+            else "nothing was changed",
+        )
+        # 4: the table changed under us (legacy EAGAIN), or a chain is in use. A failing COMMIT line without
+        # a reason is legacy's EAGAIN in iptables-restore.
+        error.transient = done.status == 4 or failed == "COMMIT"
+        raise error
+
+
+def _legacy_tables(family: Family) -> bool:
+    """Whether any legacy table exists in this namespace; the files are there once the module is."""
+    try:
+        with open(_LEGACY_TABLES[family], encoding="ascii") as names:
+            return bool(names.read().strip())
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        raise NetfilterUnavailableError(
+            f"cannot read the {family} rules: {error}", hint="run as root, or with CAP_NET_ADMIN"
+        ) from error
+
+
+def _is_unavailable(stderr: str) -> bool:
+    lowered = stderr.lower()
+    words = ("permission denied", "you must be root", "operation not permitted", "xtables lock", "lock file")
+    return any(word in lowered for word in words)
+
+
+def unavailable(done: proc.Completed, what: str) -> NetfilterUnavailableError:
+    """The error for a binary that could do nothing at all, with the next step."""
+    stderr = done.stderr.strip()
+    lowered = stderr.lower()
+    if "xtables lock" in lowered:
+        hint = "another program holds /run/xtables.lock: see who with `fuser -v /run/xtables.lock`, then try again"
+    elif "lock file" in lowered:
+        hint = "mount /run/xtables.lock (hostPath, type FileOrCreate) or make /run writable"
+    elif os.geteuid() != 0 or "permission" in lowered or "root" in lowered:
+        hint = "run as root, or with CAP_NET_ADMIN"
+    else:
+        hint = "see whether the kernel has netfilter in this back end, or choose the other with egress_withnftables"
+    return NetfilterUnavailableError(
+        f"{what}: {done.argv[0]} failed with status {done.status}: {stderr or 'no reason given'}",
+        argv=done.argv,
+        status=done.status,
+        stderr=stderr,
+        hint=hint,
+    )
+
+
+def _failed_line(stderr: str, text: str) -> str | None:
+    # nft resolves jumps at COMMIT, so the reported line can be the one after (1.8.9).
+    match = _FAILED_LINE.search(stderr)
+    if match is None:
+        return None
+    lines = text.splitlines()
+    number = int(match["line"])
+    return lines[number - 1] if 1 <= number <= len(lines) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Both back ends of both families at one moment; a part that could not be read is an error instead."""
+
+    tables: Mapping[tuple[Backend, Family], SavedTables]
+    failed: Mapping[tuple[Backend, Family], KvctlError]
+
+
+def read_everything() -> Reading:
+    """What is installed and readable; nothing is created, nothing is decided."""
+    tables: dict[tuple[Backend, Family], SavedTables] = {}
+    failed: dict[tuple[Backend, Family], KvctlError] = {}
+    for backend in Backend:
+        for family in Family:
+            try:
+                tables[backend, family] = Kernel(backend).read(family)
+            except KvctlError as error:
+                failed[backend, family] = error
+    return Reading(tables=tables, failed=failed)

@@ -1,0 +1,48 @@
+"""One kvctl at a time changes a network namespace."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from kvctl.errors import NetfilterUnavailableError
+
+# flock works on the namespace's own inode: it is scoped to the namespace, crosses containers that share
+# it, needs no file of ours, and goes with the process that holds it. The calling thread's namespace counts.
+_NAMESPACE = "/proc/thread-self/ns/net"
+_RETRY_SECONDS = 0.02
+
+
+@contextmanager
+def namespace_lock(
+    *,
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """Hold the lock of this network namespace; waits at most `timeout` seconds.
+
+    Raises NetfilterUnavailableError when another process keeps it for longer.
+    """
+    deadline = clock() + timeout
+    descriptor = os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    raise
+            if clock() >= deadline:
+                raise NetfilterUnavailableError(
+                    f"another kvctl is changing this network namespace, and has been for {timeout:g} s",
+                    hint="wait for it to end, or look for it with: ps -C kvctl; --lock-timeout waits longer",
+                )
+            sleep(_RETRY_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)

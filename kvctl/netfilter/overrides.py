@@ -1,0 +1,163 @@
+"""Other nat base chains on the postrouting hook that see a packet before iptables' own: iptables cannot win there.
+
+nf_nat calls the base chains of type nat one after the other, lower priority number first, of equal ones the
+later registered first (measured, kernel 6.18); the first that sets up a source translation decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kvctl import proc
+from kvctl.errors import ProcessError
+from kvctl.model.net import Family, Network, contains, overlap, parse_network
+from kvctl.netfilter.binaries import Backend
+
+# NF_IP_PRI_NAT_SRC: where both iptables back ends hook POSTROUTING of the nat table.
+_SRCNAT = 100
+_NFT_SECONDS = 20.0
+_FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
+_IPTABLES_TABLE = {Family.IPV4: ("ip", "nat"), Family.IPV6: ("ip6", "nat")}
+
+Json = dict[str, Any]
+
+
+def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) -> str | None:
+    """A base chain that may take the traffic of `pods` before our rules see it, in words.
+
+    None also where `nft` is not installed or does not answer: then nobody can tell.
+    """
+    base_chains = _base_chains(family)
+    rivals = [
+        chain
+        for chain in base_chains
+        if (chain["family"], chain["table"], chain["name"]) != (*_IPTABLES_TABLE[family], "POSTROUTING")
+    ]
+    if not rivals:
+        return None
+    handles = _table_handles()
+    own = handles.get(_IPTABLES_TABLE[family]) if backend is Backend.NFT else None
+    for chain in rivals:
+        table = (chain["family"], chain["table"])
+        later = own is not None and handles.get(table, 0) > own
+        if chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and later):
+            if _takes(table, chain["name"], pods):
+                return (
+                    f"nft chain {chain['name']} of table {table[0]} {table[1]} (priority {chain['prio']}) "
+                    "translates these pods' traffic before iptables' rules are asked; iptables cannot change that"
+                )
+    return None
+
+
+def _nft(*words: str) -> list[Json]:
+    path = proc.find("nft")
+    if path is None:
+        return []
+    try:
+        done = proc.run((path, "-j", *words), deadline=_NFT_SECONDS)
+        parsed = json.loads(done.stdout) if done.status == 0 and done.stdout else {}
+    except (ProcessError, ValueError):
+        return []
+    found = parsed.get("nftables", []) if isinstance(parsed, dict) else []
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def _base_chains(family: Family) -> list[Json]:
+    chains = (entry["chain"] for entry in _nft("list", "chains") if "chain" in entry)
+    return [
+        chain
+        for chain in chains
+        if chain.get("type") == "nat"
+        and chain.get("hook") == "postrouting"
+        and chain.get("family") in _FAMILIES[family]
+        and isinstance(chain.get("prio"), int)
+    ]
+
+
+def _table_handles() -> dict[tuple[str, str], int]:
+    """The kernel numbers tables in the order they are made."""
+    tables = (entry["table"] for entry in _nft("list", "tables") if "table" in entry)
+    return {(table["family"], table["name"]): table.get("handle", 0) for table in tables}
+
+
+def _takes(table: tuple[str, str], base: str, pods: Sequence[Network]) -> bool:
+    """Whether a rule that is reached from `base` may translate a packet of `pods`."""
+    rules: dict[str, list[list[Json]]] = {}
+    for entry in _nft("list", "table", *table):
+        if "rule" in entry:
+            rules.setdefault(entry["rule"]["chain"], []).append(entry["rule"].get("expr", []))
+    todo, seen = [base], set()
+    while todo:
+        chain = todo.pop()
+        if chain in seen:
+            continue
+        seen.add(chain)
+        for position, expressions in enumerate(rules.get(chain, [])):
+            if _spares(expressions, pods):
+                continue
+            if position == 0 and _returns_unmarked(expressions):
+                break
+            if any("snat" in expression or "masquerade" in expression for expression in expressions):
+                return True
+            todo += _targets(expressions)
+    return False
+
+
+def _spares(expressions: Iterable[Json], pods: Sequence[Network]) -> bool:
+    """Whether the rule's source address rules out every pod."""
+    for expression in expressions:
+        match = expression.get("match")
+        if not isinstance(match, dict):
+            continue
+        payload = match.get("left", {}).get("payload") if isinstance(match.get("left"), dict) else None
+        if not isinstance(payload, dict) or payload.get("field") != "saddr":
+            continue
+        network = _network(match.get("right"))
+        if network is None:
+            continue
+        if match.get("op") == "!=":
+            return all(contains(network, pod) for pod in pods)
+        if match.get("op") in ("==", "in"):
+            return not any(overlap(network, pod) for pod in pods)
+    return False
+
+
+def _network(value: object) -> Network | None:
+    if isinstance(value, dict) and isinstance(value.get("prefix"), dict):
+        prefix: Mapping[str, object] = value["prefix"]
+        value = f"{prefix.get('addr')}/{prefix.get('len')}"
+    try:
+        return parse_network(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _returns_unmarked(expressions: Sequence[Json]) -> bool:
+    """`meta mark & X == 0 return` as a chain's first rule: what follows is for marked packets (kube-proxy)."""
+    if not expressions or "return" not in expressions[-1] or "match" not in expressions[0]:
+        return False
+    match = expressions[0]["match"]
+    return "mark" in json.dumps(match.get("left")) and match.get("right") == 0 and match.get("op") == "=="
+
+
+def _targets(expressions: Iterable[Json]) -> list[str]:
+    """Chains that a rule may lead to, in jumps, gotos and verdict maps."""
+    found: list[str] = []
+    todo: list[object] = list(expressions)
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if (
+                    key in ("jump", "goto")
+                    and isinstance(inner, dict)
+                    and isinstance(inner.get("target"), str)
+                ):
+                    found.append(inner["target"])
+                else:
+                    todo.append(inner)
+        elif isinstance(value, list):
+            todo.extend(value)
+    return found

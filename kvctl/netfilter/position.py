@@ -1,0 +1,115 @@
+"""Whether a packet of one of our pods reaches our hook: the nat table's first match ends the walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvctl.model.net import Network, contains, overlap, parse_network
+from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN
+from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.netfilter.syntax import tokenize
+
+# iptables-extensions(8): targets after which the walk goes on.
+_PASSING_TARGETS = frozenset(
+    (
+        "LOG",
+        "NFLOG",
+        "ULOG",
+        "MARK",
+        "CONNMARK",
+        "TRACE",
+        "SECMARK",
+        "CONNSECMARK",
+        "CLASSIFY",
+        "AUDIT",
+        "SET",
+    )
+)
+_TARGETS = ("-j", "-g", "--jump", "--goto")
+# kube-proxy (pkg/proxy/iptables): the first rule of KUBE-POSTROUTING returns what its own chains have not marked.
+_KUBE_POSTROUTING = "KUBE-POSTROUTING"
+_UNMARKED_RETURNS = ["-m", "mark", "!", "--mark", "0x4000/0x4000", "-j", "RETURN"]
+
+
+def is_hook(found: FoundRule) -> bool:
+    """Whether this is our jump, whatever its tag: written by some version of kvctl."""
+    rule = found.rule
+    return rule is not None and rule.target.chain == EGRESS_CHAIN
+
+
+def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network]) -> str | None:
+    """The text of the first foreign rule above our hook that may end the walk of a packet of `pods`.
+
+    What cannot be judged counts as in the way. None: there is none, or there is no hook.
+    """
+    for found in snapshot.hook_chain:
+        if is_hook(found):
+            return None
+        if _may_take(found.text, snapshot, pods, frozenset(), in_base=True):
+            return found.text
+    return None
+
+
+def _may_take(
+    text: str, snapshot: Snapshot, pods: Sequence[Network], seen: frozenset[str], *, in_base: bool
+) -> bool:
+    words = _without_comment(text)
+    if _spares(words, pods):
+        return False
+    option = next((i for i, word in enumerate(words) if word in _TARGETS), None)
+    if option is None or option + 1 >= len(words):
+        return False
+    target = words[option + 1]
+    if target in _PASSING_TARGETS:
+        return False
+    if target == "RETURN":
+        # From the base chain that is the end of the walk, from a chain that was jumped to it is not.
+        return in_base
+    rules = snapshot.foreign.get(target)
+    if rules is None or target in seen:
+        return True
+    if target == _KUBE_POSTROUTING and rules and _without_comment(rules[0]) == _UNMARKED_RETURNS:
+        return False
+    ends_on_return = in_base and words[option] in ("-g", "--goto")
+    return ends_on_return or any(
+        _may_take(rule, snapshot, pods, seen | {target}, in_base=ends_on_return) for rule in rules
+    )
+
+
+def _spares(words: list[str], pods: Sequence[Network]) -> bool:
+    """Whether the rule's source address rules out every pod."""
+    for index, word in enumerate(words[:-1]):
+        if word not in ("-s", "--source"):
+            continue
+        try:
+            network = parse_network(words[index + 1])
+        except ValueError:
+            return False
+        if index > 0 and words[index - 1] == "!":
+            return all(contains(network, pod) for pod in pods)
+        return not any(overlap(network, pod) for pod in pods)
+    return False
+
+
+def _without_comment(text: str) -> list[str]:
+    """The words of a rule but for `-m comment --comment TEXT`, whose text may look like anything."""
+    words = tokenize(text)
+    while "--comment" in words:
+        at = words.index("--comment")
+        words = [*words[: max(at - 2, 0)], *words[at + 2 :]]
+    return words
+
+
+def referrers(snapshot: Snapshot) -> dict[str, str]:
+    """Chains of ours that a foreign rule of the nat table leads to, each with that rule as text."""
+    hooks = {found.text for found in snapshot.hook_chain if is_hook(found)}
+    result: dict[str, str] = {}
+    for name, rules in snapshot.foreign.items():
+        for text in rules:
+            if CHAIN_PREFIX not in text or (name == HOOK_CHAIN and text in hooks):
+                continue
+            words = _without_comment(text)
+            for option, target in zip(words, words[1:], strict=False):
+                if option in _TARGETS and target in snapshot.chains:
+                    result.setdefault(target, f"-A {name} {text}")
+    return result

@@ -1,0 +1,95 @@
+"""What `iptables-save` prints, taken apart: tables, chains, rules in their order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kvctl.model.net import Family
+from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, TABLE
+from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.netfilter.syntax import parse
+
+_RULE = re.compile(r"(?:\[(?P<packets>[0-9]+):[0-9]+\] )?-A (?P<chain>\S+) ?(?P<text>.*)")
+# iptables 1.8 nft: what it prints, on standard output and with status 0, instead of a table it cannot read.
+_INCOMPATIBLE = re.compile(r"# Table `(?P<table>\S+)' is incompatible, use 'nft' tool")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTable:
+    """The chains of one table; each rule with its packet counter (None: not printed)."""
+
+    chains: Mapping[str, tuple[tuple[int | None, str], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTables:
+    """One back end's tables of one family."""
+
+    tables: Mapping[str, SavedTable] = field(default_factory=dict)
+    incompatible: frozenset[str] = frozenset()
+    """Tables that hold native nft rules, whose text is not to be had this way."""
+
+    def chain(self, table: str, chain: str) -> tuple[tuple[int | None, str], ...]:
+        """A chain's rules; empty where there is no such chain."""
+        saved = self.tables.get(table)
+        return saved.chains.get(chain, ()) if saved else ()
+
+    @property
+    def chain_names(self) -> frozenset[str]:
+        """The names of all chains of all tables."""
+        return frozenset(name for table in self.tables.values() for name in table.chains)
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether any chain of any table holds a rule."""
+        return any(rules for table in self.tables.values() for rules in table.chains.values())
+
+
+def parse_tables(text: str) -> SavedTables:
+    """Read the output of `iptables-save [-c]`."""
+    tables: dict[str, SavedTable] = {}
+    incompatible: set[str] = set()
+    chains: dict[str, list[tuple[int | None, str]]] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith(("[", "-A")):
+            match = _RULE.fullmatch(line)
+            if match is not None:
+                packets = match["packets"]
+                rule = (int(packets) if packets is not None else None, match["text"])
+                chains.setdefault(match["chain"], []).append(rule)
+        elif line.startswith(":"):
+            chains[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith("*"):
+            name, chains = line[1:], {}
+        elif line == "COMMIT":
+            tables[name] = SavedTable({chain: tuple(rules) for chain, rules in chains.items()})
+        elif (match := _INCOMPATIBLE.match(line)) is not None:
+            incompatible.add(match["table"])
+    return SavedTables(tables=tables, incompatible=frozenset(incompatible))
+
+
+def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
+    """The nat table as kvctl sees it: own chains as values, POSTROUTING in order, the rest as text."""
+    table = saved.tables.get(TABLE)
+    chains = table.chains if table else {}
+    return Snapshot(
+        family=family,
+        chains={
+            name: tuple(_found(*rule) for rule in rules)
+            for name, rules in chains.items()
+            if name.startswith(CHAIN_PREFIX)
+        },
+        hook_chain=tuple(_found(*rule) for rule in chains.get(HOOK_CHAIN, ())),
+        foreign={
+            name: tuple(text for _, text in rules)
+            for name, rules in chains.items()
+            if not name.startswith(CHAIN_PREFIX)
+        },
+    )
+
+
+def _found(packets: int | None, text: str) -> FoundRule:
+    return FoundRule(text=text, rule=parse(text), packets=packets)

@@ -1,0 +1,254 @@
+"""How an annotation is read: strictly, every problem of a Service at once.
+
+A tenant writes annotations, so each value is bounded before it is split, and only ASCII digits,
+the three protocols and plain CIDR notation are understood. What is not understood is a `Problem`,
+never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kvctl.model.net import Address, Family, Network, contains, family_of, parse_address, parse_network
+from kvctl.model.policy import PROTOCOLS, PortMatch
+from kvctl.model.text import quote
+
+EGRESS = "kube-vip.io/egress"
+KVCTL_EGRESS = "kvctl.io/egress"
+PORTS = "kube-vip.io/egress-destination-ports"
+ALLOWED = "kube-vip.io/egress-allowed-networks"
+DENIED = "kube-vip.io/egress-denied-networks"
+IPV6 = "kube-vip.io/egress-ipv6"
+ADDRESSES = "kube-vip.io/loadbalancerIPs"
+INTERFACE = "kube-vip.io/serviceInterface"
+IGNORE = "kube-vip.io/ignore"
+
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "kube-vip.io/egress-source-ports": "source ports are never matched",
+    "kube-vip.io/egress-internal": "kvctl always writes its own rules in the nat table",
+    "kube-vip.io/egress-no-internal-traffic": "cluster traffic is never rewritten anyway",
+    "kube-vip.io/egress-detect-api-server": "the API server is reached as cluster traffic or through "
+    "kube-vip.io/egress-denied-networks",
+    "kube-vip.io/egress-nftables-table": "kvctl writes chains of its own with iptables",
+    "kube-vip.io/flush-conntrack": "kvctl drops exactly the connections that have the wrong source",
+}
+"""kube-vip's other egress annotations and why they do nothing here."""
+
+MAX_PORTS = 64
+MAX_NETWORKS = 256
+MAX_ADDRESSES = 16
+# 256 IPv6 networks of 43 characters with blanks: anything longer is no list that could be accepted.
+_LONGEST_VALUE = 16_384
+
+_PORT = re.compile(r"(?P<protocol>[a-z]+):(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
+_BARE_PORT = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?")
+# What the kernel (dev_valid_name) and an annotation both allow, ASCII only.
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An annotation (or field) whose value is not accepted."""
+
+    annotation: str
+    value: str
+    why: str
+    """What is wrong and what is accepted, as the rest of a sentence about the value."""
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.annotation} {quote(self.value)} {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """The annotations of one Service, parsed. A field whose annotation is faulty has its empty value."""
+
+    egress: bool | None
+    """None: not asked, or faulty (then there is a problem of that annotation)."""
+    ignore: bool
+    ports: tuple[PortMatch, ...]
+    allowed: tuple[Network, ...] | None
+    """None: no restriction. Empty: every entry was faulty."""
+    denied: tuple[Network, ...]
+    addresses: tuple[Address, ...]
+    interface: str | None
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+    def faulty(self, *names: str) -> bool:
+        """Whether one of these annotations has a problem."""
+        return any(problem.annotation in names for problem in self.problems)
+
+    @property
+    def asks(self) -> bool:
+        """Whether egress is asked for, as far as can be told: a faulty switch may mean it."""
+        return bool(self.egress) or self.faulty(EGRESS, KVCTL_EGRESS)
+
+
+class _Reader:
+    """Collects the problems of one Service while its annotations are read."""
+
+    def __init__(self, annotations: Mapping[str, str]) -> None:
+        self._annotations = annotations
+        self.problems: list[Problem] = []
+
+    def fault(self, name: str, value: str, why: str, hint: str | None = None) -> None:
+        self.problems.append(Problem(annotation=name, value=value, why=why, hint=hint))
+
+    def switch(self, name: str) -> bool | None:
+        value = self._annotations.get(name)
+        if value is None:
+            return None
+        if value not in ("true", "false"):
+            self.fault(name, value, 'is neither "true" nor "false"')
+            return None
+        return value == "true"
+
+    def items(self, name: str, *, most: int, what: str) -> tuple[str, ...]:
+        """The comma-separated entries of an annotation, without white space and duplicates, bounded."""
+        value = self._annotations.get(name)
+        if value is None or value == "":
+            return ()
+        if len(value) > _LONGEST_VALUE:
+            self.fault(name, value, f"has {len(value)} characters: at most {_LONGEST_VALUE} are accepted")
+            return ()
+        entries = tuple(dict.fromkeys(entry.strip(" \t") for entry in value.split(",")))
+        if len(entries) > most:
+            self.fault(name, value, f"has {len(entries)} entries: at most {most} {what} are accepted")
+            return ()
+        return entries
+
+    def each(self, name: str, parse: Callable[[str], T], *, most: int, what: str) -> tuple[T, ...]:
+        """Every entry parsed; each entry that cannot be is a problem of its own."""
+        good: list[T] = []
+        for entry in self.items(name, most=most, what=what):
+            try:
+                good.append(parse(entry))
+            except _Unacceptable as error:
+                self.fault(name, entry, error.why, error.hint)
+        return tuple(good)
+
+    def interface(self) -> str | None:
+        value = self._annotations.get(INTERFACE)
+        if value is None or value == "":
+            return None
+        if not _INTERFACE.fullmatch(value) or value in (".", ".."):
+            self.fault(
+                INTERFACE, value, "is not the name of a network interface (1 to 15 of A-Z a-z 0-9 _ . @ -)"
+            )
+            return None
+        return value
+
+
+class _Unacceptable(Exception):
+    """An entry that does not parse: why, and what to write instead."""
+
+    def __init__(self, why: str, hint: str | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.hint = hint
+
+
+def read_annotations(annotations: Mapping[str, str]) -> Annotations:
+    """Everything kvctl wants to know from a Service's annotations."""
+    reader = _Reader(annotations)
+    own, shared = reader.switch(KVCTL_EGRESS), reader.switch(EGRESS)
+    if any(problem.annotation == KVCTL_EGRESS for problem in reader.problems):
+        shared = None
+    allowed = reader.each(ALLOWED, _parse_network, most=MAX_NETWORKS, what="networks")
+    reader.switch(IPV6)
+    return Annotations(
+        egress=own if own is not None else shared,
+        ignore=bool(reader.switch(IGNORE)),
+        ports=_merge_ports(reader.each(PORTS, _parse_port, most=MAX_PORTS, what="ports")),
+        allowed=_without_covered(allowed) if annotations.get(ALLOWED) else None,
+        denied=_without_covered(reader.each(DENIED, _parse_network, most=MAX_NETWORKS, what="networks")),
+        addresses=reader.each(ADDRESSES, _parse_address, most=MAX_ADDRESSES, what="addresses"),
+        interface=reader.interface(),
+        problems=tuple(reader.problems),
+        warnings=tuple(
+            f"{name} has no effect here: {why}" for name, why in WITHOUT_EFFECT.items() if name in annotations
+        ),
+    )
+
+
+def _parse_port(entry: str) -> PortMatch:
+    accepted = "is not PROTOCOL:PORT or PROTOCOL:FIRST-LAST with tcp, udp or sctp and ports 1 to 65535"
+    if _BARE_PORT.fullmatch(entry):
+        raise _Unacceptable("has no protocol", f"write tcp:{entry}")
+    match = _PORT.fullmatch(entry)
+    if match is None or match["protocol"] not in PROTOCOLS:
+        lower = entry.lower()
+        known = entry.isascii() and lower != entry and _PORT.fullmatch(lower)
+        raise _Unacceptable(accepted, f"write {lower}" if known else None)
+    first = int(match["first"])
+    last = int(match["last"] or first)
+    if not (1 <= first <= 65535 and 1 <= last <= 65535):
+        raise _Unacceptable(accepted)
+    if last < first:
+        raise _Unacceptable(
+            "is a range that ends before it begins", f"write {match['protocol']}:{last}-{first}"
+        )
+    return PortMatch(match["protocol"], first, last)
+
+
+def _parse_network(entry: str) -> Network:
+    try:
+        return parse_network(entry)
+    except ValueError:
+        pass
+    address, _, length = entry.partition("/")
+    hint = None
+    if length.isascii() and length.isdecimal():
+        try:
+            bits = 32 if parse_address(address).version == 4 else 128
+            if int(length) <= bits:
+                hint = f"write {_masked(address, int(length))}"
+        except ValueError:
+            pass
+    raise _Unacceptable("is not a network such as 192.168.0.0/24 or 2001:db8::/64", hint)
+
+
+def _masked(address: str, length: int) -> Network:
+    value = parse_address(address)
+    low_bits = (32 if value.version == 4 else 128) - length
+    return parse_network(f"{type(value)(int(value) >> low_bits << low_bits)}/{length}")
+
+
+def _parse_address(entry: str) -> Address:
+    try:
+        return parse_address(entry)
+    except ValueError:
+        raise _Unacceptable("is not an IP address") from None
+
+
+def _merge_ports(ports: Iterable[PortMatch]) -> tuple[PortMatch, ...]:
+    """Sorted, with overlapping ranges made one: the fewest matches that say the same."""
+    merged: list[PortMatch] = []
+    for port in sorted(ports):
+        before = merged[-1] if merged else None
+        if before and before.protocol == port.protocol and port.first <= before.last:
+            merged[-1] = PortMatch(port.protocol, before.first, max(before.last, port.last))
+        else:
+            merged.append(port)
+    return tuple(merged)
+
+
+def _without_covered(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Sorted by family and address, without those that lie in another of the list."""
+    kept: list[Network] = []
+    for network in sorted(networks, key=lambda n: (n.version, int(n.network_address), n.prefixlen)):
+        if not (kept and contains(kept[-1], network)):
+            kept.append(network)
+    return tuple(kept)
+
+
+def of_family(networks: Iterable[Network], family: Family) -> tuple[Network, ...]:
+    """Those of one family, in their order."""
+    return tuple(network for network in networks if family_of(network) is family)

@@ -1,0 +1,102 @@
+"""Which source a connection should have: the one function that applying and removing decide by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kvctl.model.flows import Flow
+from kvctl.model.net import Address, Network, contains, within
+from kvctl.model.policy import EgressPolicy
+from kvctl.policy.decode import Installed
+
+
+@dataclass(frozen=True)
+class ConnectionJudge:
+    """What the rules that act now say about connections, and which connections are ours to judge.
+
+    Built from the kernel's rules, not from wishes: a connection is dropped only if the rules that its
+    next packet meets give it the right source.
+    """
+
+    policies: dict[Address, list[EgressPolicy]]
+    """For each pod address its policies, highest rank first."""
+    unsure: frozenset[Address]
+    """Pods with a Service whose rules are not as kvctl writes them."""
+    pods: frozenset[Address]
+    """Addresses whose connections are judged: those that have rules, or had."""
+    pod_networks: tuple[Network, ...]
+    vips: frozenset[Address]
+    """Addresses that only rules of ours put on a connection, also those being retired."""
+    excluded: tuple[Network, ...]
+    is_local: Callable[[Address], bool] = field(repr=False)
+
+    def is_wrong(self, flow: Flow) -> bool:
+        """Whether this connection has another source than the rules would give it."""
+        pod, seen_as = flow.original.source, flow.reply.destination
+        from_pod_network = within(pod, self.pod_networks) and seen_as in self.vips
+        if (pod not in self.pods and not from_pod_network) or pod in self.unsure:
+            return False
+        for destination in {flow.original.destination, flow.reply.source}:
+            if self.is_local(destination) or within(destination, self.excluded):
+                return False
+        wanted = self.wanted_source(flow)
+        return seen_as in self.vips if wanted is None else seen_as != wanted
+
+    def wanted_source(self, flow: Flow) -> Address | None:
+        """The VIP the connection should have; None: no rule is for it."""
+        for policy in self.policies.get(flow.original.source, ()):
+            if _matches(policy, flow):
+                return policy.vip
+        return None
+
+
+def _matches(policy: EgressPolicy, flow: Flow) -> bool:
+    """As POSTROUTING sees it: where the packet goes after DNAT is where its replies come from."""
+    to, port = flow.reply.source, flow.reply.source_port
+    if any(contains(network, to) for network in policy.denied):
+        return False
+    if policy.allowed and not any(contains(network, to) for network in policy.allowed):
+        return False
+    return not policy.ports or any(
+        match.protocol == flow.protocol and match.first <= port <= match.last for match in policy.ports
+    )
+
+
+def judge_of(
+    acting: Installed,
+    *,
+    before: Iterable[Installed] = (),
+    is_local: Callable[[Address], bool],
+    pod_networks: Sequence[Network] = (),
+) -> ConnectionJudge:
+    """The judge for the rules `acting`; `before` is what there was, in either back end."""
+    everything = (acting, *before)
+    policies: dict[Address, list[EgressPolicy]] = defaultdict(list)
+    unsure: set[Address] = set()
+    for service in acting.services.values():
+        pods = {item.address for item in acting.entries if item.rank.ref == service.ref}
+        if service.policy is None or not service.intact:
+            unsure |= pods
+            continue
+        for address in pods:
+            policies[address].append(service.policy)
+    for chosen in policies.values():
+        chosen.sort(key=lambda policy: policy.rank)
+    return ConnectionJudge(
+        policies=dict(policies),
+        unsure=frozenset(unsure),
+        pods=frozenset(item.address for part in everything for item in part.entries),
+        pod_networks=tuple({n for part in everything for n in part.pod_networks} | set(pod_networks)),
+        vips=frozenset(
+            address
+            for part in everything
+            for address in (
+                *(vip for service in part.services.values() for vip in service.vips),
+                *(retiring.vip for retiring in part.retiring),
+            )
+        ),
+        excluded=tuple({e.network for part in everything for e in part.exclusions}),
+        is_local=is_local,
+    )

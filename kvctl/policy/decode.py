@@ -1,0 +1,197 @@
+"""From rules found in the kernel back to policies: what `list`, `show`, `flush` and a single `apply SERVICE` build on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kvctl.model.net import Address, Family, Network
+from kvctl.model.objects import ServiceRef
+from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank
+from kvctl.model.rules import EGRESS_CHAIN, Rule, Verb
+from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.policy import layout
+from kvctl.policy.cidrs import canonical
+from kvctl.policy.compile import Entry, compile_service, pod_of
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """A VIP whose rules are gone and whose connections are still to be dropped."""
+
+    ref: ServiceRef
+    vip: Address
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledService:
+    """A Service as the kernel has it; `policy` is None where its chain does not tell an address."""
+
+    ref: ServiceRef
+    policy: EgressPolicy | None
+    intact: bool
+    """Its own chains hold exactly what this version of kvctl writes for `policy`."""
+    connections: int | None
+    """Connections begun under the present rules (nat counts first packets); None: not counted."""
+    vips: tuple[Address, ...] = ()
+    """Every address its rules rewrite to: several only where somebody changed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Everything of ours in one family."""
+
+    family: Family
+    services: Mapping[ServiceRef, InstalledService] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+    retiring: tuple[Retiring, ...] = ()
+
+    @property
+    def pod_networks(self) -> tuple[Network, ...]:
+        """The pod CIDRs that the rules exclude."""
+        return tuple(e.network for e in self.exclusions if e.kind is ExclusionKind.POD)
+
+
+def decode(snapshot: Snapshot) -> Installed:
+    """Read everything of ours; what is not understood is left out here and found by the comparison of rules."""
+    entries: list[Entry] = []
+    exclusions: dict[Network, Exclusion] = {}
+    for name in _reachable(snapshot):
+        for found in snapshot.chains[name]:
+            if found.rule is not None:
+                _read_dispatch_rule(found.rule, entries, exclusions)
+    by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
+    for item in entries:
+        by_service[item.rank.ref].append(item)
+    names = {layout.service_chain(ref): ref for ref in by_service}
+    services: dict[ServiceRef, InstalledService] = {}
+    retiring: list[Retiring] = []
+    for name, rules in snapshot.chains.items():
+        if not layout.is_service_chain(name):
+            continue
+        retiring.extend(_retiring_in(rules))
+        ref = names.get(name) or _owner(rules)
+        if ref is not None and any(f.rule is None or layout.read_retiring(f.rule) is None for f in rules):
+            services[ref] = _read_service(ref, snapshot, by_service.get(ref, []))
+    for ref, items in by_service.items():
+        services.setdefault(ref, _read_service(ref, snapshot, items))
+    return Installed(
+        family=snapshot.family,
+        services=services,
+        entries=tuple(entries),
+        exclusions=canonical(exclusions.values()),
+        retiring=tuple(retiring),
+    )
+
+
+def _reachable(snapshot: Snapshot) -> list[str]:
+    """The dispatch chains that packets come through, in order."""
+    found: list[str] = []
+    todo = [EGRESS_CHAIN]
+    while todo:
+        name = todo.pop()
+        if name in found or name not in snapshot.chains:
+            continue
+        found.append(name)
+        todo.extend(
+            rule.rule.target.chain
+            for rule in reversed(snapshot.chains[name])
+            if rule.rule and rule.rule.target.chain and layout.is_dispatch_chain(rule.rule.target.chain)
+        )
+    return found
+
+
+def _read_dispatch_rule(rule: Rule, entries: list[Entry], exclusions: dict[Network, Exclusion]) -> None:
+    text = layout.comment_text(rule)
+    if text is None:
+        return
+    excluded = rule.destination or rule.original_destination
+    kind = layout.read_exclusion(text)
+    if kind is not None and excluded is not None:
+        exclusions[excluded] = Exclusion(excluded, kind)
+        return
+    pod = layout.read_pod(text)
+    if pod is not None and rule.source is not None and rule.source.num_addresses == 1:
+        rank, label = pod
+        entries.append(Entry(address=rule.source.network_address, rank=rank, label=label))
+
+
+def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
+    for found in rules:
+        mark = layout.read_retiring(found.rule) if found.rule else None
+        if mark is not None:
+            yield Retiring(*mark)
+
+
+def _owner(rules: Iterable[FoundRule]) -> ServiceRef | None:
+    for found in rules:
+        read = layout.read_service((layout.comment_text(found.rule) or "") if found.rule else "")
+        if read is not None:
+            return read[0]
+    return None
+
+
+def _read_service(ref: ServiceRef, snapshot: Snapshot, items: Sequence[Entry]) -> InstalledService:
+    chain = snapshot.chains.get(layout.service_chain(ref), ())
+    out = snapshot.chains.get(layout.out_chain(ref), ())
+    rules = [
+        found.rule
+        for found in (*chain, *out)
+        if found.rule is not None and layout.read_retiring(found.rule) is None
+    ]
+    snats = [found for found in (*chain, *out) if found.rule and found.rule.target.verb is Verb.SNAT]
+    counts = [found.packets for found in snats]
+    vips = tuple(dict.fromkeys(r.target.address for r in rules if r.target.address is not None))
+    policy = _policy(ref, snapshot.family, rules, items, vips[0]) if vips else None
+    return InstalledService(
+        ref=ref,
+        policy=policy,
+        intact=policy is not None and _same_rules(policy, snapshot),
+        connections=None if None in counts else sum(count or 0 for count in counts),
+        vips=vips,
+    )
+
+
+def _policy(
+    ref: ServiceRef, family: Family, rules: Sequence[Rule], items: Sequence[Entry], vip: Address
+) -> EgressPolicy:
+    ranks: list[Rank] = [item.rank for item in items]
+    interfaces = [read[1] for rule in rules if (read := layout.read_service(layout.comment_text(rule) or ""))]
+    return EgressPolicy(
+        ref=ref,
+        family=family,
+        vip=vip,
+        pods=tuple(pod_of(item) for item in sorted(items, key=lambda i: int(i.address))),
+        ports=tuple(
+            PortMatch(rule.protocol, first, last)
+            for rule in rules
+            if rule.protocol is not None
+            for first, last in rule.ports
+        ),
+        allowed=tuple(
+            rule.destination
+            for rule in rules
+            if rule.destination is not None and rule.target.verb is not Verb.RETURN
+        ),
+        denied=tuple(
+            rule.destination
+            for rule in rules
+            if rule.destination is not None and rule.target.verb is Verb.RETURN
+        ),
+        interface=interfaces[0] if interfaces else None,
+        created=ranks[0].created if ranks else 0,
+    )
+
+
+def _same_rules(policy: EgressPolicy, snapshot: Snapshot) -> bool:
+    for chain, rules in compile_service(policy).items():
+        found = [
+            f.rule
+            for f in snapshot.chains.get(chain, ())
+            if f.rule is None or layout.read_retiring(f.rule) is None
+        ]
+        if found != list(rules):
+            return False
+    return True

@@ -1,0 +1,137 @@
+"""What the rules look like: names of chains, tags and comments. Written here, and read back here.
+
+    POSTROUTING -> KVCTL-EGRESS [-> KVCTL-IN-<prefix> ...] -> KVCTL-SVC-<hash> [-> KVCTL-OUT-<hash>] -> SNAT
+
+The kernel is the only state, so a comment says all that the rule itself does not: who owns it, which
+rank the Service has, why a network is excluded.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b32encode
+from hashlib import sha256
+
+from kvctl.model.net import Address, Network, parse_address
+from kvctl.model.objects import ServiceRef
+from kvctl.model.policy import Exclusion, ExclusionKind, Rank, RankClass
+from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, EGRESS_CHAIN, Rule, Target, Verb
+
+LAYOUT = 1
+"""Part of every tag: rules of another layout are replaced even where they look alike."""
+
+_SERVICE_PREFIX = CHAIN_PREFIX + "SVC-"
+_OUT_PREFIX = CHAIN_PREFIX + "OUT-"
+_LEAF_PREFIX = CHAIN_PREFIX + "IN-"
+
+_COMMENT = re.compile(re.escape(COMMENT_PREFIX) + r"[a-z2-7]{16} (?P<text>.+)")
+_REF = r"(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9-]{1,63})"
+_POD = re.compile(
+    r"(?P<rank_class>[123])(?P<created>[0-9]{1,11}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
+)
+_SERVICE = re.compile(_REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?")
+_RETIRING = re.compile(r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})")
+_EXCLUDE = re.compile(r"exclude (?P<kind>[a-z-]+)")
+
+
+def _digest(*parts: object) -> str:
+    """80 bits of a hash as 16 characters that a chain name and a bare comment may hold."""
+    data = "\0".join((str(LAYOUT), *map(str, parts))).encode()
+    return b32encode(sha256(data).digest()[:10]).decode("ascii")
+
+
+def service_chain(ref: ServiceRef) -> str:
+    """The chain that rewrites for a Service; the same name in both families' tables. 26 characters."""
+    return _SERVICE_PREFIX + _digest("service", ref)
+
+
+def out_chain(ref: ServiceRef) -> str:
+    """The chain with the ports of a Service that has networks too."""
+    return _OUT_PREFIX + _digest("service", ref)
+
+
+def is_service_chain(name: str) -> bool:
+    """Whether this is some Service's chain."""
+    return name.startswith(_SERVICE_PREFIX)
+
+
+def is_dispatch_chain(name: str) -> bool:
+    """Whether this chain leads from the hook to the Services."""
+    return name == EGRESS_CHAIN or name.startswith(_LEAF_PREFIX)
+
+
+def leaf_chain(prefix: Network) -> str:
+    """The chain for the pods of a prefix: in clear for IPv4 (27 characters at most), a hash for IPv6."""
+    if prefix.version == 4:
+        return f"{_LEAF_PREFIX}{prefix.network_address}-{prefix.prefixlen}"
+    return _LEAF_PREFIX + _digest("prefix", prefix)
+
+
+def comment(text: str, *content: object) -> str:
+    """`kvctl:<tag> text`; the tag covers the text and `content`."""
+    return f"{COMMENT_PREFIX}{_digest(text, *content).lower()} {text}"
+
+
+def pod_text(rank: Rank, label: str) -> str:
+    """The comment of a pod's jump."""
+    return f"{rank.rank_class:d}{rank.created:d} {rank.ref} {label}"
+
+
+def service_text(ref: ServiceRef, interface: str | None) -> str:
+    """The comment of the rules in a Service's chains."""
+    return f"{ref} dev {interface}" if interface else str(ref)
+
+
+def retiring_rule(ref: ServiceRef, vip: Address) -> Rule:
+    """Marks a VIP whose connections are still to be dropped; passes every packet on."""
+    text = f"retiring {ref} {vip}"
+    return Rule(comment=comment(text), target=Target(verb=Verb.RETURN))
+
+
+def exclude_text(exclusion: Exclusion) -> str:
+    """The comment of an excluded network's rules."""
+    return f"exclude {exclusion.kind}"
+
+
+def comment_text(rule: Rule) -> str | None:
+    """What a comment of ours says after the tag."""
+    match = _COMMENT.fullmatch(rule.comment)
+    return match["text"] if match else None
+
+
+def read_pod(text: str) -> tuple[Rank, str] | None:
+    """The rank and the pod's label in a pod's jump."""
+    match = _POD.fullmatch(text)
+    if match is None:
+        return None
+    ref = ServiceRef(match["namespace"], match["name"])
+    rank = Rank.of(rank_class=RankClass(int(match["rank_class"])), created=int(match["created"]), ref=ref)
+    return rank, match["label"]
+
+
+def read_service(text: str) -> tuple[ServiceRef, str | None] | None:
+    """The Service and its interface in a rule of a Service's chains."""
+    match = _SERVICE.fullmatch(text)
+    return (ServiceRef(match["namespace"], match["name"]), match["interface"]) if match else None
+
+
+def read_retiring(rule: Rule) -> tuple[ServiceRef, Address] | None:
+    """The Service and VIP of a retiring mark, None for any other rule."""
+    match = _RETIRING.fullmatch(comment_text(rule) or "")
+    if match is None:
+        return None
+    try:
+        return ServiceRef(match["namespace"], match["name"]), parse_address(match["vip"])
+    except ValueError:
+        return None
+
+
+def read_exclusion(text: str) -> ExclusionKind | None:
+    """Why a network is excluded."""
+    match = _EXCLUDE.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        return ExclusionKind(match["kind"])
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""Which pod addresses belong to a Service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kvctl.model.net import Address, Family, family_of
+from kvctl.model.objects import Endpoint, Objects, Pod, Service, ServiceRef
+
+
+@dataclass(frozen=True, slots=True)
+class PodIndex:
+    """Pods by label, and the owner of each address, so that a Service is answered without reading all pods."""
+
+    by_label: Mapping[tuple[str, str, str], list[Pod]]
+    """(namespace, key, value) -> pods."""
+    owners: Mapping[Address, Pod]
+    """Who has an address: of several pods the newest without a deletion timestamp."""
+    endpoints: Mapping[ServiceRef, list[Endpoint]]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The pod addresses of a Service in one family, before ranges are judged."""
+
+    addresses: tuple[Member, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    """The nodes of pods left out because they run on another node than the one asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An address with the pod that has it."""
+
+    address: Address
+    name: str | None
+    node: str | None
+    from_endpoint: bool = False
+
+
+def index_pods(objects: Objects) -> PodIndex:
+    """Built once for all Services. Pods that have ended, or use the host's network, have no address of their own."""
+    by_label: dict[tuple[str, str, str], list[Pod]] = {}
+    owners: dict[Address, Pod] = {}
+    for pod in objects.pods:
+        if pod.finished or pod.host_network or not pod.addresses:
+            continue
+        for key, value in pod.labels.items():
+            by_label.setdefault((pod.namespace, key, value), []).append(pod)
+        for address in pod.addresses:
+            other = owners.get(address)
+            if other is None or _claim(pod) > _claim(other):
+                owners[address] = pod
+    endpoints: dict[ServiceRef, list[Endpoint]] = {}
+    for endpoint in objects.endpoints:
+        endpoints.setdefault(endpoint.service, []).append(endpoint)
+    return PodIndex(by_label=by_label, owners=owners, endpoints=endpoints)
+
+
+def _claim(pod: Pod) -> tuple[bool, int, str, str]:
+    return (not pod.deleting, pod.created, pod.namespace, pod.name)
+
+
+def members(service: Service, *, family: Family, index: PodIndex, node: str | None) -> Members:
+    """The addresses of a Service's pods; with `node` only of pods there or on no node yet."""
+    found = _selected(service, index) if service.selector else _listed(service.ref, index)
+    mine = [member for member in found if family_of(member.address) is family]
+    here = [member for member in mine if node is None or member.node is None or member.node == node]
+    elsewhere = {member.node for member in mine if member.node} - {member.node for member in here}
+    return Members(addresses=tuple(sorted(set(here), key=_place)), elsewhere=tuple(sorted(elsewhere)))
+
+
+def _place(member: Member) -> tuple[int, str]:
+    return (int(member.address), member.name or "")
+
+
+def _selected(service: Service, index: PodIndex) -> Iterable[Member]:
+    namespace = service.ref.namespace
+    candidates = [index.by_label.get((namespace, key, value), []) for key, value in service.selector.items()]
+    wanted = service.selector.items()
+    for pod in min(candidates, key=len):
+        if wanted <= pod.labels.items():
+            for address in pod.addresses:
+                if index.owners.get(address) is pod:
+                    yield Member(address=address, name=pod.name, node=pod.node)
+
+
+def _listed(ref: ServiceRef, index: PodIndex) -> Iterable[Member]:
+    """The addresses of EndpointSlices: anybody may write one, so another namespace's pod never counts."""
+    seen: set[Address] = set()
+    for endpoint in index.endpoints.get(ref, []):
+        owner = index.owners.get(endpoint.address)
+        if endpoint.address in seen or (owner is not None and owner.namespace != ref.namespace):
+            continue
+        seen.add(endpoint.address)
+        yield Member(
+            address=endpoint.address,
+            name=owner.name if owner else endpoint.pod,
+            node=owner.node if owner and owner.node else endpoint.node,
+            from_endpoint=True,
+        )

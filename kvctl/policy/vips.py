@@ -1,0 +1,161 @@
+"""Which address a Service may use as source, and who has it where several Services claim one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv6Address
+
+from kvctl.model.net import Address, Family, family_of, parse_address, within
+from kvctl.model.objects import Service, ServiceRef
+from kvctl.model.settings import Settings
+from kvctl.policy.annotations import ADDRESSES, Problem
+from kvctl.policy.cidrs import ClusterNetworks
+
+STATUS_FIELD = "status.loadBalancer.ingress"
+SPEC_FIELD = "spec.loadBalancerIP"
+
+
+class Standing(IntEnum):
+    """How good a claim is: only status is out of a tenant's reach."""
+
+    STATUS = 0
+    TENANT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Vip:
+    """An address a Service names, and where it does."""
+
+    address: Address
+    field: str
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Vips:
+    """What a Service names, sorted out. A family is in at most one of `accepted` and `refused`."""
+
+    accepted: Mapping[Family, Vip]
+    refused: Mapping[Family, str]
+    """Why the address of a family does not count although nothing is wrong with it."""
+    problems: tuple[Problem, ...]
+    """Addresses that are none, or that nobody may have as VIP."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VipRules:
+    """What an address has to satisfy, whoever names it."""
+
+    networks: ClusterNetworks
+    node_addresses: Mapping[Address, str]
+    """Address -> the name of the Node that has it."""
+
+    def fault(self, address: Address) -> str | None:
+        """Why `address` can be nobody's VIP, as the rest of a sentence; None: it can."""
+        if address.is_unspecified:
+            return "is the unspecified address"
+        if address.is_loopback:
+            return "is a loopback address"
+        if address.is_link_local:
+            return "is a link-local address"
+        if address.is_multicast:
+            return "is a multicast address"
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            return "is an IPv4-mapped address"
+        family = family_of(address)
+        if within(address, self.networks.pod[family].networks):
+            return f"lies in the pod CIDR {self.networks.pod[family]}"
+        if within(address, self.networks.service[family].networks):
+            return f"lies in the service CIDR {self.networks.service[family]}"
+        node = self.node_addresses.get(address)
+        return f"is an address of Node {node}" if node is not None else None
+
+
+def find_vips(
+    service: Service,
+    *,
+    annotated: Collection[Address],
+    rules: VipRules,
+    settings: Settings,
+    from_api: bool,
+) -> Vips:
+    """The VIPs of a Service: from its status, else its annotation, else its spec; the first of each family."""
+    named, problems = _named(service, annotated)
+    first: dict[Family, Vip] = {}
+    further: list[Vip] = []
+    for vip in named:
+        if first.setdefault(family_of(vip.address), vip) is not vip:
+            further.append(vip)
+    accepted: dict[Family, Vip] = {}
+    refused: dict[Family, str] = {}
+    for family, vip in first.items():
+        fault = rules.fault(vip.address)
+        outside = (
+            from_api and vip.standing is Standing.TENANT and not within(vip.address, settings.vip_ranges)
+        )
+        if fault is not None:
+            problems.append(Problem(annotation=vip.field, value=str(vip.address), why=f"{fault}: no VIP"))
+        elif outside:
+            refused[family] = _outside_ranges(vip, settings)
+        else:
+            accepted[family] = vip
+    warnings = [
+        f"{v.field} has a further {family_of(v.address)} address, {v.address}: not used" for v in further
+    ]
+    return Vips(accepted=accepted, refused=refused, problems=tuple(problems), warnings=tuple(warnings))
+
+
+def _outside_ranges(vip: Vip, settings: Settings) -> str:
+    ranges = ", ".join(map(str, settings.vip_ranges)) or "none set"
+    return (
+        f"the VIP {vip.address} of {vip.field} is outside --vip-range ({ranges}): what a tenant writes counts "
+        "only inside it; set --vip-range or egress_vipranges, or have the load balancer set the status"
+    )
+
+
+def _named(service: Service, annotated: Collection[Address]) -> tuple[list[Vip], list[Problem]]:
+    texts = [ingress.ip for ingress in service.ingress if ingress.ip_mode != "Proxy"]
+    if texts:
+        return _parsed(texts, field=STATUS_FIELD, standing=Standing.STATUS)
+    if annotated:
+        return [Vip(address, ADDRESSES, Standing.TENANT) for address in annotated], []
+    if service.load_balancer_ip:
+        return _parsed([service.load_balancer_ip], field=SPEC_FIELD, standing=Standing.TENANT)
+    return [], []
+
+
+def _parsed(texts: Iterable[str], *, field: str, standing: Standing) -> tuple[list[Vip], list[Problem]]:
+    vips, problems = [], []
+    for text in dict.fromkeys(texts):
+        try:
+            vips.append(Vip(parse_address(text), field, standing))
+        except ValueError:
+            problems.append(Problem(annotation=field, value=text, why="is not an IP address"))
+    return vips, problems
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One Service's claim of a VIP. Claims of one namespace do not compete."""
+
+    ref: ServiceRef
+    vip: Vip
+    created: int
+
+    @property
+    def strength(self) -> tuple[int, float, ServiceRef]:
+        """Smaller is stronger: status before what a tenant wrote, older before younger, then the name."""
+        return (self.vip.standing, self.created or float("inf"), self.ref)
+
+
+def winners(claims: Iterable[Claim]) -> dict[Address, Claim]:
+    """For each address the strongest claim."""
+    best: dict[Address, Claim] = {}
+    for claim in claims:
+        other = best.get(claim.vip.address)
+        if other is None or claim.strength < other.strength:
+            best[claim.vip.address] = claim
+    return best

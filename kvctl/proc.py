@@ -1,0 +1,79 @@
+"""Running other programs: the only importer of `subprocess`.
+
+No shell, no inherited standard input, the C locale (messages of the binaries are matched), and a
+deadline on everything.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from kvctl.errors import ProcessError
+
+# A root shell opened with plain `su` has no sbin directory in its PATH, and the binaries live there.
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A program that ran to its end; the streams are text, undecodable bytes escaped."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+@cache
+def find(name: str) -> str | None:
+    """The path of the program `name` in PATH or an sbin directory, or None."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which(name, path=os.pathsep.join((path, *_SBIN)))
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    deadline: float,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
+    """Run `argv` to its end, feeding it `stdin`; `deadline` is how many seconds it may take.
+
+    Raises ProcessError when it cannot be started or has not ended in time (it is killed then).
+    A non-zero status is an answer, not an error: callers judge it.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            timeout=deadline,
+            env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C", **(env or {})},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProcessError(
+            f"{argv[0]} has not finished after {deadline:g} s",
+            argv=argv,
+            status=None,
+            stderr=_text(error.stderr),
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ProcessError(
+            f"cannot run {argv[0]}: {error}", argv=argv, status=None, stderr=str(error)
+        ) from error
+    return Completed(argv=tuple(argv), status=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+def _text(stream: bytes | str | None) -> str:
+    if stream is None:
+        return ""
+    return stream if isinstance(stream, str) else stream.decode("utf-8", "backslashreplace")

@@ -1,0 +1,78 @@
+"""Whose rule it is that changes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kvctl.model.objects import ServiceRef
+from kvctl.model.rules import HOOK_CHAIN, Rule
+from kvctl.netfilter.diff import Change
+from kvctl.netfilter.syntax import parse
+from kvctl.policy import layout
+
+
+@dataclass(frozen=True, slots=True)
+class Attributed:
+    """A plan's changes, sorted by what they matter to."""
+
+    own: dict[ServiceRef, list[Change]]
+    """Changes of the rules of one Service."""
+    shared: list[Change]
+    """Changes that every Service of the family depends on: the hook, the excluded networks."""
+    structure: list[Change]
+    """Rules that only move within the tree of prefixes, and left-over chains."""
+
+    def of(self, ref: ServiceRef) -> list[Change]:
+        """What matters to a Service."""
+        return [*self.shared, *self.own.get(ref, ())]
+
+
+def attribute(changes: Sequence[Change], refs: Iterable[ServiceRef], *, had_dispatch: bool) -> Attributed:
+    """Sort `changes`; a jump that only moves to another dispatch chain is no change of its Service.
+
+    `had_dispatch`: the family had dispatch chains before, so that a new one repeats the excluded networks
+    of the others.
+    """
+    chains = {chain: ref for ref in refs for chain in (layout.service_chain(ref), layout.out_chain(ref))}
+    added = Counter(c.rule for c in changes if c.op == "add" and layout.is_dispatch_chain(c.chain))
+    removed = Counter(c.rule for c in changes if c.op == "remove" and layout.is_dispatch_chain(c.chain))
+    own: dict[ServiceRef, list[Change]] = defaultdict(list)
+    shared: dict[tuple[str, str | None], Change] = {}
+    structure: list[Change] = []
+    for change in changes:
+        if change.chain == HOOK_CHAIN:
+            shared[change.op, change.rule] = change
+            continue
+        if change.chain in chains:
+            own[chains[change.chain]].append(change)
+            continue
+        rule = parse(change.rule) if change.rule is not None else None
+        ref = _owner(rule) if rule is not None else None
+        moves = added[change.rule] > 0 and removed[change.rule] > 0
+        if ref is not None and not moves:
+            own[ref].append(change)
+        elif (
+            rule is not None and _is_exclusion(rule) and not moves and not (change.new_chain and had_dispatch)
+        ):
+            shared.setdefault((change.op, change.rule), change)
+        else:
+            structure.append(change)
+    return Attributed(own=dict(own), shared=list(shared.values()), structure=structure)
+
+
+def _owner(rule: Rule) -> ServiceRef | None:
+    comment = layout.comment_text(rule) or ""
+    pod = layout.read_pod(comment)
+    if pod is not None:
+        return pod[0].ref
+    service = layout.read_service(comment)
+    if service is not None:
+        return service[0]
+    retiring = layout.read_retiring(rule)
+    return retiring[0] if retiring else None
+
+
+def _is_exclusion(rule: Rule) -> bool:
+    return layout.read_exclusion(layout.comment_text(rule) or "") is not None

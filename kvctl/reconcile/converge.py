@@ -1,0 +1,191 @@
+"""Bring the kernel to a target: rules, then connections, then what marked their way.
+
+Every write is followed by a fresh look, and the loop ends when there is nothing left to write: what a
+write lost (legacy's whole-table replacement can lose one without telling, facts of 1.8.9) or another
+program undid is found at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kvctl.errors import KvctlError
+from kvctl.model.flows import Flow
+from kvctl.model.host import Host
+from kvctl.model.net import Family, Network, host_network
+from kvctl.model.rules import Ruleset
+from kvctl.model.snapshot import Snapshot
+from kvctl.netfilter import conntrack
+from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.diff import Change, Plan, changes, diff, restore_text
+from kvctl.netfilter.kernel import Kernel, Reading, RestoreError
+from kvctl.netfilter.position import rule_in_the_way
+from kvctl.policy.compile import HOOK
+from kvctl.policy.connections import judge_of
+from kvctl.policy.decode import Installed, decode
+from kvctl.reconcile.target import Rulesets, Target, rulesets
+
+MAX_ATTEMPTS = 8
+_FIRST_PAUSE = 0.02
+_CONNECTION_PASSES = 3
+
+
+@dataclass
+class Site:
+    """One family of one back end, with what was found there and what it is to hold."""
+
+    kernel: Kernel
+    family: Family
+    snapshot: Snapshot
+    installed: Installed
+    before: Snapshot
+    before_installed: Installed
+
+    def reread(self) -> None:
+        """Look again."""
+        saved = self.kernel.read(self.family)
+        self.snapshot = self.kernel.snapshot(self.family, saved, hook=HOOK)
+        self.installed = decode(self.snapshot)
+
+
+def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
+    """The site as `reading` found it; raises what kept it from being read."""
+    error = reading.failed.get((backend, family))
+    if error is not None:
+        raise error
+    kernel = Kernel(backend)
+    snapshot = kernel.snapshot(family, reading.tables[backend, family], hook=HOOK)
+    installed = decode(snapshot)
+    return Site(kernel, family, snapshot, installed, snapshot, installed)
+
+
+MakeTarget = Callable[[Installed], Target]
+
+
+@dataclass
+class Outcome:
+    """What a run did to one family, in all the places it looked at."""
+
+    family: Family
+    changes: list[Change] = field(default_factory=list)
+    restores: int = 0
+    dropped: list[Flow] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    errors: list[KvctlError] = field(default_factory=list)
+
+
+def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
+    """What `ruleset` changes at a site as last seen."""
+    pods = [host_network(item.address) for item in target.entries]
+    in_the_way = None
+    if ruleset.hook is not None and site.snapshot.position_known:
+        in_the_way = rule_in_the_way(site.snapshot, pods)
+    return diff(ruleset, site.snapshot, in_the_way=in_the_way)
+
+
+def converge(
+    sites: Sequence[tuple[Site, MakeTarget]],
+    *,
+    host: Host,
+    drop_connections: bool,
+    acts: bool = True,
+    pod_networks: Sequence[Network] = (),
+    sleep: Callable[[float], None] = time.sleep,
+) -> Outcome:
+    """Make every site of one family hold its target. The first site is the one whose rules act.
+
+    `acts`: false where another program takes the traffic before our rules can (then no connection is
+    dropped for them). Raises RestoreError, NetfilterUnavailableError.
+    """
+    outcome = Outcome(family=sites[0][0].family)
+    for site, make in sites:
+        outcome.changes += changes(_plan(site, make, final=True, retire=False))
+        outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
+        _write_until_right(site, make, outcome, final=False, retire=drop_connections, sleep=sleep)
+    if drop_connections and not _drop_wrong_connections(
+        [site for site, _ in sites], outcome, host=host, acts=acts, pod_networks=pod_networks
+    ):
+        return outcome  # the marks stay, so that the next run finds these connections
+    for site, make in sites:
+        _write_until_right(site, make, outcome, final=True, retire=drop_connections, sleep=sleep)
+    return outcome
+
+
+def _plan(site: Site, make: MakeTarget, *, final: bool, retire: bool) -> Plan:
+    target = make(site.installed)
+    steps: Rulesets = rulesets(target, site.installed, site.snapshot, retire=retire)
+    return plan_for(site, steps.final if final else steps.first, target)
+
+
+def _pinned(plan: Plan, site: Site) -> Iterable[str]:
+    for chain, rule in plan.pinned:
+        yield (
+            f"chain {chain} ({site.kernel.backend}, {site.family}) is empty but stays, because a foreign rule "
+            f"leads to it: {rule}"
+        )
+
+
+def _write_until_right(
+    site: Site,
+    make: MakeTarget,
+    outcome: Outcome,
+    *,
+    final: bool,
+    retire: bool,
+    sleep: Callable[[float], None],
+) -> None:
+    failed_text = None
+    for attempt in range(MAX_ATTEMPTS):
+        plan = _plan(site, make, final=final, retire=retire)
+        if not plan:
+            return
+        text = restore_text(plan)
+        try:
+            outcome.restores += 1
+            site.kernel.write(site.family, text)
+            failed_text = None
+        except RestoreError as error:
+            # The same script refused twice for a reason that does not pass will be refused for ever.
+            if attempt == MAX_ATTEMPTS - 1 or (not error.transient and text == failed_text):
+                raise
+            failed_text = text
+            sleep(_FIRST_PAUSE * 2**attempt)
+        site.reread()
+    raise KvctlError(
+        f"the {site.family} rules of the {site.kernel.backend} back end do not stay: another program changed "
+        f"them {MAX_ATTEMPTS} times while kvctl wrote",
+        hint="find out who writes them, with: xtables-monitor --event",
+    )
+
+
+def _drop_wrong_connections(
+    sites: Sequence[Site], outcome: Outcome, *, host: Host, acts: bool, pod_networks: Sequence[Network]
+) -> bool:
+    """Drop them; false if conntrack could not be asked. Removal is judged also where our rules do not act."""
+    acting = sites[0].installed
+    before = [part for site in sites for part in (site.before_installed, site.installed)]
+    judge = judge_of(acting, before=before, is_local=host.is_local, pod_networks=pod_networks)
+    if not judge.vips:
+        return True
+    try:
+        # Once more after each deletion: a packet that was on its way through the old rules while the table
+        # was read may have begun its connection since.
+        for _ in range(_CONNECTION_PASSES):
+            flows = conntrack.dump(
+                family=outcome.family,
+                sources=[host_network(address) for address in judge.pods],
+                reply_destinations=judge.vips,
+            )
+            wrong = [f for f in flows if judge.is_wrong(f) and (acts or judge.wanted_source(f) is None)]
+            if not wrong:
+                break
+            conntrack.delete_all(wrong)
+            outcome.dropped += wrong
+    except KvctlError as error:
+        outcome.errors.append(
+            KvctlError(f"the {outcome.family} connections could not be checked: {error}", hint=error.hint)
+        )
+        return False
+    return True

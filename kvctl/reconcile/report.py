@@ -1,0 +1,290 @@
+"""What there is to say about each Service: one item a Service and family, for every command alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kvctl.model.flows import Flow
+from kvctl.model.net import Address, Family, Network
+from kvctl.model.objects import ServiceRef
+from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
+from kvctl.netfilter.diff import Change
+from kvctl.policy.compile import Entry, pod_of
+from kvctl.policy.decode import Installed, InstalledService
+from kvctl.policy.resolve import Resolution, Skipped
+from kvctl.reconcile.attribution import Attributed
+from kvctl.reconcile.target import Scope, Target
+
+
+class Status(StrEnum):
+    """How wanted and found compare, in the words of kvctl(1)."""
+
+    WANTED = "wanted"
+    APPLIED = "applied"
+    MISSING = "missing"
+    DRIFTED = "drifted"
+    RETIRING = "retiring"
+    ORPHANED = "orphaned"
+    SKIPPED = "skipped"
+    ELSEWHERE = "elsewhere"
+    OVERRIDDEN = "overridden"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One Service in one family. What cannot be known is None."""
+
+    namespace: str | None
+    service: str | None
+    family: Family | None
+    vip: Address | None
+    status: Status
+    reason: str | None = None
+    interface: str | None = None
+    pods: tuple[EgressPod, ...] = ()
+    ports: tuple[str, ...] = ()
+    allowed: tuple[Network, ...] = ()
+    denied: tuple[Network, ...] = ()
+    excluded: tuple[Network, ...] = ()
+    warnings: tuple[str, ...] = ()
+    connections: int | None = None
+    changes: tuple[Change, ...] | None = None
+    """None: the command does not compare."""
+    flows: tuple[Flow, ...] | None = None
+    problems: tuple[str, ...] | None = None
+
+    @property
+    def ref(self) -> ServiceRef | None:
+        """Which Service, where it is one."""
+        if self.namespace is None or self.service is None:
+            return None
+        return ServiceRef(self.namespace, self.service)
+
+
+def policy_item(
+    policy: EgressPolicy, *, status: Status, exclusions: Sequence[Exclusion], warnings: tuple[str, ...] = ()
+) -> Item:
+    """The item of a policy."""
+    return Item(
+        namespace=policy.ref.namespace,
+        service=policy.ref.name,
+        family=policy.family,
+        vip=policy.vip,
+        status=status,
+        interface=policy.interface,
+        pods=policy.pods,
+        ports=tuple(map(str, policy.ports)),
+        allowed=policy.allowed,
+        denied=policy.denied,
+        excluded=tuple(e.network for e in exclusions),
+        warnings=warnings,
+    )
+
+
+def skipped_item(skip: Skipped) -> Item:
+    """The item of a Service that gets no rules."""
+    return Item(
+        namespace=skip.ref.namespace,
+        service=skip.ref.name,
+        family=skip.family,
+        vip=skip.vip,
+        status=Status(skip.status.value),
+        reason=skip.reason,
+        warnings=skip.warnings,
+    )
+
+
+def computed_items(resolution: Resolution, scope: Scope) -> list[Item]:
+    """The items of `compute`: what is wanted, with no look at any kernel."""
+    items = [
+        policy_item(
+            wanted.policy,
+            status=Status.WANTED,
+            exclusions=resolution.networks.exclusions[wanted.policy.family],
+            warnings=wanted.warnings,
+        )
+        for wanted in resolution.wanted
+    ]
+    items += [skipped_item(skip) for skip in resolution.skipped]
+    return in_order(item for item in items if _covered(item, scope))
+
+
+def compared_items(
+    *,
+    resolution: Resolution | None,
+    target: Target,
+    installed: Installed,
+    attributed: Attributed,
+    scope: Scope,
+    overridden: str | None,
+) -> list[Item]:
+    """The items of one family for commands that look at the kernel; without `resolution` from the kernel alone."""
+    view = _View(resolution, target, installed, attributed, overridden)
+    items = [view.policy(policy) for policy in target.policies]
+    items += [view.held(ref) for ref in sorted(target.held)]
+    items += [view.lost(ref, why) for ref, why in target.lost.items()]
+    items += view.retiring()
+    if resolution is not None:
+        accounted = {*target.kept, *target.lost}
+        items += [
+            replace(skipped_item(skip), changes=())
+            for skip in resolution.skipped
+            if skip.family is installed.family and skip.ref not in accounted
+        ]
+    return [item for item in items if _covered(item, scope)]
+
+
+def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Scope) -> list[Item]:
+    """Services that were refused before their families were known and have no rules in any family."""
+    accounted = {ref for target in targets for ref in (*target.kept, *target.lost)}
+    return [
+        replace(skipped_item(skip), changes=())
+        for skip in resolution.skipped
+        if skip.family is None and skip.ref not in accounted and scope.covers(skip.ref)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    resolution: Resolution | None
+    target: Target
+    installed: Installed
+    attributed: Attributed
+    overridden: str | None
+
+    def policy(self, policy: EgressPolicy) -> Item:
+        service = self.installed.services.get(policy.ref)
+        changes = self._changes(policy.ref)
+        status, reason = self._status(service, changes)
+        return replace(
+            policy_item(policy, status=status, exclusions=self.target.exclusions),
+            reason=reason,
+            warnings=self._warnings().get(policy.ref, ()),
+            connections=service.connections if service else None,
+            changes=changes,
+        )
+
+    def held(self, ref: ServiceRef) -> Item:
+        service = self.installed.services[ref]
+        entries = [item for item in self.target.entries if item.rank.ref == ref]
+        item = self._installed_item(service, entries)
+        kept = self.target.kept.get(ref)
+        changes = self._changes(ref)
+        if kept is not None:
+            warnings = (f"the last good rules are kept: {kept.reason}", *kept.warnings)
+            status, reason = self._status(service, changes)
+            return replace(item, status=status, reason=reason, warnings=warnings, changes=changes)
+        if ref in self.target.orphans:
+            own = tuple(self.attributed.own.get(ref, ()))
+            reason = "not in the source; --prune removes it"
+            return replace(item, status=Status.ORPHANED, reason=reason, changes=own)
+        status, reason = self._status(service, changes)
+        return replace(item, status=status, reason=reason, changes=changes)
+
+    def lost(self, ref: ServiceRef, why: str) -> Item:
+        service = self.installed.services[ref]
+        entries = [item for item in self.installed.entries if item.rank.ref == ref]
+        skip = self._skip(ref)
+        status = Status(skip.status.value) if skip is not None else Status.ORPHANED
+        item = self._installed_item(service, entries)
+        warnings = skip.warnings if skip is not None else ()
+        return replace(item, status=status, reason=why, warnings=warnings, changes=self._changes(ref))
+
+    def retiring(self) -> list[Item]:
+        by_ref = {
+            mark.ref: mark.vip for mark in self.installed.retiring if mark.ref not in self.installed.services
+        }
+        accounted = {policy.ref for policy in self.target.policies}
+        return [
+            Item(
+                namespace=ref.namespace,
+                service=ref.name,
+                family=self.installed.family,
+                vip=vip,
+                status=Status.RETIRING,
+                reason="a removal was cut off before its connections were dropped; apply or flush finishes it",
+                changes=tuple(self.attributed.own.get(ref, ())),
+            )
+            for ref, vip in by_ref.items()
+            if ref not in accounted
+        ]
+
+    def _installed_item(self, service: InstalledService, entries: Sequence[Entry]) -> Item:
+        pods = tuple(pod_of(entry) for entry in sorted(entries, key=lambda e: int(e.address)))
+        exclusions = self.installed.exclusions
+        if service.policy is None:
+            return Item(
+                namespace=service.ref.namespace,
+                service=service.ref.name,
+                family=self.installed.family,
+                vip=None,
+                status=Status.DRIFTED,
+                pods=pods,
+                excluded=tuple(e.network for e in exclusions),
+            )
+        item = policy_item(service.policy, status=Status.APPLIED, exclusions=exclusions)
+        return replace(item, pods=pods, connections=service.connections)
+
+    def _status(
+        self, service: InstalledService | None, changes: Sequence[Change]
+    ) -> tuple[Status, str | None]:
+        if service is None:
+            return Status.MISSING, None
+        if changes or not service.intact:
+            return Status.DRIFTED, drift_reason(changes)
+        if self.overridden is not None:
+            return Status.OVERRIDDEN, self.overridden
+        return Status.APPLIED, None
+
+    def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
+        changes = self.attributed.of(ref)
+        if (
+            not changes
+            and self.attributed.structure
+            and not self.attributed.own
+            and not self.attributed.shared
+        ):
+            # Nothing but the tree itself is wrong: then no pod is led to its Service's chain for sure.
+            changes = self.attributed.structure
+        return tuple(changes)
+
+    def _warnings(self) -> Mapping[ServiceRef, tuple[str, ...]]:
+        if self.resolution is None:
+            return {}
+        return {
+            wanted.policy.ref: wanted.warnings
+            for wanted in self.resolution.wanted
+            if wanted.policy.family is self.installed.family
+        }
+
+    def _skip(self, ref: ServiceRef) -> Skipped | None:
+        if self.resolution is None:
+            return None
+        fitting = (s for s in self.resolution.skipped if s.ref == ref)
+        return next((s for s in fitting if s.family in (None, self.installed.family)), None)
+
+
+def drift_reason(changes: Sequence[Change]) -> str:
+    """One sentence about what differs."""
+    hook = [change for change in changes if change.chain == "POSTROUTING"]
+    if any(change.op == "insert" for change in hook):
+        if any(change.op == "remove" for change in hook):
+            return "the jump in POSTROUTING is not where it has to be: another program's rule comes first"
+        return "the jump in POSTROUTING is missing"
+    missing = sum(change.op == "add" for change in changes)
+    surplus = sum(change.op == "remove" for change in changes)
+    if not changes:
+        return "the rules are not as kvctl writes them"
+    return f"the rules differ: {missing} missing, {surplus} not wanted"
+
+
+def _covered(item: Item, scope: Scope) -> bool:
+    return item.ref is None or scope.covers(item.ref)
+
+
+def in_order(items: Iterable[Item]) -> list[Item]:
+    """By namespace, name and family."""
+    return sorted(items, key=lambda i: (i.namespace or "", i.service or "", i.family or "", str(i.vip or "")))
