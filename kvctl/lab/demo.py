@@ -108,7 +108,7 @@ _INTERNAL = (
         protocol="tcp",
         port=8080,
         source=_WHO.worker_eth0,
-        meaning="a ClusterIP with a back end on a node: as without kvctl",
+        meaning="the node's address, never the VIP: a ClusterIP, back end on a node",
     ),
 )
 
@@ -130,6 +130,7 @@ def run(*, backend: str, say: Callable[[str], None]) -> None:
         _observe(lab, _BEFORE, say=say)
         _tell(say, f"2. A Service asks for egress with its load-balancer address {_WHO.vip}.")
         _kvctl(lab, "apply", "--node", "worker", arguments, "-f", "-", say=say, stdin=MANIFEST)
+        say("")
         _observe(lab, _AFTER, say=say)
         _tell(say, "3. Ports that the Service does not list are left alone,")
         _observe(lab, _NOT_LISTED, say=say)
@@ -139,6 +140,7 @@ def run(*, backend: str, say: Callable[[str], None]) -> None:
         _kvctl(lab, "list", arguments, say=say)
         _tell(say, "5. And away with it.")
         _kvctl(lab, "flush", _SERVICE, arguments, say=say)
+        say("")
         _observe(lab, _BEFORE, say=say)
     _tell(say, "All as promised. The lab has been removed; to play with one that stays:\n")
     for line in (
@@ -167,7 +169,6 @@ def _kvctl(lab: Lab, *arguments: str, say: Callable[[str], None], stdin: str | N
     done = lab.kvctl("egress", *arguments, stdin=stdin)
     for line in (done.stdout + done.stderr).splitlines():
         say(f"  {line}")
-    say("")
     if done.status != 0:
         raise KvctlError(
             f"the demo is not as promised: {shown} ended with status {done.status}",
@@ -180,7 +181,8 @@ def _observe(lab: Lab, steps: tuple[_Step, ...], *, say: Callable[[str], None]) 
         seen = probe(lab.pod, destination=step.destination, port=step.port, protocol=step.protocol)
         source = seen.source if seen else "nothing"
         aim = f"{step.protocol} {step.destination}:{step.port}"
-        say(f"  pod -> {aim:<24} {step.to} sees {source:<14} ({step.meaning})")
+        where = f"{step.to} sees"
+        say(f"  pod -> {aim:<22} {where:<12} {source:<14} {step.meaning}")
         if source != step.source:
             raise KvctlError(
                 f"the demo is not as promised: the {step.to} saw {source} of {aim}, not {step.source}",
