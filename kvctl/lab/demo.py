@@ -182,7 +182,7 @@ def _observe(lab: Lab, steps: tuple[_Step, ...], *, say: Callable[[str], None]) 
         source = seen.source if seen else "nothing"
         aim = f"{step.protocol} {step.destination}:{step.port}"
         where = f"{step.to} sees"
-        say(f"  pod -> {aim:<22} {where:<12} {source:<14} {step.meaning}")
+        say(f"  pod -> {aim:<24} {where:<13} {source:<14} {step.meaning}")
         if source != step.source:
             raise KvctlError(
                 f"the demo is not as promised: the {step.to} saw {source} of {aim}, not {step.source}",
