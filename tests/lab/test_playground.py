@@ -9,7 +9,7 @@ import pytest
 from pytest_subprocess import FakeProcess
 
 from kvctl import proc
-from kvctl.errors import KvctlError, ProcessError, UsageError
+from kvctl.errors import KvctlError, NetfilterUnavailableError, ProcessError, UsageError
 from kvctl.lab import playground, userns
 from kvctl.lab.build import start_time, unique_prefix
 from kvctl.lab.netns import existing
@@ -107,3 +107,12 @@ def test_a_keeper_holds_a_user_namespace_and_is_ended_by_its_recorded_pid(
     finally:
         assert userns.release() is True
     assert start_time(pid) == ""
+
+
+def test_where_user_namespaces_are_forbidden_the_error_says_what_to_do(fp: FakeProcess) -> None:
+    fp.register([fp.any()], returncode=1, stderr="unshare: unshare failed: Operation not permitted\n")
+    with pytest.raises(NetfilterUnavailableError, match=r"without root: .*Operation not permitted") as caught:
+        userns.reenter(["lab", "demo"])
+    assert caught.value.exit_status == 4
+    assert caught.value.hint is not None
+    assert "sudo" in caught.value.hint
