@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,9 +13,12 @@ from kvctl.cli.diff import print_comparison
 from kvctl.cli.items import explain, print_items
 from kvctl.cli.node import named_but_skipped, parse_refs, read_wanted, report_look
 from kvctl.cli.output import error_message, note, printable, warning
+from kvctl.model.net import Family
+from kvctl.model.objects import ServiceRef
 from kvctl.model.text import plural
+from kvctl.netfilter.diff import Change
 from kvctl.netfilter.lock import namespace_lock
-from kvctl.reconcile.report import Item
+from kvctl.reconcile.report import Item, in_order
 from kvctl.reconcile.run import Applied, apply, compare, look
 from kvctl.reconcile.target import Scope
 
@@ -96,23 +100,32 @@ def command(
 
 def changed_items(applied: Applied) -> list[Item]:
     """The items as they are now, each with the changes that made it so."""
-    before = {(item.ref, item.family): item for item in applied.before.items if item.ref is not None}
-    now = {(item.ref, item.family): item for item in applied.after.items}
-    items = []
-    for item in applied.after.items:
-        old = before.pop((item.ref, item.family), None) if item.ref is not None else None
-        items.append(replace(item, changes=old.changes if old is not None and old.changes else ()))
-    gone = [item for key, item in before.items() if key not in now and item.changes]
-    return [*items, *gone]
+    changes: dict[tuple[ServiceRef | None, Family | None], list[Change]] = defaultdict(list)
+    for item in applied.before.items:
+        changes[item.ref, item.family] += item.changes or ()
+    now = {(item.ref, item.family) for item in applied.after.items}
+    gone = [item for item in applied.before.items if item.changes and (item.ref, item.family) not in now]
+    refs_gone = {item.ref for item in gone}
+    items = [
+        replace(item, changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
+        for item in applied.after.items
+        # Refused before its families are known, and said better by the family that lost its rules.
+        if item.family is not None or item.ref not in refs_gone
+    ]
+    return in_order([*items, *gone])
 
 
 def change_word(item: Item) -> str:
     """What happened to an item, in one word."""
-    ops = {change.op for change in item.changes or ()}
+    changes = item.changes or ()
+    ops = {change.op for change in changes}
     if not ops:
         return "-"
-    if any(change.op == "add" and change.new_chain for change in item.changes or ()):
-        return "added" if "remove" not in ops else "updated"
+    new = any(change.op == "add" and change.new_chain for change in changes)
+    if new and "delete-chain" in ops:
+        return "moved"
+    if new and "remove" not in ops:
+        return "added"
     return "removed" if ops <= {"remove", "delete-chain", "flush-chain"} else "updated"
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
 from kvctl.cli import options
-from kvctl.cli.apply import change_word, changed_items, report_run
-from kvctl.cli.items import print_items
+from kvctl.cli.apply import report_run
+from kvctl.cli.items import identity, print_items
 from kvctl.cli.node import parse_refs, report_look
-from kvctl.cli.output import note
+from kvctl.cli.output import Column, note, print_table
 from kvctl.errors import UsageError
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
+from kvctl.reconcile.report import Status
 from kvctl.reconcile.run import flush, look
 
 
@@ -42,7 +44,7 @@ def command(
     if bool(services) == everything:
         raise UsageError(
             "flush needs either the Services to remove or --all",
-            hint="kvctl egress flush NAMESPACE/NAME, or kvctl egress flush --all; kvctl egress list shows what is there",
+            hint="kvctl egress flush NAMESPACE/NAME, or --all; kvctl egress list shows what is there",
         )
     refs = parse_refs(services, namespace=namespace, kubeconfig=None, context=None)
     told = options.told_backend(nftables)
@@ -52,14 +54,14 @@ def command(
         found = look(told=told)
         flushed = flush(found, refs, host=host, drop_connections=not keep)
     there = {item.ref for item in flushed.before.items}
-    items = [item for item in changed_items(flushed) if item.changes]
-    print_items(
-        items,
-        output,
-        backend=str(found.choice.backend),
-        node=options.this_node(None),
-        extra=("CHANGE", [change_word(item) for item in items]),
-    )
+    left = {(item.ref, item.family) for item in flushed.after.items}
+    gone = [i for i in flushed.before.items if i.ref is not None and (i.ref, i.family) not in left]
+    if output in ("json", "yaml"):
+        items = [replace(item, status=Status.SKIPPED, reason="flushed") for item in gone]
+        print_items(items, output, backend=str(found.choice.backend), node=options.this_node(None))
+    elif gone:
+        columns = [Column(title) for title in ("NAMESPACE", "SERVICE", "FAMILY", "VIP", "CHANGE")]
+        print_table(columns, [[*identity(item), "removed"] for item in gone])
     report_look(found)
     for ref in sorted(refs or ()):
         if ref not in there:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
 from kvctl.model.flows import Flow
+from kvctl.model.net import Address
 from kvctl.model.rules import TABLE
 from kvctl.netfilter.diff import Change
 from kvctl.reconcile.report import Item, Status
@@ -128,12 +129,19 @@ def print_items(
     print_table(columns, rows)
 
 
-def _row(item: Item) -> list[str]:
+def identity(item: Item) -> list[str]:
+    """The cells that say which item this is: namespace, Service, family, VIP."""
     return [
         item.namespace or "-",
         item.service or "-",
         str(item.family) if item.family else "-",
         str(item.vip) if item.vip is not None else "-",
+    ]
+
+
+def _row(item: Item) -> list[str]:
+    return [
+        *identity(item),
         str(len(item.pods)),
         _joined(list(item.ports), "all" if item.status is not Status.SKIPPED else "-"),
         str(item.status),
@@ -154,3 +162,20 @@ def explain(items: Sequence[Item]) -> None:
             note(printable(f"{where}{family} {item.status}: {item.reason}"))
         for text in item.warnings:
             warning(printable(f"{where}{family}: {text}"))
+
+
+def flow_text(flow: Flow) -> str:
+    """One connection on a line."""
+    source, seen = flow.original, flow.reply
+    state = f" {flow.state}" if flow.state else ""
+    return (
+        f"{flow.protocol} {_end(source.source, source.source_port)} -> "
+        f"{_end(source.destination, source.destination_port)} seen as "
+        f"{_end(seen.destination, seen.destination_port)}{state}"
+    )
+
+
+def _end(address: Address, port: int) -> str:
+    if not port:
+        return str(address)
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

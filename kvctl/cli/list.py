@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -52,7 +53,7 @@ def command(
         )
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
-    items = compare(found, wish, scope=scope).items
+    items = [replace(item, changes=None) for item in compare(found, wish, scope=scope).items]
     print_items(items, output, backend=str(found.choice.backend), node=options.this_node(node))
     if compares:
         status = wanted.report()

@@ -1,0 +1,115 @@
+"""`kvctl egress show`: one Service in depth, problems first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.items import document, flow_text
+from kvctl.cli.node import parse_refs, read_wanted, report_look
+from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
+from kvctl.errors import InputError
+from kvctl.model.text import plural
+from kvctl.node.host import read_host
+from kvctl.reconcile.detail import Detail, detail
+from kvctl.reconcile.run import compare, look
+from kvctl.reconcile.target import Scope
+
+_MOST_FLOWS = 20
+
+
+@click.command()
+@options.services
+@options.namespace
+@options.source
+@options.cluster
+@options.networks
+@options.node
+@options.interface
+@options.backend
+@options.assume_vip
+@options.output()
+def command(
+    *,
+    services: Sequence[str],
+    namespace: str | None,
+    filenames: Sequence[str],
+    kubeconfig: str | None,
+    context: str | None,
+    ask_cluster: bool,
+    node: str | None,
+    interface: str | None,
+    nftables: bool | None,
+    assume_vip: bool | None,
+    output: str,
+    **networks: Sequence[str],
+) -> int:
+    """Show Services in depth: problems first, then what is wanted, the rules in the kernel, live connections.
+
+    Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
+    """
+    compares = bool(filenames or ask_cluster or kubeconfig or context)
+    refs = parse_refs(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    scope = Scope(named=refs)
+    settings = options.settings(
+        networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
+    )
+    status, wish = 0, None
+    if compares:
+        wanted = read_wanted(
+            filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
+        )
+        wish = wanted.wish
+    found = look(told=options.told_backend(nftables))
+    compared = compare(found, wish, scope=scope)
+    details = detail(found, compared, host=read_host(), assume_vip=settings.assume_vip)
+    items = [each.item for each in details]
+    if output in ("json", "yaml"):
+        shown = document(items, backend=str(found.choice.backend), node=settings.this_node)
+        print_json(shown) if output == "json" else print_yaml(shown)
+    elif details:
+        click.echo("\n\n".join("\n".join(_lines(each, wide=output == "wide")) for each in details))
+    if compares:
+        status = wanted.report()
+    report_look(found)
+    there = {item.ref for item in items}
+    for ref in sorted((refs or frozenset()) - there):
+        error_message(InputError(f"{ref} has no egress rules on this node", hint="see: kvctl egress list"))
+        status = 1
+    if not items and refs is None:
+        note(f"no egress rules on this node ({found.choice.backend} back end: {found.choice.why})")
+    return status
+
+
+def _lines(each: Detail, *, wide: bool) -> list[str]:
+    item = each.item
+    name = "/".join(filter(None, (item.namespace, item.service))) or "rules without a Service"
+    family = f" {item.family}" if item.family else ""
+    lines = [f"{name}{family}: {item.status}"]
+    lines += [f"  ! {printable(text)}" for text in item.problems or ()]
+    facts = [
+        ("VIP", str(item.vip) if item.vip is not None else "-"),
+        ("interface", each.interface or "-"),
+        ("ports", ", ".join(item.ports) or "all traffic"),
+        ("allowed networks", ", ".join(map(str, item.allowed)) or "all"),
+        ("denied networks", ", ".join(map(str, item.denied)) or "none"),
+        ("never rewritten to", ", ".join(map(str, item.excluded)) or "-"),
+        ("connections", "-" if item.connections is None else f"{item.connections} begun under these rules"),
+    ]
+    lines += [f"  {title + ':':<20}{value}" for title, value in facts]
+    lines.append(f"  {plural(len(item.pods), 'pod')}")
+    for pod in item.pods:
+        where = f" on {pod.node}" if pod.node else ""
+        lines.append(f"    {pod.address}  {pod.name or pod.label}{where}")
+    if each.rules:
+        lines.append("  rules in the kernel (packets: first packets of connections)")
+        lines += [f"    {packets:>8}  {chain}  {text}" for chain, packets, text in each.rules]
+    flows = item.flows or ()
+    lines.append(f"  {plural(len(flows), 'live connection')}")
+    shown = flows if wide else flows[:_MOST_FLOWS]
+    lines += [f"    {flow_text(flow)}" for flow in shown]
+    if len(shown) < len(flows):
+        lines.append(f"    and {len(flows) - len(shown)} more: -o wide shows all")
+    return lines

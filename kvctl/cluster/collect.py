@@ -54,6 +54,7 @@ class ObjectsBuilder:
     _kept: dict[str, dict[views.Name | int, _Kept]] = field(default_factory=dict)
     _kubeadm: cidr_hints.Found = field(default_factory=cidr_hints.Found)
     _warnings: list[str] = field(default_factory=list)
+    _endpoints_known: bool = True
 
     def add(
         self,
@@ -112,6 +113,10 @@ class ObjectsBuilder:
         """Add a warning about the source."""
         self._warnings.append(text)
 
+    def without_endpoints(self) -> None:
+        """EndpointSlices cannot be read."""
+        self._endpoints_known = False
+
     def kubeadm(self, configuration: object) -> None:
         """Take kubeadm's ClusterConfiguration, already parsed."""
         self._kubeadm = cidr_hints.from_kubeadm(configuration)
@@ -148,6 +153,12 @@ class ObjectsBuilder:
             errors=tuple(
                 e for of_kind in self._kept.values() for kept in of_kind.values() for e in kept.errors
             ),
+            broken=frozenset(
+                ServiceRef(name.namespace, name.name)
+                for name, kept in self._kept.get("Service", {}).items()
+                if kept.view is None and isinstance(name, views.Name)
+            ),
+            endpoints_known=self._endpoints_known,
             warnings=(*self._warnings, *warnings),
             from_api=self.from_api,
         )

@@ -182,6 +182,8 @@ def _refused(server: Server, listing: _Listing, builder: ObjectsBuilder, status:
         return
     if listing.loss is not None and status == 403:
         builder.warn(f"cannot list {called} (403 Forbidden): {listing.loss}")
+        if listing is _SLICES:
+            builder.without_endpoints()
         return
     grant = f"grant the verb list on {called} in all namespaces, {OR_FILE}"
     _fail(server, f"cannot list {called}", status, hint=grant if status == 403 else None)

@@ -44,7 +44,7 @@ def parse_network(text: str) -> Network:
     """`text` as a network; a bare address is a single-address network; raises ValueError if host bits are set."""
     if not text.isascii() or "%" in text:
         raise ValueError(f"{text!r} is not a network")
-    base, _, mask = text.partition("/")
+    _, _, mask = text.partition("/")
     if mask and not mask.isdecimal():
         raise ValueError(f"{text!r} is not a network in CIDR notation")
     return ip_network(text)

@@ -116,6 +116,10 @@ class Objects:
     """Best evidence first: ServiceCIDR objects, controller-manager flags, kubeadm-config, Node.spec.podCIDRs."""
     errors: tuple[InputError, ...] = ()
     """Objects that were left out because they are malformed; the rest is still good."""
+    broken: frozenset[ServiceRef] = frozenset()
+    """Services among the objects left out: there, but nobody knows what they ask for."""
+    endpoints_known: bool = True
+    """False: EndpointSlices could not be read, so what Services without a selector lead to is not known."""
     warnings: tuple[str, ...] = ()
     from_api: bool = False
     """Read through the API, where annotations and spec are a tenant's word."""

@@ -6,7 +6,7 @@ _LONGEST = 80
 
 
 def quote(text: str) -> str:
-    """`text` in double quotes, safe to print anywhere: ASCII only, control characters escaped, at most 80 characters."""
+    """`text` in double quotes, safe to print anywhere: ASCII, control characters escaped, at most 80 characters."""
     shown = text[: _LONGEST + 1].encode("unicode_escape").decode("ascii").replace('"', '\\"')
     if len(shown) > _LONGEST or len(text) > _LONGEST:
         shown = shown[: _LONGEST - 3] + "..."

@@ -42,12 +42,12 @@ def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) 
     for chain in rivals:
         table = (chain["family"], chain["table"])
         later = own is not None and handles.get(table, 0) > own
-        if chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and later):
-            if _takes(table, chain["name"], pods):
-                return (
-                    f"nft chain {chain['name']} of table {table[0]} {table[1]} (priority {chain['prio']}) "
-                    "translates these pods' traffic before iptables' rules are asked; iptables cannot change that"
-                )
+        first = chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and later)
+        if first and _takes(table, chain["name"], pods):
+            return (
+                f"nft chain {chain['name']} of table {table[0]} {table[1]} (priority {chain['prio']}) "
+                "translates these pods' traffic before iptables' rules are asked; iptables cannot change that"
+            )
     return None
 
 

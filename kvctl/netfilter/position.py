@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from kvctl.model.net import Network, contains, overlap, parse_network
 from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN
@@ -109,7 +110,7 @@ def referrers(snapshot: Snapshot) -> dict[str, str]:
             if CHAIN_PREFIX not in text or (name == HOOK_CHAIN and text in hooks):
                 continue
             words = _without_comment(text)
-            for option, target in zip(words, words[1:], strict=False):
+            for option, target in pairwise(words):
                 if option in _TARGETS and target in snapshot.chains:
                     result.setdefault(target, f"-A {name} {text}")
     return result

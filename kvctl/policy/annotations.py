@@ -130,7 +130,7 @@ class _Reader:
         for entry in self.items(name, most=most, what=what):
             try:
                 good.append(parse(entry))
-            except _Unacceptable as error:
+            except _UnacceptableError as error:
                 self.fault(name, entry, error.why, error.hint)
         return tuple(good)
 
@@ -146,7 +146,7 @@ class _Reader:
         return value
 
 
-class _Unacceptable(Exception):
+class _UnacceptableError(Exception):
     """An entry that does not parse: why, and what to write instead."""
 
     def __init__(self, why: str, hint: str | None = None) -> None:
@@ -181,18 +181,18 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
 def _parse_port(entry: str) -> PortMatch:
     accepted = "is not PROTOCOL:PORT or PROTOCOL:FIRST-LAST with tcp, udp or sctp and ports 1 to 65535"
     if _BARE_PORT.fullmatch(entry):
-        raise _Unacceptable("has no protocol", f"write tcp:{entry}")
+        raise _UnacceptableError("has no protocol", f"write tcp:{entry}")
     match = _PORT.fullmatch(entry)
     if match is None or match["protocol"] not in PROTOCOLS:
         lower = entry.lower()
         known = entry.isascii() and lower != entry and _PORT.fullmatch(lower)
-        raise _Unacceptable(accepted, f"write {lower}" if known else None)
+        raise _UnacceptableError(accepted, f"write {lower}" if known else None)
     first = int(match["first"])
     last = int(match["last"] or first)
     if not (1 <= first <= 65535 and 1 <= last <= 65535):
-        raise _Unacceptable(accepted)
+        raise _UnacceptableError(accepted)
     if last < first:
-        raise _Unacceptable(
+        raise _UnacceptableError(
             "is a range that ends before it begins", f"write {match['protocol']}:{last}-{first}"
         )
     return PortMatch(match["protocol"], first, last)
@@ -212,7 +212,7 @@ def _parse_network(entry: str) -> Network:
                 hint = f"write {_masked(address, int(length))}"
         except ValueError:
             pass
-    raise _Unacceptable("is not a network such as 192.168.0.0/24 or 2001:db8::/64", hint)
+    raise _UnacceptableError("is not a network such as 192.168.0.0/24 or 2001:db8::/64", hint)
 
 
 def _masked(address: str, length: int) -> Network:
@@ -225,7 +225,7 @@ def _parse_address(entry: str) -> Address:
     try:
         return parse_address(entry)
     except ValueError:
-        raise _Unacceptable("is not an IP address") from None
+        raise _UnacceptableError("is not an IP address") from None
 
 
 def _merge_ports(ports: Iterable[PortMatch]) -> tuple[PortMatch, ...]:

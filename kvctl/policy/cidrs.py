@@ -98,8 +98,10 @@ def _node_exclusions(
     if len({ip for node in nodes for ip in node.internal_ips}) > MAX_NODES:
         counted = [node for node in nodes if node.name == settings.this_node]
         warnings = (
-            f"more than {MAX_NODES} node addresses: only this node's own are excluded networks; "
-            "name the nodes' networks with --exclude-cidr or egress_excludecidrs",
+            (
+                f"more than {MAX_NODES} node addresses: only this node's own are excluded networks; "
+                "name the nodes' networks with --exclude-cidr or egress_excludecidrs"
+            ),
         )
     return (
         tuple(

@@ -107,10 +107,15 @@ def compile_dispatch(
         by_address.setdefault(item.address, []).append(item)
     if not by_address:
         return {}
-    head = tuple(rule for exclusion in exclusions for rule in _exclusion_rules(exclusion))
+    head = exclusion_rules(exclusions)
     chains: dict[str, tuple[Rule, ...]] = {}
     _place(EGRESS_CHAIN, 0, list(by_address), by_address, head, family, chains)
     return chains
+
+
+def exclusion_rules(exclusions: Iterable[Exclusion]) -> tuple[Rule, ...]:
+    """What stands at the head of every chain that leads pods to Services."""
+    return tuple(rule for exclusion in exclusions for rule in _exclusion_rules(exclusion))
 
 
 def _place(

@@ -1,4 +1,4 @@
-"""From rules found in the kernel back to policies: what `list`, `show`, `flush` and a single `apply SERVICE` build on."""
+"""From rules found in the kernel back to policies: what `list`, `show`, `flush` and `apply SERVICE` build on."""
 
 from __future__ import annotations
 

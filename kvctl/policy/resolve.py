@@ -96,6 +96,7 @@ class _Context:
     rules: VipRules
     claims: Mapping[Address, Claim]
     host: Host | None
+    endpoints_known: bool
 
 
 def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resolution:
@@ -129,8 +130,12 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
             for vip in vips.accepted.values()
         ),
         host=host,
+        endpoints_known=objects.endpoints_known,
     )
-    judged: list[Wanted | Skipped] = []
+    judged: list[Wanted | Skipped] = [
+        Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
+        for ref in sorted(objects.broken)
+    ]
     for service, annotations, vips in read.values():
         if annotations.asks:
             judged.extend(_judge(service, annotations, vips, context))
@@ -138,7 +143,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
     return Resolution(
         wanted=tuple(wanted),
         skipped=(*(item for item in judged if isinstance(item, Skipped)), *shadowed),
-        present=frozenset(service.ref for service in objects.services),
+        present=frozenset(service.ref for service in objects.services) | objects.broken,
         networks=networks,
         claims=context.claims,
         rules=rules,
@@ -196,12 +201,13 @@ def _judge_family(
     skipped = replace(skipped, vip=vip.address)
     found = members(service, family=family, index=context.index, node=context.settings.node)
     pods, left_out = _countable_pods(found, family, context)
+    unknown = not service.selector and not context.endpoints_known
     state = [
         fault
         for fault in (
             claim_lost(service.ref, vip.address, context.claims),
             _nothing_allowed(annotations, family),
-            _no_pod(service, found, context) if not found.addresses else None,
+            _no_pod(service, found, context) if not found.addresses and not unknown else None,
         )
         if fault is not None
     ]
@@ -211,6 +217,8 @@ def _judge_family(
         reasons = [*([away] if away else []), *state]
         return replace(skipped, reason=_sentence(reasons, skipped.problems), status=status)
     faults = _range_faults(service, family, context)
+    if unknown:
+        faults.append("spec.selector is empty, and EndpointSlices cannot be read")
     if not pods and not faults:
         faults = list(left_out)
     if faults or skipped.problems:

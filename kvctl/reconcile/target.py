@@ -22,6 +22,7 @@ from kvctl.policy.compile import (
     compile_service,
     entries_of,
     entry,
+    exclusion_rules,
     pod_of,
 )
 from kvctl.policy.decode import Installed, InstalledService, Retiring
@@ -198,15 +199,27 @@ def _anothers(item: Entry, resolution: Resolution) -> bool:
     return owner is not None and owner.namespace != item.rank.ref.namespace
 
 
+def _is_still(item: Entry, resolution: Resolution) -> bool:
+    """Whether the source says that the address of this entry belongs to the very pod it belonged to."""
+    owner = resolution.index.owners.get(item.address)
+    if owner is None or owner.namespace != item.rank.ref.namespace:
+        return False
+    return EgressPod.named(item.address, name=owner.name).label == item.label
+
+
 def _kept_entries(
     skip: Skipped, own: Sequence[Entry], resolution: Resolution, settings: Settings
 ) -> list[Entry]:
     """The jumps of a Service with faulty input: its pods of today, by its rules of yesterday."""
     if not own:
         return []
+    service = resolution.services.get(skip.ref)
+    if service is None:  # the object is malformed: who its pods are is not known, who they were is
+        return [item for item in own if _is_still(item, resolution)]
+    if not service.selector and service.ref not in resolution.index.endpoints:
+        return [item for item in own if not _anothers(item, resolution)]
     rank, before = own[0].rank, {item.address for item in own}
     family = Family.IPV4 if own[0].address.version == 4 else Family.IPV6
-    service = resolution.services[skip.ref]
     found = members(service, family=family, index=resolution.index, node=settings.node)
     inside = resolution.networks.pod[family].networks
     return [
@@ -277,16 +290,8 @@ def rulesets(target: Target, installed: Installed, snapshot: Snapshot, *, retire
         chains[chain] = (*chains.get(chain, ()), *rules)
     if marks and EGRESS_CHAIN not in chains:
         # The excluded networks say which addresses are pods: after a kill that is how their connections are found.
-        chains[EGRESS_CHAIN] = _head(installed)
+        chains[EGRESS_CHAIN] = exclusion_rules(installed.exclusions)
     return Rulesets(first=replace(final, chains=chains), final=final)
-
-
-def _head(installed: Installed) -> tuple[Rule, ...]:
-    """The rules of the excluded networks alone."""
-    stand_in = compile_dispatch(
-        family=installed.family, entries=installed.entries[:1], exclusions=installed.exclusions
-    )
-    return tuple(rule for rules in stand_in.values() for rule in rules if rule.source is None)
 
 
 def _final_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ruleset:
@@ -305,6 +310,9 @@ def _final_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> 
     chains.update(
         compile_dispatch(family=target.family, entries=target.entries, exclusions=target.exclusions)
     )
+    if not target.entries and (target.policies or target.held):
+        # Services whose pods have all gone keep their rules, and the networks that those rules rely on.
+        chains[EGRESS_CHAIN] = exclusion_rules(target.exclusions)
     return Ruleset(
         family=target.family,
         hook=HOOK if target.entries else None,

@@ -1,0 +1,139 @@
+"""What `show` adds to an item: the rules in the kernel, live connections, and every problem in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kvctl.errors import KvctlError
+from kvctl.model.flows import Flow
+from kvctl.model.host import Host
+from kvctl.model.net import Address, Family, host_network
+from kvctl.model.snapshot import Snapshot
+from kvctl.model.text import plural
+from kvctl.netfilter import conntrack
+from kvctl.netfilter.position import rule_in_the_way
+from kvctl.policy import layout
+from kvctl.policy.connections import ConnectionJudge, judge_of
+from kvctl.policy.resolve import not_here
+from kvctl.reconcile.converge import Site
+from kvctl.reconcile.report import Item, Status
+from kvctl.reconcile.run import Compared, Look
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One item in depth."""
+
+    item: Item
+    """With its flows and problems."""
+    interface: str | None
+    """The interface the VIP belongs to: named, else the one that has it, else that of the route to it."""
+    rules: tuple[tuple[str, int | str, str], ...] = ()
+    """(chain, packets, text) of the Service's rules and its pods' jumps."""
+
+
+def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> list[Detail]:
+    """Every item of a comparison in depth."""
+    views = {family: _FamilyView.of(site, compared, host=host) for family, site in found.sites.items()}
+    result = []
+    for item in compared.items:
+        view = views.get(item.family) if item.family is not None else None
+        if view is None or item.status is Status.FOREIGN:
+            problems = (item.reason,) if item.reason is not None else ()
+            result.append(
+                Detail(
+                    replace(item, changes=None, flows=(), problems=(*problems, *item.warnings)),
+                    item.interface,
+                )
+            )
+        else:
+            result.append(view.detail(item, assume_vip=assume_vip))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _FamilyView:
+    snapshot: Snapshot
+    judge: ConnectionJudge
+    flows: Sequence[Flow]
+    failure: str | None
+    in_the_way: str | None
+    host: Host
+
+    @classmethod
+    def of(cls, site: Site, compared: Compared, *, host: Host) -> _FamilyView:
+        judge = judge_of(site.installed, is_local=host.is_local)
+        items = [item for item in compared.items if item.family is site.family]
+        addresses = {pod.address for item in items for pod in item.pods}
+        flows, failure = _flows(site.family, addresses, judge)
+        pods = [host_network(address) for address in judge.pods]
+        return cls(
+            snapshot=site.snapshot,
+            judge=judge,
+            flows=flows,
+            failure=failure,
+            in_the_way=rule_in_the_way(site.snapshot, pods) if pods else None,
+            host=host,
+        )
+
+    def detail(self, item: Item, *, assume_vip: bool) -> Detail:
+        """One item of this family."""
+        pods = {pod.address for pod in item.pods}
+        flows = [
+            flow
+            for flow in self.flows
+            if flow.original.source in pods or (item.vip is not None and flow.reply.destination == item.vip)
+        ]
+        wrong = [flow for flow in flows if self.judge.is_wrong(flow)]
+        problems = [item.reason] if item.reason is not None else []
+        if item.status is Status.DRIFTED and self.in_the_way is not None:
+            problems.append(f"this rule comes before kvctl's jump in POSTROUTING: {self.in_the_way}")
+        acts = item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
+        away = (
+            not_here(item.vip, host=self.host, assume=assume_vip) if item.vip is not None and acts else None
+        )
+        if away is not None:
+            problems.append(f"{away}: replies will not come back here")
+        if wrong:
+            problems.append(
+                f"{plural(len(wrong), 'connection')} with the wrong source address: apply drops such"
+            )
+        if self.failure is not None:
+            problems.append(self.failure)
+        interface = item.interface
+        if interface is None and item.vip is not None:
+            interface = self.host.holds(item.vip) or self.host.interface_for(item.vip)
+        return Detail(
+            item=replace(item, changes=None, flows=tuple(flows), problems=(*problems, *item.warnings)),
+            interface=interface,
+            rules=self._rules(item),
+        )
+
+    def _rules(self, item: Item) -> tuple[tuple[str, int | str, str], ...]:
+        ref = item.ref
+        if ref is None:
+            return ()
+        own = (layout.service_chain(ref), layout.out_chain(ref))
+        found = []
+        for chain, rules in self.snapshot.chains.items():
+            for rule in rules:
+                leads_here = rule.rule is not None and rule.rule.target.chain == own[0]
+                if chain in own or leads_here:
+                    found.append((chain, "-" if rule.packets is None else rule.packets, rule.text))
+        return tuple(found)
+
+
+def _flows(family: Family, addresses: set[Address], judge: ConnectionJudge) -> tuple[list[Flow], str | None]:
+    """The connections of these pods and VIPs; or why they could not be read."""
+    if not addresses and not judge.vips:
+        return [], None
+    try:
+        flows = conntrack.dump(
+            family=family,
+            sources=[host_network(address) for address in addresses],
+            reply_destinations=judge.vips,
+        )
+    except KvctlError as error:
+        return [], f"the connections could not be read: {error}"
+    return flows, None
