@@ -10,16 +10,18 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.diff import print_comparison
-from kvctl.cli.items import explain, print_items
-from kvctl.cli.node import named_but_skipped, parse_refs, read_wanted, report_look
+from kvctl.cli.items import explain, print_items, report_look
+from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.model.net import Family
 from kvctl.model.objects import ServiceRef
 from kvctl.model.text import plural
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.lock import namespace_lock
+from kvctl.reconcile.compare import compare
+from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Item, in_order
-from kvctl.reconcile.run import Applied, apply, compare, look
+from kvctl.reconcile.run import Applied, apply
 from kvctl.reconcile.target import Scope
 
 
@@ -62,7 +64,7 @@ def command(
     """
     told = options.told_backend(nftables)
     keep = options.told_keep_connections(keep_connections)
-    refs = parse_refs(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
     settings = options.settings(
         networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
     )

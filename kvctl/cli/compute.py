@@ -9,7 +9,7 @@ import click
 from kvctl.cli import options
 from kvctl.cli.items import explain, print_items
 from kvctl.cli.output import note
-from kvctl.cli.source import default_namespace, load, report_absent, report_problems, report_source
+from kvctl.cli.source import load, report_absent, report_problems, report_source
 from kvctl.errors import UsageError
 from kvctl.model.net import Family
 from kvctl.model.snapshot import Snapshot
@@ -58,11 +58,7 @@ def command(
             "-o iptables takes no SERVICE: the text is for a kernel without rules of kvctl's",
             hint="leave the SERVICE out, or use diff -o iptables",
         )
-    refs = options.parse_services(
-        services,
-        namespace=namespace,
-        default_namespace=lambda: default_namespace(kubeconfig=kubeconfig, context=context),
-    )
+    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
     settings = options.settings(networks, node=node, only_here=False, interface=interface)
     objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
     resolution = resolve(objects, settings, host=None)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
-from kvctl.cli.items import explain, print_items
-from kvctl.cli.node import named_but_skipped, parse_refs, read_wanted, report_look
+from kvctl.cli.items import explain, print_items, report_look
+from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import note
 from kvctl.model.net import Family
 from kvctl.model.rules import TABLE
 from kvctl.netfilter.diff import Change, restore_text
-from kvctl.reconcile.run import Compared, Look, compare, look
+from kvctl.reconcile.compare import Compared, compare
+from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.target import Scope
 
 DIFFERENCES = 3
@@ -60,7 +61,7 @@ def command(
     With -o iptables it prints the restore text that changes the kernel as it was just read, and is good for
     that one only.
     """
-    refs = parse_refs(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
     settings = options.settings(
         networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
     )

@@ -9,14 +9,14 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.apply import report_run
-from kvctl.cli.items import identity, print_items
-from kvctl.cli.node import parse_refs, report_look
+from kvctl.cli.items import identity, print_items, report_look
 from kvctl.cli.output import Column, note, print_table
 from kvctl.errors import UsageError
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
+from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Status
-from kvctl.reconcile.run import flush, look
+from kvctl.reconcile.run import flush
 
 
 @click.command()
@@ -46,7 +46,7 @@ def command(
             "flush needs either the Services to remove or --all",
             hint="kvctl egress flush NAMESPACE/NAME, or --all; kvctl egress list shows what is there",
         )
-    refs = parse_refs(services, namespace=namespace, kubeconfig=None, context=None)
+    refs = options.parse_services(services, namespace=namespace, kubeconfig=None, context=None)
     told = options.told_backend(nftables)
     keep = options.told_keep_connections(keep_connections)
     host = read_host()

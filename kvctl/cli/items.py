@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
 from kvctl.model.flows import Flow
@@ -10,6 +11,9 @@ from kvctl.model.net import Address
 from kvctl.model.rules import TABLE
 from kvctl.netfilter.diff import Change
 from kvctl.reconcile.report import Item, Status
+
+if TYPE_CHECKING:
+    from kvctl.reconcile.look import Look
 
 SCHEMA_VERSION = 1
 
@@ -179,3 +183,15 @@ def _end(address: Address, port: int) -> str:
     if not port:
         return str(address)
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def report_look(look: Look) -> None:
+    """Say what the look at the kernel found strange."""
+    for text in look.warnings:
+        warning(printable(text))
+    for family, site in look.sites.items():
+        if not site.snapshot.position_known:
+            warning(
+                f"{family}: native nft rules in table nat hide its text; whether another rule comes before kvctl's "
+                "jump cannot be seen (nft list table ip nat shows it)"
+            )

@@ -8,10 +8,10 @@ from dataclasses import replace
 import click
 
 from kvctl.cli import options
-from kvctl.cli.items import explain, print_items
-from kvctl.cli.node import read_wanted, report_look
+from kvctl.cli.items import explain, print_items, report_look
 from kvctl.cli.output import note
-from kvctl.reconcile.run import compare, look
+from kvctl.reconcile.compare import compare
+from kvctl.reconcile.look import look
 from kvctl.reconcile.target import Scope
 
 
@@ -45,6 +45,8 @@ def command(
     scope = Scope()
     status, wish = 0, None
     if compares:
+        from kvctl.cli.node import read_wanted
+
         settings = options.settings(
             networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
         )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvctl.cli import options
-from kvctl.cli.output import printable, warning
 from kvctl.cli.source import load, report_absent, report_problems, report_source
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects, ServiceRef
@@ -14,8 +12,8 @@ from kvctl.model.settings import Settings
 from kvctl.node.host import read_host
 from kvctl.policy.resolve import Resolution, resolve
 from kvctl.reconcile.report import Item, Status
-from kvctl.reconcile.run import Look, Wish
 from kvctl.reconcile.target import Scope
+from kvctl.reconcile.wish import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +55,9 @@ def read_wanted(
     return Wanted(objects=objects, resolution=resolution, settings=settings, host=host, scope=scope)
 
 
-def report_look(look: Look) -> None:
-    """Say what the look at the kernel found strange."""
-    for text in look.warnings:
-        warning(printable(text))
-    for family, site in look.sites.items():
-        if not site.snapshot.position_known:
-            warning(
-                f"{family}: native nft rules in table nat hide its text; whether another rule comes before kvctl's "
-                "jump cannot be seen (nft list table ip nat shows it)"
-            )
-
-
 def named_but_skipped(items: Sequence[Item], refs: frozenset[ServiceRef] | None) -> int:
     """1 if a Service named on the command line has no rules in any family, or misses them in one."""
     if refs is None:
         return 0
     bad = (Status.SKIPPED, Status.ELSEWHERE, Status.ORPHANED)
     return int(any(item.status in bad for item in items if item.ref in refs))
-
-
-def parse_refs(
-    services: Sequence[str], *, namespace: str | None, kubeconfig: str | None, context: str | None
-) -> frozenset[ServiceRef] | None:
-    """The Services named on the command line."""
-    from kvctl.cli.source import default_namespace
-
-    return options.parse_services(
-        services,
-        namespace=namespace,
-        default_namespace=lambda: default_namespace(kubeconfig=kubeconfig, context=context),
-    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from kvctl.cli.output import FORMATS
-from kvctl.errors import UsageError
+from kvctl.errors import KvctlError, UsageError
 from kvctl.model.net import Network, parse_network
 from kvctl.model.objects import ServiceRef
 from kvctl.model.settings import Settings
@@ -166,7 +165,7 @@ def this_node(flag: str | None) -> str:
     """The name of the node kvctl runs on."""
     told = flag or os.environ.get("NODE_NAME") or os.environ.get("vip_nodename")
     if told is None:
-        return socket.gethostname().lower()
+        return os.uname().nodename.lower()
     if not _SUBDOMAIN.fullmatch(told):
         raise UsageError(f"--node: {quote(told)} is not the name of a Node")
     return told
@@ -225,12 +224,12 @@ def _networks(
 
 
 def parse_services(
-    names: Sequence[str],
-    *,
-    namespace: str | None,
-    default_namespace: Callable[[], str | None],
+    names: Sequence[str], *, namespace: str | None, kubeconfig: str | None, context: str | None
 ) -> frozenset[ServiceRef] | None:
-    """The Services named on the command line; None: none, which means all."""
+    """The Services named on the command line; None: none, which means all.
+
+    A bare NAME lies in `namespace`, else in that of the kubeconfig's context, else in `default`.
+    """
     if not names:
         return None
     if namespace is not None and not _LABEL.fullmatch(namespace):
@@ -239,10 +238,21 @@ def parse_services(
     for name in names:
         where, slash, what = name.rpartition("/")
         if not slash:
-            where = namespace or default_namespace() or "default"
+            where = namespace or _context_namespace(kubeconfig=kubeconfig, context=context) or "default"
         if not (_LABEL.fullmatch(where) and _LABEL.fullmatch(what)):
             raise UsageError(
                 f"{quote(name)} is not a Service: it is written NAMESPACE/NAME, or NAME with -n NAMESPACE"
             )
         refs.add(ServiceRef(where, what))
     return frozenset(refs)
+
+
+def _context_namespace(*, kubeconfig: str | None, context: str | None) -> str | None:
+    from kvctl.cluster.kubeconfig import default_namespace
+
+    try:
+        return default_namespace(kubeconfig=kubeconfig, context=context)
+    except KvctlError:
+        if kubeconfig is not None or context is not None:
+            raise
+        return None

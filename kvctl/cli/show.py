@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
-from kvctl.cli.items import document, flow_text
-from kvctl.cli.node import parse_refs, read_wanted, report_look
+from kvctl.cli.items import document, flow_text, report_look
 from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
 from kvctl.errors import InputError
 from kvctl.model.text import plural
 from kvctl.node.host import read_host
+from kvctl.reconcile.compare import compare
 from kvctl.reconcile.detail import Detail, detail
-from kvctl.reconcile.run import compare, look
+from kvctl.reconcile.look import look
 from kvctl.reconcile.target import Scope
 
 _MOST_FLOWS = 20
@@ -51,13 +51,15 @@ def command(
     Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
     """
     compares = bool(filenames or ask_cluster or kubeconfig or context)
-    refs = parse_refs(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
     scope = Scope(named=refs)
     settings = options.settings(
         networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
     )
     status, wish = 0, None
     if compares:
+        from kvctl.cli.node import read_wanted
+
         wanted = read_wanted(
             filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
         )

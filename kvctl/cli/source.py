@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from kvctl.cli.output import input_errors, note, printable, warning
-from kvctl.errors import InputError, KvctlError
+from kvctl.errors import InputError
 from kvctl.model.objects import Objects, ServiceRef
 from kvctl.policy.resolve import Resolution
 
@@ -20,18 +20,6 @@ def load(*, filenames: Sequence[str], kubeconfig: str | None, context: str | Non
     from kvctl.cluster.api import read_cluster
 
     return read_cluster(kubeconfig=kubeconfig, context=context)
-
-
-def default_namespace(*, kubeconfig: str | None, context: str | None) -> str | None:
-    """The namespace of the kubeconfig's context, None where there is no kubeconfig or it cannot be read."""
-    from kvctl.cluster.kubeconfig import default_namespace as of_context
-
-    try:
-        return of_context(kubeconfig=kubeconfig, context=context)
-    except KvctlError:
-        if kubeconfig is not None or context is not None:
-            raise
-        return None
 
 
 def report_source(objects: Objects, resolution: Resolution) -> int:

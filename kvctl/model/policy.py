@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from functools import cached_property
 
-from kvctl.model.net import Address, Family, Network
+from kvctl.model.net import Address, Family, Network, contains
 from kvctl.model.objects import ServiceRef
 
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -76,6 +77,16 @@ class Exclusion:
 
     network: Network
     kind: ExclusionKind
+
+
+def canonical(exclusions: Iterable[Exclusion]) -> tuple[Exclusion, ...]:
+    """Sorted by address, without those covered by another; of equal networks the first given counts."""
+    kept: list[Exclusion] = []
+    by_place = sorted(exclusions, key=lambda e: (int(e.network.network_address), e.network.prefixlen))
+    for exclusion in by_place:
+        if not (kept and contains(kept[-1].network, exclusion.network)):
+            kept.append(exclusion)
+    return tuple(kept)
 
 
 class RankClass(IntEnum):

@@ -37,9 +37,14 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """kube-vip's other egress annotations and why they do nothing here."""
 
+_KNOWN = frozenset((EGRESS, KVCTL_EGRESS, PORTS, ALLOWED, DENIED, IPV6))
+_OWN_PREFIXES = (EGRESS, "kvctl.io/")
+
 MAX_PORTS = 64
 MAX_NETWORKS = 256
 MAX_ADDRESSES = 16
+MAX_UNKNOWN = 8
+"""Unknown annotations that are named one by one."""
 # 256 IPv6 networks of 43 characters with blanks: anything longer is no list that could be accepted.
 _LONGEST_VALUE = 16_384
 
@@ -88,7 +93,7 @@ class Annotations:
     @property
     def asks(self) -> bool:
         """Whether egress is asked for, as far as can be told: a faulty switch may mean it."""
-        return bool(self.egress) or self.faulty(EGRESS, KVCTL_EGRESS)
+        return self.faulty(EGRESS, KVCTL_EGRESS) if self.egress is None else self.egress
 
 
 class _Reader:
@@ -196,6 +201,14 @@ def _parse_port(entry: str) -> PortMatch:
             "is a range that ends before it begins", f"write {match['protocol']}:{last}-{first}"
         )
     return PortMatch(match["protocol"], first, last)
+
+
+def _hint_if_good(entry: str) -> str | None:
+    """To write `entry`, provided that it would be accepted."""
+    try:
+        return f"write {_parse_port(entry)}"
+    except _Unacceptable as error:
+        return error.hint
 
 
 def _parse_network(entry: str) -> Network:

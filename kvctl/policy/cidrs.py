@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvctl.model.net import Family, Network, collapse, contains, family_of, host_network, parse_network
+from kvctl.model.net import Family, Network, collapse, family_of, host_network, parse_network
 from kvctl.model.objects import CidrHint, CidrKind, Node
-from kvctl.model.policy import Exclusion, ExclusionKind
+from kvctl.model.policy import Exclusion, ExclusionKind, canonical
 from kvctl.model.settings import Settings
 
 DEFAULTS = {
@@ -24,7 +24,7 @@ ALWAYS = (
 )
 
 MAX_NODES = 32
-"""Beyond that many node addresses each new connection would walk too many rules."""
+"""Beyond that many node addresses of a family each new connection would walk too many rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ def _node_exclusions(
         return (), ()
     counted = list(nodes)
     warnings: tuple[str, ...] = ()
-    if len({ip for node in nodes for ip in node.internal_ips}) > MAX_NODES:
+    distinct = {ip for node in nodes for ip in node.internal_ips}
+    if any(sum(family_of(ip) is family for ip in distinct) > MAX_NODES for family in Family):
         counted = [node for node in nodes if node.name == settings.this_node]
         warnings = (
             (
@@ -109,13 +110,3 @@ def _node_exclusions(
         ),
         warnings,
     )
-
-
-def canonical(exclusions: Iterable[Exclusion]) -> tuple[Exclusion, ...]:
-    """Sorted by address, without those covered by another; of equal networks the first given counts."""
-    kept: list[Exclusion] = []
-    by_place = sorted(exclusions, key=lambda e: (int(e.network.network_address), e.network.prefixlen))
-    for exclusion in by_place:
-        if not (kept and contains(kept[-1].network, exclusion.network)):
-            kept.append(exclusion)
-    return tuple(kept)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.objects import ServiceRef
-from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank
+from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
 from kvctl.model.rules import EGRESS_CHAIN, Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.policy import layout
-from kvctl.policy.cidrs import canonical
 from kvctl.policy.compile import Entry, compile_service, pod_of
 
 

@@ -27,7 +27,7 @@ _LEAF_PREFIX = CHAIN_PREFIX + "IN-"
 _COMMENT = re.compile(re.escape(COMMENT_PREFIX) + r"[a-z2-7]{16} (?P<text>.+)")
 _REF = r"(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9-]{1,63})"
 _POD = re.compile(
-    r"(?P<rank_class>[123])(?P<created>[0-9]{1,11}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
+    r"(?P<rank_class>[123])(?P<created>[0-9]{1,12}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
 )
 _SERVICE = re.compile(_REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?")
 _RETIRING = re.compile(r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})")

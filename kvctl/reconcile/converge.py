@@ -15,53 +15,16 @@ from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
 from kvctl.model.host import Host
 from kvctl.model.net import Family, Network, host_network
-from kvctl.model.rules import Ruleset
-from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter import conntrack
-from kvctl.netfilter.binaries import Backend
-from kvctl.netfilter.diff import Change, Plan, changes, diff, restore_text
-from kvctl.netfilter.kernel import Kernel, Reading, RestoreError
-from kvctl.netfilter.position import rule_in_the_way
-from kvctl.policy.compile import HOOK
+from kvctl.netfilter.diff import Change, Plan, changes, restore_text
+from kvctl.netfilter.kernel import RestoreError
 from kvctl.policy.connections import judge_of
-from kvctl.policy.decode import Installed, decode
-from kvctl.reconcile.target import Rulesets, Target, rulesets
+from kvctl.reconcile.site import MakeTarget, Site, plan_for
+from kvctl.reconcile.target import Rulesets, rulesets
 
 MAX_ATTEMPTS = 8
 _FIRST_PAUSE = 0.02
 _CONNECTION_PASSES = 3
-
-
-@dataclass
-class Site:
-    """One family of one back end, with what was found there and what it is to hold."""
-
-    kernel: Kernel
-    family: Family
-    snapshot: Snapshot
-    installed: Installed
-    before: Snapshot
-    before_installed: Installed
-
-    def reread(self) -> None:
-        """Look again."""
-        saved = self.kernel.read(self.family)
-        self.snapshot = self.kernel.snapshot(self.family, saved, hook=HOOK)
-        self.installed = decode(self.snapshot)
-
-
-def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
-    """The site as `reading` found it; raises what kept it from being read."""
-    error = reading.failed.get((backend, family))
-    if error is not None:
-        raise error
-    kernel = Kernel(backend)
-    snapshot = kernel.snapshot(family, reading.tables[backend, family], hook=HOOK)
-    installed = decode(snapshot)
-    return Site(kernel, family, snapshot, installed, snapshot, installed)
-
-
-MakeTarget = Callable[[Installed], Target]
 
 
 @dataclass
@@ -74,15 +37,6 @@ class Outcome:
     dropped: list[Flow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     errors: list[KvctlError] = field(default_factory=list)
-
-
-def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
-    """What `ruleset` changes at a site as last seen."""
-    pods = [host_network(item.address) for item in target.entries]
-    in_the_way = None
-    if ruleset.hook is not None and site.snapshot.position_known:
-        in_the_way = rule_in_the_way(site.snapshot, pods)
-    return diff(ruleset, site.snapshot, in_the_way=in_the_way)
 
 
 def converge(

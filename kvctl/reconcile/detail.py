@@ -16,9 +16,10 @@ from kvctl.netfilter.position import rule_in_the_way
 from kvctl.policy import layout
 from kvctl.policy.connections import ConnectionJudge, judge_of
 from kvctl.policy.resolve import not_here
-from kvctl.reconcile.converge import Site
+from kvctl.reconcile.compare import Compared
+from kvctl.reconcile.look import Look
 from kvctl.reconcile.report import Item, Status
-from kvctl.reconcile.run import Compared, Look
+from kvctl.reconcile.site import Site
 
 
 @dataclass(frozen=True, slots=True)

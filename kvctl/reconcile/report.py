@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family, Network
@@ -13,9 +14,11 @@ from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
 from kvctl.netfilter.diff import Change
 from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
-from kvctl.policy.resolve import Resolution, Skipped
 from kvctl.reconcile.attribution import Attributed
 from kvctl.reconcile.target import Scope, Target
+
+if TYPE_CHECKING:
+    from kvctl.policy.resolve import Resolution, Skipped
 
 
 class Status(StrEnum):

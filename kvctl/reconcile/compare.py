@@ -1,0 +1,133 @@
+"""Wanted against found, over everything that was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kvctl.model.net import Family, host_network
+from kvctl.model.policy import EgressPod
+from kvctl.netfilter.diff import Change, Plan, changes
+from kvctl.netfilter.foreign import ForeignEgress
+from kvctl.netfilter.overrides import find_override
+from kvctl.reconcile.attribution import attribute
+from kvctl.reconcile.look import Look
+from kvctl.reconcile.report import Item, Status, compared_items, in_order, undecided_items
+from kvctl.reconcile.site import Site, plan_for
+from kvctl.reconcile.target import Scope, Target, as_it_is, rulesets
+
+if TYPE_CHECKING:
+    from kvctl.reconcile.wish import Wish
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison found."""
+
+    items: list[Item]
+    plans: dict[Family, Plan]
+    other_plans: dict[Family, Plan]
+
+    @property
+    def differs(self) -> bool:
+        """Whether apply would write anything."""
+        return any((*self.plans.values(), *self.other_plans.values()))
+
+    def changes(self) -> list[tuple[Family, Change]]:
+        """Every change once, family by family."""
+        return [
+            (family, change)
+            for plans in (self.plans, self.other_plans)
+            for family, plan in plans.items()
+            for change in changes(plan)
+        ]
+
+
+def compare(found: Look, wish: Wish | None, *, scope: Scope) -> Compared:
+    """Wanted against found; without a wish the kernel alone is judged."""
+    items: list[Item] = []
+    plans: dict[Family, Plan] = {}
+    other_plans: dict[Family, Plan] = {}
+    targets: list[Target] = []
+    for family, site in found.sites.items():
+        target = target_of(found, site, wish)
+        targets.append(target)
+        plan = plan_for(site, rulesets(target, site.installed, site.snapshot, retire=False).final, target)
+        plans[family] = plan
+        items += _items_of(found, site, target, plan, wish, scope)
+        if family in found.others:
+            other = found.others[family]
+            if wish is not None:
+                going = wish.leaves(other.installed)
+                ruleset = rulesets(going, other.installed, other.snapshot, retire=False).final
+                other_plans[family] = plan_for(other, ruleset, going)
+            items += _other_items(found, other, other_plans.get(family), scope)
+        items += _foreign_items(found.foreign.get(family, []), family, scope)
+    if wish is not None:
+        items += undecided_items(wish.resolution, targets, scope)
+    return Compared(items=in_order(items), plans=plans, other_plans=other_plans)
+
+
+def target_of(found: Look, site: Site, wish: Wish | None) -> Target:
+    """The target of a site of the back end in use; without a wish what is there, written as it should be."""
+    if wish is None:
+        return as_it_is(site.installed)
+    return wish.target(site.installed, found.in_other(site.family))
+
+
+def _items_of(
+    found: Look, site: Site, target: Target, plan: Plan, wish: Wish | None, scope: Scope
+) -> list[Item]:
+    refs = {*(policy.ref for policy in target.policies), *site.installed.services, *target.held}
+    return compared_items(
+        resolution=wish.resolution if wish else None,
+        target=target,
+        installed=site.installed,
+        attributed=attribute(changes(plan), refs, had_dispatch=bool(site.installed.entries)),
+        scope=scope,
+        overridden=override_at(found, site, target),
+    )
+
+
+def override_at(found: Look, site: Site, target: Target) -> str | None:
+    """What takes these pods' traffic before our rules, if anything does."""
+    pods = [host_network(item.address) for item in target.entries]
+    if not pods:
+        return None
+    return find_override(backend=found.choice.backend, family=site.family, pods=pods)
+
+
+def _other_items(found: Look, other: Site, plan: Plan | None, scope: Scope) -> list[Item]:
+    target = as_it_is(other.installed)
+    refs = set(other.installed.services)
+    attributed = attribute(changes(plan) if plan else (), refs, had_dispatch=True)
+    items = compared_items(
+        resolution=None,
+        target=target,
+        installed=other.installed,
+        attributed=attributed,
+        scope=scope,
+        overridden=None,
+    )
+    where = f"in the {other.kernel.backend} back end, while {found.choice.backend} is in use; apply moves it"
+    return [replace(item, status=Status.ORPHANED, reason=where) for item in items]
+
+
+def _foreign_items(found: Iterable[ForeignEgress], family: Family, scope: Scope) -> list[Item]:
+    if scope.named is not None:
+        return []
+    return [
+        Item(
+            namespace=rule.namespace,
+            service=None,
+            family=family,
+            vip=rule.vip,
+            status=Status.FOREIGN,
+            reason="written by kube-vip" if rule.vip else "marked by kube-vip, not translated in POSTROUTING",
+            pods=(EgressPod(rule.pod.network_address),) if rule.pod is not None else (),
+            ports=(rule.port,) if rule.port else (),
+            connections=rule.connections,
+        )
+        for rule in found
+    ]

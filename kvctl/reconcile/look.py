@@ -1,0 +1,80 @@
+"""One look at everything: both families of both back ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kvctl.errors import KvctlError
+from kvctl.model.net import Family
+from kvctl.netfilter.binaries import Backend, is_installed
+from kvctl.netfilter.choice import Choice, choose_backend
+from kvctl.netfilter.foreign import ForeignEgress, kube_vip_rules
+from kvctl.netfilter.kernel import Reading, read_everything
+from kvctl.policy.decode import Installed
+from kvctl.reconcile.site import Site, open_site
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found: the sites of the back end in use and of the other one."""
+
+    choice: Choice
+    sites: dict[Family, Site]
+    others: dict[Family, Site]
+    foreign: dict[Family, list[ForeignEgress]]
+    warnings: tuple[str, ...]
+    failed: dict[Family, KvctlError]
+    """Families whose rules could not be read: IPv6 where the host has none."""
+
+    def in_other(self, family: Family) -> Installed | None:
+        """What the back end that is not in use held."""
+        return self.others[family].before_installed if family in self.others else None
+
+
+def look(*, told: bool | None) -> Look:
+    """Read everything once. Raises NetfilterUnavailableError where the back end in use cannot be read."""
+    reading = read_everything()
+    choice = choose_backend(reading, told=told)
+    backend = choice.backend
+    sites: dict[Family, Site] = {}
+    others: dict[Family, Site] = {}
+    failed: dict[Family, KvctlError] = {}
+    warnings: list[str] = []
+    for family in Family:
+        try:
+            sites[family] = open_site(reading, backend, family)
+        except KvctlError as error:
+            if family is Family.IPV4:
+                raise
+            failed[family] = error
+        try:
+            others[family] = open_site(reading, backend.other, family)
+        except KvctlError as error:
+            if is_installed(backend.other, family):
+                warnings.append(f"the {backend.other} back end could not be read: {error}")
+    warnings += _foreign_rules_in_other(reading, backend)
+    return Look(
+        choice=choice,
+        sites=sites,
+        others=others,
+        foreign={f: kube_vip_rules(reading.tables[backend, f]) for f in sites},
+        warnings=tuple(warnings),
+        failed=failed,
+    )
+
+
+def _foreign_rules_in_other(reading: Reading, backend: Backend) -> Iterable[str]:
+    """One warning if the back end not in use holds source translations of other programs."""
+    for family in Family:
+        saved = reading.tables.get((backend.other, family))
+        if saved is None:
+            continue
+        nat = saved.tables.get("nat")
+        texts = [text for rules in (nat.chains.values() if nat else ()) for _, text in rules]
+        if any(("-j MASQUERADE" in text or "-j SNAT" in text) and "kvctl:" not in text for text in texts):
+            yield (
+                f"the {backend.other} back end holds other programs' source translations too: of the two, the one "
+                f"registered later takes a connection; if that is wrong here, choose {backend.other.setting}"
+            )
+            return

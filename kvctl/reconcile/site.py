@@ -1,0 +1,57 @@
+"""One family of one back end: what was found there, and what a target would change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvctl.model.net import Family, host_network
+from kvctl.model.rules import Ruleset
+from kvctl.model.snapshot import Snapshot
+from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.diff import Plan, diff
+from kvctl.netfilter.kernel import Kernel, Reading
+from kvctl.netfilter.position import rule_in_the_way
+from kvctl.policy.compile import HOOK
+from kvctl.policy.decode import Installed, decode
+from kvctl.reconcile.target import Target
+
+MakeTarget = Callable[[Installed], Target]
+
+
+@dataclass
+class Site:
+    """One family of one back end, with what was found there and what it is to hold."""
+
+    kernel: Kernel
+    family: Family
+    snapshot: Snapshot
+    installed: Installed
+    before: Snapshot
+    before_installed: Installed
+
+    def reread(self) -> None:
+        """Look again."""
+        saved = self.kernel.read(self.family)
+        self.snapshot = self.kernel.snapshot(self.family, saved, hook=HOOK)
+        self.installed = decode(self.snapshot)
+
+
+def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
+    """The site as `reading` found it; raises what kept it from being read."""
+    error = reading.failed.get((backend, family))
+    if error is not None:
+        raise error
+    kernel = Kernel(backend)
+    snapshot = kernel.snapshot(family, reading.tables[backend, family], hook=HOOK)
+    installed = decode(snapshot)
+    return Site(kernel, family, snapshot, installed, snapshot, installed)
+
+
+def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
+    """What `ruleset` changes at a site as last seen."""
+    pods = [host_network(item.address) for item in target.entries]
+    in_the_way = None
+    if ruleset.hook is not None and site.snapshot.position_known:
+        in_the_way = rule_in_the_way(site.snapshot, pods)
+    return diff(ruleset, site.snapshot, in_the_way=in_the_way)

@@ -1,0 +1,222 @@
+"""What the source wants of this node: for each Service that is wanted or installed, what becomes of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from kvctl.errors import KvctlError
+from kvctl.model.host import Host
+from kvctl.model.net import Family, within
+from kvctl.model.objects import ServiceRef
+from kvctl.model.policy import EgressPod, Exclusion, ExclusionKind, canonical
+from kvctl.model.settings import Settings
+from kvctl.policy.compile import Entry, entries_of, entry, pod_of
+from kvctl.policy.decode import Installed, InstalledService
+from kvctl.policy.pods import members
+from kvctl.policy.resolve import Fate, Resolution, Skipped, claim_lost, not_here
+from kvctl.reconcile.target import Scope, Target, without
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the source wants of this node."""
+
+    resolution: Resolution
+    scope: Scope
+    settings: Settings
+    host: Host
+
+    def target(self, installed: Installed, other: Installed | None) -> Target:
+        """The target of the back end in use; `other`: what the other one held when it was looked at."""
+        return build_target(
+            self.resolution,
+            installed,
+            other=other,
+            scope=self.scope,
+            settings=self.settings,
+            host=self.host,
+        )
+
+    def leaves(self, installed: Installed) -> Target:
+        """The target of the back end not in use: nothing of what this run is about."""
+        return without(installed, self.scope.named)
+
+
+def build_target(
+    resolution: Resolution,
+    installed: Installed,
+    *,
+    other: Installed | None = None,
+    scope: Scope,
+    settings: Settings,
+    host: Host | None,
+) -> Target:
+    """Decide about every Service that is wanted, or installed in this family in either back end.
+
+    `other`: what the back end that is not in use holds; what of it stays is written into the one in use.
+    Raises KvctlError when a run for single Services would change the excluded networks of the others.
+    """
+    family = installed.family
+    policies = [policy for policy in resolution.policies(family) if scope.covers(policy.ref)]
+    done = {policy.ref for policy in policies}
+    entries = [item for policy in policies for item in entries_of(policy)]
+    skipped = _skipped_of(resolution, family)
+    verdicts = _Verdicts()
+    for part in (installed, other):
+        for ref, service in part.services.items() if part is not None else ():
+            moves = part is other
+            if ref in done or (moves and (ref in installed.services or not scope.covers(ref))):
+                continue
+            own = [item for item in (part or installed).entries if item.rank.ref == ref]
+            if not scope.covers(ref):
+                stays: list[Entry] | None = own
+            elif ref not in resolution.present:
+                stays = verdicts.absent(ref, own, resolution, scope)
+            else:
+                skip = skipped.get(ref)
+                why = _why_lost(skip, service, resolution, settings, host)
+                if skip is None or why is not None:
+                    verdicts.lost[ref] = why or _not_asked(resolution, ref, family)
+                    stays = None
+                else:
+                    verdicts.kept[ref] = skip
+                    stays = _kept_entries(skip, own, resolution, settings)
+            if stays is None:
+                continue
+            if not moves:
+                verdicts.held.add(ref)
+            elif service.policy is not None:
+                policies.append(replace(service.policy, pods=tuple(map(pod_of, stays))))
+            entries += stays
+    settle = bool(verdicts.held or verdicts.kept or verdicts.orphans)
+    return Target(
+        family=family,
+        policies=tuple(policies),
+        held=frozenset(verdicts.held),
+        entries=tuple(entries),
+        exclusions=_exclusions(resolution, installed, other, scope, settle=settle),
+        lost=verdicts.lost,
+        kept=verdicts.kept,
+        orphans=frozenset(verdicts.orphans),
+    )
+
+
+@dataclass
+class _Verdicts:
+    """What becomes of installed Services that get no new rules."""
+
+    held: set[ServiceRef] = field(default_factory=set)
+    lost: dict[ServiceRef, str] = field(default_factory=dict)
+    kept: dict[ServiceRef, Skipped] = field(default_factory=dict)
+    orphans: set[ServiceRef] = field(default_factory=set)
+
+    def absent(
+        self, ref: ServiceRef, own: list[Entry], resolution: Resolution, scope: Scope
+    ) -> list[Entry] | None:
+        """A Service that the source does not have: it stays unless pruned, but not with another tenant's pods."""
+        if scope.prune:
+            self.lost[ref] = "not in the source (--prune)"
+            return None
+        self.orphans.add(ref)
+        return [item for item in own if not _anothers(item, resolution)]
+
+
+def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skipped]:
+    return {skip.ref: skip for skip in resolution.skipped if skip.family in (None, family)}
+
+
+def _why_lost(
+    skip: Skipped | None,
+    service: InstalledService,
+    resolution: Resolution,
+    settings: Settings,
+    host: Host | None,
+) -> str | None:
+    """Why rules go although the Service is in the source; None: a faulty input keeps them."""
+    if skip is None:
+        return None
+    if skip.fate is Fate.LOSE:
+        return skip.reason
+    for vip in service.vips:
+        fault = resolution.rules.fault(vip)
+        if fault is not None:
+            return f"the VIP {vip} of its present rules {fault}; {skip.reason}"
+        reason = claim_lost(service.ref, vip, resolution.claims) or not_here(
+            vip, host=host, assume=settings.assume_vip
+        )
+        if reason is not None:
+            return f"{reason}; {skip.reason}"
+    return None
+
+
+def _not_asked(resolution: Resolution, ref: ServiceRef, family: Family) -> str:
+    asks = any(w.policy.ref == ref for w in resolution.wanted) or any(
+        s.ref == ref for s in resolution.skipped
+    )
+    return (
+        f"the Service has no {family} VIP any more"
+        if asks
+        else "the Service does not ask for egress any more"
+    )
+
+
+def _anothers(item: Entry, resolution: Resolution) -> bool:
+    """Whether the source knows that the address of this entry belongs to a pod of another tenant by now."""
+    owner = resolution.index.owners.get(item.address)
+    return owner is not None and owner.namespace != item.rank.ref.namespace
+
+
+def _is_still(item: Entry, resolution: Resolution) -> bool:
+    """Whether the source says that the address of this entry belongs to the very pod it belonged to."""
+    owner = resolution.index.owners.get(item.address)
+    if owner is None or owner.namespace != item.rank.ref.namespace:
+        return False
+    return EgressPod.named(item.address, name=owner.name).label == item.label
+
+
+def _kept_entries(
+    skip: Skipped, own: Sequence[Entry], resolution: Resolution, settings: Settings
+) -> list[Entry]:
+    """The jumps of a Service with faulty input: its pods of today, by its rules of yesterday."""
+    if not own:
+        return []
+    service = resolution.services.get(skip.ref)
+    if service is None:  # the object is malformed: who its pods are is not known, who they were is
+        return [item for item in own if _is_still(item, resolution)]
+    if not service.selector and service.ref not in resolution.index.endpoints:
+        return [item for item in own if not _anothers(item, resolution)]
+    rank, before = own[0].rank, {item.address for item in own}
+    family = Family.IPV4 if own[0].address.version == 4 else Family.IPV6
+    found = members(service, family=family, index=resolution.index, node=settings.node)
+    inside = resolution.networks.pod[family].networks
+    return [
+        entry(rank, EgressPod.named(pod.address, name=pod.name, node=pod.node))
+        for pod in found.addresses
+        if pod.address in before
+        or (within(pod.address, inside) and pod.address not in resolution.rules.node_addresses)
+    ]
+
+
+def _exclusions(
+    resolution: Resolution, installed: Installed, other: Installed | None, scope: Scope, *, settle: bool
+) -> tuple[Exclusion, ...]:
+    wanted = resolution.networks.exclusions[installed.family]
+    others = other.exclusions if other is not None else ()
+    if scope.named is None:
+        # A file that says less than the last one must not open the cluster's own networks to rules that
+        # stay from before.
+        return canonical((*wanted, *installed.exclusions, *others)) if settle else wanted
+    if not settle or not installed.entries:
+        return wanted
+    fixed = {e.network for e in wanted if e.kind is not ExclusionKind.NODE}
+    present = {e.network for e in installed.exclusions if e.kind is not ExclusionKind.NODE}
+    if fixed != present:
+        more = ", ".join(sorted(map(str, fixed - present))) or "none"
+        less = ", ".join(sorted(map(str, present - fixed))) or "none"
+        raise KvctlError(
+            f"the {installed.family} excluded networks differ from those in the kernel, which other Services "
+            f"share: only wanted: {more}; only in the kernel: {less}",
+            hint="run apply without naming a Service, or give the same CIDRs as then",
+        )
+    return installed.exclusions
