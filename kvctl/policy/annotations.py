@@ -177,21 +177,41 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
         addresses=reader.each(ADDRESSES, _parse_address, most=MAX_ADDRESSES, what="addresses"),
         interface=reader.interface(),
         problems=tuple(reader.problems),
-        warnings=tuple(
-            f"{name} has no effect here: {why}" for name, why in WITHOUT_EFFECT.items() if name in annotations
-        ),
+        warnings=(*_without_effect(annotations), *_unknown(annotations)),
     )
+
+
+def _without_effect(annotations: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} has no effect here: {why}" for name, why in WITHOUT_EFFECT.items() if name in annotations
+    ]
+
+
+def _unknown(annotations: Mapping[str, str]) -> list[str]:
+    """Names that look like ours and are not: a typing error would do nothing at all, in silence."""
+    unknown = [
+        name
+        for name in annotations
+        if name.startswith(_OWN_PREFIXES) and name not in _KNOWN and name not in WITHOUT_EFFECT
+    ]
+    more = len(unknown) - MAX_UNKNOWN
+    return [
+        *(f"the annotation {quote(name)} has no effect here" for name in unknown[:MAX_UNKNOWN]),
+        *([f"{more} more annotations have no effect here"] if more > 0 else []),
+    ]
 
 
 def _parse_port(entry: str) -> PortMatch:
     accepted = "is not PROTOCOL:PORT or PROTOCOL:FIRST-LAST with tcp, udp or sctp and ports 1 to 65535"
     if _BARE_PORT.fullmatch(entry):
-        raise _UnacceptableError("has no protocol", f"write tcp:{entry}")
+        hint = _hint_if_good(f"tcp:{entry}")
+        raise _UnacceptableError("has no protocol" if hint else accepted, hint)
     match = _PORT.fullmatch(entry)
     if match is None or match["protocol"] not in PROTOCOLS:
         lower = entry.lower()
-        known = entry.isascii() and lower != entry and _PORT.fullmatch(lower)
-        raise _UnacceptableError(accepted, f"write {lower}" if known else None)
+        raise _UnacceptableError(
+            accepted, _hint_if_good(lower) if lower != entry and entry.isascii() else None
+        )
     first = int(match["first"])
     last = int(match["last"] or first)
     if not (1 <= first <= 65535 and 1 <= last <= 65535):
@@ -207,7 +227,7 @@ def _hint_if_good(entry: str) -> str | None:
     """To write `entry`, provided that it would be accepted."""
     try:
         return f"write {_parse_port(entry)}"
-    except _Unacceptable as error:
+    except _UnacceptableError as error:
         return error.hint
 
 
