@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kvctl.model.net import Network, parse_address, parse_network
-from kvctl.model.objects import CidrHint, Endpoint, Ingress, Node, Objects, Pod, Service, ServiceRef
+from kvctl.model.objects import CidrHint, Endpoint, Ingress, Node, Objects, Pod, Service
+from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 
 EGRESS = {"kube-vip.io/egress": "true"}

@@ -14,7 +14,7 @@ from kvctl.cli.items import explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.model.net import Family
-from kvctl.model.objects import ServiceRef
+from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.lock import namespace_lock

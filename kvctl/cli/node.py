@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from kvctl.cli.source import load, report_absent, report_problems, report_source
 from kvctl.model.host import Host
-from kvctl.model.objects import Objects, ServiceRef
+from kvctl.model.objects import Objects
+from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.host import read_host
 from kvctl.policy.resolve import Resolution, resolve

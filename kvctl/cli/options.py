@@ -12,7 +12,7 @@ import click
 from kvctl.cli.output import FORMATS
 from kvctl.errors import KvctlError, UsageError
 from kvctl.model.net import Network, parse_network
-from kvctl.model.objects import ServiceRef
+from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.model.text import quote
 

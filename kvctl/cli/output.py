@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,6 +48,8 @@ def printable(text: str) -> str:
 
 def print_json(document: Json) -> None:
     """A document, indented."""
+    import json
+
     click.echo(json.dumps(document, indent=2))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from kvctl.cli.output import input_errors, note, printable, warning
 from kvctl.errors import InputError
-from kvctl.model.objects import Objects, ServiceRef
+from kvctl.model.objects import Objects
+from kvctl.model.ref import ServiceRef
 from kvctl.policy.resolve import Resolution
 
 

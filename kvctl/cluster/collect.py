@@ -9,7 +9,8 @@ from typing import TypeVar
 from kvctl.cluster import cidr_hints, views
 from kvctl.cluster.fields import A_LABEL, A_SUBDOMAIN, Field, Record, describe, is_label, is_subdomain
 from kvctl.errors import InputError
-from kvctl.model.objects import CidrKind, Endpoint, Node, Objects, Service, ServiceRef
+from kvctl.model.objects import CidrKind, Endpoint, Node, Objects, Service
+from kvctl.model.ref import ServiceRef
 
 _View = TypeVar("_View")
 

@@ -12,7 +12,8 @@ from kvctl.cluster.collect import ObjectsBuilder
 from kvctl.cluster.views import SERVICE_OF_SLICE
 from kvctl.cluster.yaml_values import yaml_values
 from kvctl.errors import ClusterError, InputError
-from kvctl.model.objects import CidrKind, Objects, ServiceRef
+from kvctl.model.objects import CidrKind, Objects
+from kvctl.model.ref import ServiceRef
 
 PAGE = 500
 """Objects a request, as kubectl asks for."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from kvctl.cluster.cidr_hints import CONTROLLER_MANAGER, SYSTEM_NAMESPACE, Found, from_flags
 from kvctl.cluster.fields import Field, is_label, is_subdomain
 from kvctl.model.net import Address, Network
-from kvctl.model.objects import Endpoint, Ingress, Node, Pod, Service, ServiceRef
+from kvctl.model.objects import Endpoint, Ingress, Node, Pod, Service
+from kvctl.model.ref import ServiceRef
 
 ANNOTATION_PREFIXES = ("kube-vip.io/", "kvctl.io/")
 SERVICE_OF_SLICE = "kubernetes.io/service-name"

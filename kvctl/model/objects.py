@@ -11,17 +11,7 @@ from enum import StrEnum
 
 from kvctl.errors import InputError
 from kvctl.model.net import Address, Network
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ServiceRef:
-    """Which Service: prints as `namespace/name`."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+from kvctl.model.ref import ServiceRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 from functools import cached_property
 
 from kvctl.model.net import Address, Family, Network, contains
-from kvctl.model.objects import ServiceRef
+from kvctl.model.ref import ServiceRef
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 

@@ -6,7 +6,6 @@ later registered first (measured, kernel 6.18); the first that sets up a source 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +54,8 @@ def _nft(*words: str) -> list[Json]:
     path = proc.find("nft")
     if path is None:
         return []
+    import json
+
     try:
         done = proc.run((path, "-j", *words), deadline=_NFT_SECONDS)
         parsed = json.loads(done.stdout) if done.status == 0 and done.stdout else {}
@@ -139,7 +140,7 @@ def _returns_unmarked(expressions: Sequence[Json]) -> bool:
     if not expressions or "return" not in expressions[-1] or "match" not in expressions[0]:
         return False
     match = expressions[0]["match"]
-    return "mark" in json.dumps(match.get("left")) and match.get("right") == 0 and match.get("op") == "=="
+    return "mark" in str(match.get("left")) and match.get("right") == 0 and match.get("op") == "=="
 
 
 def _targets(expressions: Iterable[Json]) -> list[str]:

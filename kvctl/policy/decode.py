@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvctl.model.net import Address, Family, Network
-from kvctl.model.objects import ServiceRef
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
+from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import EGRESS_CHAIN, Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.policy import layout
@@ -75,7 +75,8 @@ def decode(snapshot: Snapshot) -> Installed:
         if ref is not None and any(f.rule is None or layout.read_retiring(f.rule) is None for f in rules):
             services[ref] = _read_service(ref, snapshot, by_service.get(ref, []))
     for ref, items in by_service.items():
-        services.setdefault(ref, _read_service(ref, snapshot, items))
+        if ref not in services:
+            services[ref] = _read_service(ref, snapshot, items)
     return Installed(
         family=snapshot.family,
         services=services,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
+from functools import lru_cache
 from hashlib import sha256
 
 from kvctl.model.net import Address, Network, parse_address
-from kvctl.model.objects import ServiceRef
 from kvctl.model.policy import Exclusion, ExclusionKind, Rank, RankClass
+from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, EGRESS_CHAIN, Rule, Target, Verb
 
 LAYOUT = 1
@@ -40,11 +41,13 @@ def _digest(*parts: object) -> str:
     return b32encode(sha256(data).digest()[:10]).decode("ascii")
 
 
+@lru_cache(maxsize=65536)
 def service_chain(ref: ServiceRef) -> str:
     """The chain that rewrites for a Service; the same name in both families' tables. 26 characters."""
     return _SERVICE_PREFIX + _digest("service", ref)
 
 
+@lru_cache(maxsize=65536)
 def out_chain(ref: ServiceRef) -> str:
     """The chain with the ports of a Service that has networks too."""
     return _OUT_PREFIX + _digest("service", ref)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kvctl.model.net import Address, Family, family_of
-from kvctl.model.objects import Endpoint, Objects, Pod, Service, ServiceRef
+from kvctl.model.objects import Endpoint, Objects, Pod, Service
+from kvctl.model.ref import ServiceRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class PodIndex:
     owners: Mapping[Address, Pod]
     """Who has an address: of several pods the newest without a deletion timestamp."""
     endpoints: Mapping[ServiceRef, list[Endpoint]]
+    host_addresses: frozenset[Address] = frozenset()
+    """Addresses of pods on the host's network: those of their nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Members:
     addresses: tuple[Member, ...] = ()
     elsewhere: tuple[str, ...] = ()
     """The nodes of pods left out because they run on another node than the one asked for."""
+    refused: tuple[str, ...] = ()
+    """A sentence for each endpoint that is nobody's to name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,12 @@ def index_pods(objects: Objects) -> PodIndex:
     """Built once for all Services. Pods that have ended, or use the host's network, have no address of their own."""
     by_label: dict[tuple[str, str, str], list[Pod]] = {}
     owners: dict[Address, Pod] = {}
+    host_addresses: set[Address] = set()
     for pod in objects.pods:
-        if pod.finished or pod.host_network or not pod.addresses:
+        if pod.finished or not pod.addresses:
+            continue
+        if pod.host_network:
+            host_addresses.update(pod.addresses)
             continue
         for key, value in pod.labels.items():
             by_label.setdefault((pod.namespace, key, value), []).append(pod)
@@ -55,7 +64,9 @@ def index_pods(objects: Objects) -> PodIndex:
     endpoints: dict[ServiceRef, list[Endpoint]] = {}
     for endpoint in objects.endpoints:
         endpoints.setdefault(endpoint.service, []).append(endpoint)
-    return PodIndex(by_label=by_label, owners=owners, endpoints=endpoints)
+    return PodIndex(
+        by_label=by_label, owners=owners, endpoints=endpoints, host_addresses=frozenset(host_addresses)
+    )
 
 
 def _claim(pod: Pod) -> tuple[bool, int, str, str]:
@@ -66,9 +77,15 @@ def members(service: Service, *, family: Family, index: PodIndex, node: str | No
     """The addresses of a Service's pods; with `node` only of pods there or on no node yet."""
     found = _selected(service, index) if service.selector else _listed(service.ref, index)
     mine = [member for member in found if family_of(member.address) is family]
+    listed = () if service.selector else index.endpoints.get(service.ref, ())
+    refused = (_refusal(e, index) for e in listed if family_of(e.address) is family)
     here = [member for member in mine if node is None or member.node is None or member.node == node]
     elsewhere = {member.node for member in mine if member.node} - {member.node for member in here}
-    return Members(addresses=tuple(sorted(set(here), key=_place)), elsewhere=tuple(sorted(elsewhere)))
+    return Members(
+        addresses=tuple(sorted(set(here), key=_place)),
+        elsewhere=tuple(sorted(elsewhere)),
+        refused=tuple(dict.fromkeys(sentence for sentence in refused if sentence is not None)),
+    )
 
 
 def _place(member: Member) -> tuple[int, str]:
@@ -90,9 +107,9 @@ def _listed(ref: ServiceRef, index: PodIndex) -> Iterable[Member]:
     """The addresses of EndpointSlices: anybody may write one, so another namespace's pod never counts."""
     seen: set[Address] = set()
     for endpoint in index.endpoints.get(ref, []):
-        owner = index.owners.get(endpoint.address)
-        if endpoint.address in seen or (owner is not None and owner.namespace != ref.namespace):
+        if endpoint.address in seen or _refusal(endpoint, index) is not None:
             continue
+        owner = index.owners.get(endpoint.address)
         seen.add(endpoint.address)
         yield Member(
             address=endpoint.address,
@@ -100,3 +117,14 @@ def _listed(ref: ServiceRef, index: PodIndex) -> Iterable[Member]:
             node=owner.node if owner and owner.node else endpoint.node,
             from_endpoint=True,
         )
+
+
+def _refusal(endpoint: Endpoint, index: PodIndex) -> str | None:
+    """Why an endpoint does not count, whoever wrote it; None: as far as pods tell, it does."""
+    address = endpoint.address
+    if address in index.host_addresses:
+        return f"endpoint {address} is the address of a pod on the host's network: left out"
+    owner = index.owners.get(address)
+    if owner is not None and owner.namespace != endpoint.service.namespace:
+        return f"endpoint {address} is a pod of another namespace: left out"
+    return None

@@ -8,8 +8,9 @@ from enum import StrEnum
 
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, contains, parse_address, within
-from kvctl.model.objects import Objects, Service, ServiceRef
+from kvctl.model.objects import Objects, Service
 from kvctl.model.policy import EgressPod, EgressPolicy
+from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.annotations import (
     ADDRESSES,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kvctl.model.net import Address, Family, Network, contains, overlap
-from kvctl.model.objects import ServiceRef
 from kvctl.model.policy import EgressPolicy, PortMatch
+from kvctl.model.ref import ServiceRef
 
 
 @dataclass(frozen=True, slots=True)

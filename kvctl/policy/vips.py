@@ -8,7 +8,8 @@ from enum import IntEnum
 from ipaddress import IPv6Address
 
 from kvctl.model.net import Address, Family, family_of, parse_address, within
-from kvctl.model.objects import Service, ServiceRef
+from kvctl.model.objects import Service
+from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.annotations import ADDRESSES, Problem
 from kvctl.policy.cidrs import ClusterNetworks

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kvctl.model.objects import ServiceRef
+from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import HOOK_CHAIN, Rule
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.syntax import parse

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family, Network
-from kvctl.model.objects import ServiceRef
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
+from kvctl.model.ref import ServiceRef
 from kvctl.netfilter.diff import Change
 from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService

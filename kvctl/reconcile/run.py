@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvctl.model.host import Host
-from kvctl.model.objects import ServiceRef
+from kvctl.model.ref import ServiceRef
 from kvctl.policy.decode import Installed
 from kvctl.reconcile.compare import Compared, compare, override_at, target_of
 from kvctl.reconcile.converge import Outcome, converge

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kvctl.model.net import Address, Family
-from kvctl.model.objects import ServiceRef
 from kvctl.model.policy import EgressPolicy, Exclusion
+from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import EGRESS_CHAIN, Rule, Ruleset
 from kvctl.model.snapshot import Snapshot
 from kvctl.policy import layout

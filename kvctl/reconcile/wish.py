@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.net import Family, within
-from kvctl.model.objects import ServiceRef
 from kvctl.model.policy import EgressPod, Exclusion, ExclusionKind, canonical
+from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kvctl.cluster.collect import ObjectsBuilder
-from kvctl.model.objects import CidrKind, Endpoint, Ingress, Objects, ServiceRef
+from kvctl.model.objects import CidrKind, Endpoint, Ingress, Objects
+from kvctl.model.ref import ServiceRef
 
 
 def collect(*raw: Any) -> Objects:
