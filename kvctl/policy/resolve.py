@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kvctl.model.host import Host
-from kvctl.model.net import Address, Family, contains, parse_address, within
+from kvctl.model.net import Address, Family, collapse, parse_address, within
 from kvctl.model.objects import Objects, Service
 from kvctl.model.policy import EgressPod, EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
+from kvctl.model.text import quote
 from kvctl.policy.annotations import (
     ADDRESSES,
     ALLOWED,
@@ -27,7 +29,10 @@ from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
 from kvctl.policy.interface import interface_warnings
 from kvctl.policy.pods import Member, Members, PodIndex, index_pods, members
 from kvctl.policy.shadow import find_shadows
-from kvctl.policy.vips import STATUS_FIELD, Claim, Vip, VipRules, Vips, find_vips, winners
+from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips, find_vips, winners
+
+# What the API server lets a selector hold, as long as a message may be; a file may hold anything.
+_PLAIN_SELECTOR = re.compile(r"[A-Za-z0-9_./=,-]{1,80}")
 
 
 class Fate(StrEnum):
@@ -58,6 +63,8 @@ class Skipped:
     status: SkipStatus = SkipStatus.SKIPPED
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    vip_unclear: bool = False
+    """It names a VIP that cannot be one, so a family without a VIP may have lost it by an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +163,22 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
 def _judge(
     service: Service, annotations: Annotations, vips: Vips, context: _Context
 ) -> Iterable[Wanted | Skipped]:
+    if annotations.ignore:
+        yield Skipped(ref=service.ref, reason=f"{IGNORE} is true", fate=Fate.LOSE)
+        return
     problems = (*annotations.problems, *vips.problems)
     warnings = (*annotations.warnings, *vips.warnings)
     skipped = Skipped(ref=service.ref, reason="", fate=Fate.LOSE, problems=problems, warnings=warnings)
-    state = _state_faults(service, annotations)
+    state = _state_faults(service)
     if state:
         yield replace(skipped, reason=_sentence(state, problems))
         return
     families = sorted({*vips.accepted, *vips.refused})
+    by_status = any(vip.standing is Standing.STATUS for vip in vips.accepted.values())
+    unclear = bool(vips.problems) or (annotations.faulty(ADDRESSES) and not by_status)
+    skipped = replace(skipped, vip_unclear=unclear)
     if not families:
-        if vips.problems or annotations.faulty(ADDRESSES):
+        if unclear:
             yield replace(skipped, reason=_sentence([], problems), fate=Fate.KEEP)
         else:
             missing = (
@@ -183,9 +196,7 @@ def _judge(
             )
 
 
-def _state_faults(service: Service, annotations: Annotations) -> list[str]:
-    if annotations.ignore:
-        return [f"{IGNORE} is true"]
+def _state_faults(service: Service) -> list[str]:
     faults = []
     if service.type != "LoadBalancer":
         faults.append(f"spec.type is {service.type}, not LoadBalancer")
@@ -220,8 +231,8 @@ def _judge_family(
     faults = _range_faults(service, family, context)
     if unknown:
         faults.append("spec.selector is empty, and EndpointSlices cannot be read")
-    if not pods and not faults:
-        faults = list(left_out)
+    if not pods:
+        faults = list(dict.fromkeys((*faults, *_shortened(left_out))))
     if faults or skipped.problems:
         return replace(skipped, reason=_sentence(faults, skipped.problems), fate=Fate.KEEP)
     policy = EgressPolicy(
@@ -271,11 +282,9 @@ def _nothing_allowed(annotations: Annotations, family: Family) -> str | None:
             return f"{ALLOWED} has no {family} network"
     else:
         allowed = ()
-    denied = of_family(annotations.denied, family)
-    if denied and (
-        any(network.prefixlen == 0 for network in denied)
-        or (allowed and all(any(contains(d, a) for d in denied) for a in allowed))
-    ):
+    denied = collapse(of_family(annotations.denied, family))
+    everything = any(network.prefixlen == 0 for network in denied)
+    if everything or (allowed and all(within(network, denied) for network in allowed)):
         return f"{DENIED} leaves no {family} network to rewrite to"
     return None
 
@@ -287,16 +296,18 @@ def _no_pod(service: Service, found: Members, context: _Context) -> str:
         return f"no pod on node {node}: the pods are on {others}"
     where = f"on node {node}" if node else f"in namespace {service.ref.namespace}"
     if not service.selector:
-        return f"no usable EndpointSlice address {where}: spec.selector is empty"
+        refused = "".join(f"; {sentence}" for sentence in _shortened(list(found.refused)))
+        return f"no usable EndpointSlice address {where}: spec.selector is empty{refused}"
     selector = ",".join(f"{key}={value}" for key, value in service.selector.items())
-    return f"no pod {where} matches spec.selector {selector}"
+    shown = selector if _PLAIN_SELECTOR.fullmatch(selector) else quote(selector)
+    return f"no pod {where} matches spec.selector {shown}"
 
 
 def _countable_pods(found: Members, family: Family, context: _Context) -> tuple[list[Member], list[str]]:
     """The pods inside the pod CIDRs, and a sentence for each one that is outside."""
     cidrs = context.networks.pod[family]
     inside: list[Member] = []
-    sentences: list[str] = []
+    sentences: list[str] = list(found.refused)
     for pod in found.addresses:
         mend = "set --pod-cidr or egress_podcidr"
         if not cidrs.networks:

@@ -123,7 +123,11 @@ class _Verdicts:
 
 
 def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skipped]:
-    return {skip.ref: skip for skip in resolution.skipped if skip.family in (None, family)}
+    found = {skip.ref: skip for skip in resolution.skipped if skip.family in (None, family)}
+    for skip in resolution.skipped:
+        if skip.vip_unclear and skip.fate is Fate.KEEP:
+            found.setdefault(skip.ref, skip)
+    return found
 
 
 def _why_lost(
