@@ -97,10 +97,14 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: str | None = None) -> 
 
 
 def _surplus_at_end(before: Sequence[FoundRule], rules: Sequence[Rule]) -> Sequence[FoundRule] | None:
-    """The rules behind the wanted ones, if the chain begins with just those, there are any, and each is ours."""
+    """The rules behind the wanted ones, if the chain begins with just those, there are any, and each is ours.
+
+    Not if one of them repeats a wanted rule: `-D` by text would take the first of the two.
+    """
     head, tail = before[: len(rules)], before[len(rules) :]
     mended = [item.rule for item in head] == list(rules) and rules and all(item.rule for item in tail)
-    return tail if mended and tail else None
+    repeats = {item.text for item in head} & {item.text for item in tail}
+    return tail if mended and tail and not repeats else None
 
 
 def restore_text(plan: Plan) -> str:
