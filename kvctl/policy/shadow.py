@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kvctl.model.net import Address, Family, Network, contains, overlap
+from kvctl.model.net import Address, Family, Network, collapse, contains, overlap, within
 from kvctl.model.policy import EgressPolicy, PortMatch
 from kvctl.model.ref import ServiceRef
+
+MAX_NAMED = 8
+"""Services named in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,46 +30,34 @@ def find_shadows(policies: Sequence[EgressPolicy]) -> dict[tuple[ServiceRef, Fam
     networks alone, is reported as shadowed in part: that is cautious, and the rules are right anyway.
     """
     by_address: dict[Address, list[EgressPolicy]] = defaultdict(list)
-    for policy in policies:
+    for policy in sorted(policies, key=lambda p: p.rank):
         for pod in policy.pods:
             by_address[pod.address].append(policy)
-    crowded = {address: ps for address, ps in by_address.items() if len(ps) > 1}
-    above: dict[tuple[ServiceRef, Family], dict[ServiceRef, EgressPolicy]] = defaultdict(dict)
-    for sharing in crowded.values():
-        for lower in sharing:
-            for higher in sharing:
-                if higher.rank < lower.rank and _meet(higher, lower):
-                    above[lower.ref, lower.family][higher.ref] = higher
-    # The effective coverage: a policy that is wholly shadowed itself takes nothing that its own
-    # shadow does not take, so judging against all higher ones is right.
-    result: dict[tuple[ServiceRef, Family], Shadow] = {}
-    for policy in policies:
-        higher_ones = above.get((policy.ref, policy.family))
-        if higher_ones:
-            result[policy.ref, policy.family] = _judge(policy, higher_ones, by_address)
-    return result
+    # Pods with the same Services, highest rank first: what holds for one of them holds for all.
+    crowds = {tuple(id(policy) for policy in sharing): sharing for sharing in by_address.values()}
+    above: dict[int, list[list[EgressPolicy]]] = defaultdict(list)
+    for crowd in crowds.values():
+        for place, policy in enumerate(crowd):
+            above[id(policy)].append([higher for higher in crowd[:place] if _meet(higher, policy)])
+    return {
+        (policy.ref, policy.family): _judge(policy, above[id(policy)])
+        for policy in policies
+        if any(above[id(policy)])
+    }
 
 
-def _judge(
-    lower: EgressPolicy,
-    higher_ones: dict[ServiceRef, EgressPolicy],
-    by_address: dict[Address, list[EgressPolicy]],
-) -> Shadow:
-    names = ", ".join(str(ref) for ref in sorted(higher_ones))
-    verb = "comes" if len(higher_ones) == 1 else "come"
-    verdicts: dict[frozenset[ServiceRef], bool] = {}
+def _judge(lower: EgressPolicy, crowds: Sequence[Sequence[EgressPolicy]]) -> Shadow:
+    """`crowds`: for each kind of pod of `lower` those that come first and take something of its traffic.
 
-    def covered(address: Address) -> bool:
-        here = [p for p in by_address[address] if p.ref in higher_ones and p.rank < lower.rank]
-        key = frozenset(p.ref for p in here)
-        if key not in verdicts:
-            verdicts[key] = _covers(here, lower)
-        return verdicts[key]
-
-    whole = all(covered(pod.address) for pod in lower.pods)
-    if whole:
-        return Shadow(whole=True, sentence=f"{names} {verb} first for all of this traffic of the same pods")
-    return Shadow(whole=False, sentence=f"{names} {verb} first for a part of this traffic of the same pods")
+    A policy that is wholly shadowed itself takes nothing that its own shadow does not take, so judging
+    against all higher ones is right.
+    """
+    refs = sorted({higher.ref for crowd in crowds for higher in crowd})
+    verb = "comes" if len(refs) == 1 else "come"
+    names = ", ".join(map(str, refs[:MAX_NAMED])) + (" and others" if len(refs) > MAX_NAMED else "")
+    whole = all(_covers(crowd, lower) for crowd in crowds)
+    part = "all" if whole else "a part"
+    return Shadow(whole=whole, sentence=f"{names} {verb} first for {part} of this traffic of the same pods")
 
 
 def _meet(one: EgressPolicy, other: EgressPolicy) -> bool:
@@ -82,11 +73,14 @@ def _meet(one: EgressPolicy, other: EgressPolicy) -> bool:
     )
     if not ports:
         return False
-    if not one.allowed or not other.allowed:
-        allowed = one.allowed or other.allowed
-        denied = (*one.denied, *other.denied)
-        return not allowed or any(not any(contains(d, a) for d in denied) for a in allowed)
-    return any(overlap(a, b) for a in one.allowed for b in other.allowed)
+    if one.allowed and other.allowed:
+        shared = [a if contains(b, a) else b for a in one.allowed for b in other.allowed if overlap(a, b)]
+    elif one.allowed or other.allowed:
+        shared = list(one.allowed or other.allowed)
+    else:
+        return True
+    denied = (*one.denied, *other.denied)
+    return any(not within(network, denied) for network in shared)
 
 
 def _covers(higher: Iterable[EgressPolicy], lower: EgressPolicy) -> bool:
@@ -116,19 +110,14 @@ def _ports_covered(by: Iterable[PortMatch], ports: Sequence[PortMatch]) -> bool:
 
 
 def _networks_covered(by: Sequence[EgressPolicy], lower: EgressPolicy) -> bool:
-    """Whether each network of `lower` lies in one that is taken, with no hole where `lower` would act."""
-    if not by:
-        return False
-    if not lower.allowed:
-        return any(not p.allowed and _no_hole(p, None, lower) for p in by)
-    return all(
-        any(_contains_allowed(p, network) and _no_hole(p, network, lower) for p in by)
-        for network in lower.allowed
-    )
-
-
-def _contains_allowed(policy: EgressPolicy, network: Network) -> bool:
-    return not policy.allowed or any(contains(allowed, network) for allowed in policy.allowed)
+    """Whether all networks of `lower` are taken by these together, with no hole where `lower` would act."""
+    for network in lower.allowed or (None,):
+        taking = [policy for policy in by if _no_hole(policy, network, lower)]
+        if any(not policy.allowed for policy in taking):
+            continue
+        if network is None or not within(network, collapse(n for p in taking for n in p.allowed)):
+            return False
+    return True
 
 
 def _no_hole(policy: EgressPolicy, network: Network | None, lower: EgressPolicy) -> bool:
