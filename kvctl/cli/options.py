@@ -163,12 +163,19 @@ def told_keep_connections(flag: bool | None) -> bool:
 
 def this_node(flag: str | None) -> str:
     """The name of the node kvctl runs on."""
-    told = flag or os.environ.get("NODE_NAME") or os.environ.get("vip_nodename")
-    if told is None:
-        return os.uname().nodename.lower()
-    if not _SUBDOMAIN.fullmatch(told):
-        raise UsageError(f"--node: {quote(told)} is not the name of a Node")
-    return told
+    told = _told("--node", flag, "NODE_NAME", "vip_nodename", form=_SUBDOMAIN, what="the name of a Node")
+    return told or os.uname().nodename.lower()
+
+
+def _told(flag: str, value: str | None, *variables: str, form: re.Pattern[str], what: str) -> str | None:
+    """The flag's value, else the first variable that is not empty; raises UsageError naming where it came from."""
+    places = ((flag, value), *((f"environment variable {v}", os.environ.get(v)) for v in variables))
+    for where, text in places:
+        if text or (text is not None and where == flag):
+            if not form.fullmatch(text):
+                raise UsageError(f"{where}: {quote(text)} is not {what}")
+            return text
+    return None
 
 
 def settings(
@@ -183,9 +190,14 @@ def settings(
 
     `networks`: what the options of that name gave. `only_here`: without --node only this node's pods count.
     """
-    told_interface = interface or os.environ.get("vip_servicesinterface") or os.environ.get("vip_interface")
-    if told_interface and not _INTERFACE.fullmatch(told_interface):
-        raise UsageError(f"--interface: {quote(told_interface)} is not the name of a network interface")
+    told_interface = _told(
+        "--interface",
+        interface,
+        "vip_servicesinterface",
+        "vip_interface",
+        form=_INTERFACE,
+        what="the name of a network interface",
+    )
     here = this_node(node)
     exclude_nodes = environment_bool("egress_excludenodes")
     return Settings(
@@ -197,7 +209,7 @@ def settings(
         node=here if node is not None or only_here else None,
         this_node=here,
         assume_vip=bool(assume_vip if assume_vip is not None else environment_bool("egress_assumevip")),
-        interface=told_interface or None,
+        interface=told_interface,
     )
 
 
