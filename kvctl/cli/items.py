@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
-from kvctl.model.flows import Flow
 from kvctl.model.net import Address
 from kvctl.model.rules import TABLE
 from kvctl.netfilter.diff import Change
 from kvctl.reconcile.report import Item, Status
 
 if TYPE_CHECKING:
+    from kvctl.model.flows import Flow
     from kvctl.reconcile.look import Look
 
 SCHEMA_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,8 +13,10 @@ from kvctl.cli.output import FORMATS
 from kvctl.errors import KvctlError, UsageError
 from kvctl.model.net import Network, parse_network
 from kvctl.model.ref import ServiceRef
-from kvctl.model.settings import Settings
 from kvctl.model.text import quote
+
+if TYPE_CHECKING:
+    from kvctl.model.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -190,6 +192,8 @@ def settings(
 
     `networks`: what the options of that name gave. `only_here`: without --node only this node's pods count.
     """
+    from kvctl.model.settings import Settings
+
     told_interface = _told(
         "--interface",
         interface,

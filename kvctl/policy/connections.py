@@ -29,7 +29,10 @@ class ConnectionJudge:
     pod_networks: tuple[Network, ...]
     vips: frozenset[Address]
     """Addresses that only rules of ours put on a connection, also those being retired."""
+    going: frozenset[Address]
+    """Those of `vips` that no rule puts on a connection any more."""
     excluded: tuple[Network, ...]
+    """The networks excluded by now: to what was excluded before, a rule may rewrite."""
     is_local: Callable[[Address], bool] = field(repr=False)
 
     def is_wrong(self, flow: Flow) -> bool:
@@ -38,9 +41,12 @@ class ConnectionJudge:
         from_pod_network = within(pod, self.pod_networks) and seen_as in self.vips
         if (pod not in self.pods and not from_pod_network) or pod in self.unsure:
             return False
-        for destination in {flow.original.destination, flow.reply.source}:
-            if self.is_local(destination) or within(destination, self.excluded):
-                return False
+        destinations = (flow.original.destination, flow.reply.source)
+        if any(map(self.is_local, destinations)):
+            return False
+        if any(within(destination, self.excluded) for destination in destinations):
+            # Left alone, but a VIP that goes goes from everywhere: this began before the network was excluded.
+            return seen_as in self.going
         wanted = self.wanted_source(flow)
         return seen_as in self.vips if wanted is None else seen_as != wanted
 
@@ -84,19 +90,21 @@ def judge_of(
             policies[address].append(service.policy)
     for chosen in policies.values():
         chosen.sort(key=lambda policy: policy.rank)
+    vips = frozenset(
+        address
+        for part in everything
+        for address in (
+            *(vip for service in part.services.values() for vip in service.vips),
+            *(retiring.vip for retiring in part.retiring),
+        )
+    )
     return ConnectionJudge(
         policies=dict(policies),
         unsure=frozenset(unsure),
         pods=frozenset(item.address for part in everything for item in part.entries),
         pod_networks=tuple({n for part in everything for n in part.pod_networks} | set(pod_networks)),
-        vips=frozenset(
-            address
-            for part in everything
-            for address in (
-                *(vip for service in part.services.values() for vip in service.vips),
-                *(retiring.vip for retiring in part.retiring),
-            )
-        ),
-        excluded=tuple({e.network for part in everything for e in part.exclusions}),
+        vips=vips,
+        going=vips.difference(vip for service in acting.services.values() for vip in service.vips),
+        excluded=tuple(e.network for e in acting.exclusions),
         is_local=is_local,
     )

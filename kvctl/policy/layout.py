@@ -9,7 +9,6 @@ rank the Service has, why a network is excluded.
 from __future__ import annotations
 
 import re
-from base64 import b32encode
 from functools import lru_cache
 from hashlib import sha256
 
@@ -35,10 +34,16 @@ _RETIRING = re.compile(r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})")
 _EXCLUDE = re.compile(r"exclude (?P<kind>[a-z-]+)")
 
 
+# RFC 4648, section 6, two digits at a time: base64.b32encode takes four times as long.
+_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+
+
 def _digest(*parts: object) -> str:
-    """80 bits of a hash as 16 characters that a chain name and a bare comment may hold."""
+    """80 bits of a hash in base32: 16 characters that a chain name and a bare comment may hold."""
     data = "\0".join((str(LAYOUT), *map(str, parts))).encode()
-    return b32encode(sha256(data).digest()[:10]).decode("ascii")
+    bits = int.from_bytes(sha256(data).digest()[:10])
+    return "".join([_PAIRS[bits >> shift & 1023] for shift in range(70, -1, -10)])
 
 
 @lru_cache(maxsize=65536)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
 from kvctl.model.ref import ServiceRef
@@ -18,6 +17,7 @@ from kvctl.reconcile.attribution import Attributed
 from kvctl.reconcile.target import Scope, Target
 
 if TYPE_CHECKING:
+    from kvctl.model.flows import Flow
     from kvctl.policy.resolve import Resolution, Skipped
 
 

@@ -66,11 +66,12 @@ def without(installed: Installed, refs: Collection[ServiceRef] | None) -> Target
 
 def as_it_is(installed: Installed) -> Target:
     """The target of a look at the kernel alone: what is there, as this version of kvctl writes it."""
-    policies = [s.policy for s in installed.services.values() if s.policy is not None]
+    services = installed.services
+    policies = [s.policy for s in services.values() if s.policy is not None and not s.intact]
     return Target(
         family=installed.family,
         policies=tuple(policies),
-        held=frozenset(ref for ref, s in installed.services.items() if s.policy is None),
+        held=frozenset(ref for ref, s in services.items() if s.policy is None or s.intact),
         entries=installed.entries,
         exclusions=installed.exclusions,
     )
