@@ -83,7 +83,7 @@ class Worker:
             wish = self._wish(source if source is not None else objects(*things), named, prune)
             return compare(look(told=self.told), wish, scope=wish.scope)
 
-    def list(self) -> list[Item]:
+    def listed(self) -> list[Item]:
         """`kvctl egress list`, from the kernel alone."""
         with self.lab[self.name].entered():
             return compare(look(told=self.told), None, scope=Scope()).items
