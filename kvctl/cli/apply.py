@@ -144,5 +144,5 @@ def report_run(applied: Applied, *, unchanged: str) -> int:
             warning(printable(text))
         for error in outcome.errors:
             error_message(error)
-            status = 1
+            status = max(status, error.exit_status)
     return status

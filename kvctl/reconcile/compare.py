@@ -13,7 +13,14 @@ from kvctl.netfilter.foreign import ForeignEgress
 from kvctl.netfilter.overrides import find_override
 from kvctl.reconcile.attribution import attribute
 from kvctl.reconcile.look import Look
-from kvctl.reconcile.report import Item, Status, compared_items, in_order, undecided_items
+from kvctl.reconcile.report import (
+    Item,
+    Status,
+    compared_items,
+    computed_items,
+    in_order,
+    undecided_items,
+)
 from kvctl.reconcile.site import Site, plan_for
 from kvctl.reconcile.target import Scope, Target, as_it_is, rulesets
 
@@ -65,6 +72,7 @@ def compare(found: Look, wish: Wish | None, *, scope: Scope) -> Compared:
             items += _other_items(found, other, other_plans.get(family), scope)
         items += _foreign_items(found.foreign.get(family, []), family, scope)
     if wish is not None:
+        items += _unreadable_items(found, wish, scope)
         items += undecided_items(wish.resolution, targets, scope)
     return Compared(items=in_order(items), plans=plans, other_plans=other_plans)
 
@@ -112,6 +120,15 @@ def _other_items(found: Look, other: Site, plan: Plan | None, scope: Scope) -> l
     )
     where = f"in the {other.kernel.backend} back end, while {found.choice.backend} is in use; apply moves it"
     return [replace(item, status=Status.ORPHANED, reason=where) for item in items]
+
+
+def _unreadable_items(found: Look, wish: Wish, scope: Scope) -> list[Item]:
+    """What is wanted in a family whose rules could not be read."""
+    return [
+        replace(item, status=Status.MISSING, reason=str(found.failed[item.family]), changes=())
+        for item in computed_items(wish.resolution, scope)
+        if item.family in found.failed and item.status is Status.WANTED
+    ]
 
 
 def _foreign_items(found: Iterable[ForeignEgress], family: Family, scope: Scope) -> list[Item]:

@@ -16,7 +16,7 @@ from kvctl.model.flows import Flow
 from kvctl.model.host import Host
 from kvctl.model.net import Family, Network, host_network
 from kvctl.netfilter import conntrack
-from kvctl.netfilter.diff import Change, Plan, changes, restore_text
+from kvctl.netfilter.diff import Plan, restore_text
 from kvctl.netfilter.kernel import RestoreError
 from kvctl.policy.connections import judge_of
 from kvctl.reconcile.site import MakeTarget, Site, plan_for
@@ -32,7 +32,6 @@ class Outcome:
     """What a run did to one family, in all the places it looked at."""
 
     family: Family
-    changes: list[Change] = field(default_factory=list)
     restores: int = 0
     dropped: list[Flow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -55,7 +54,6 @@ def converge(
     """
     outcome = Outcome(family=sites[0][0].family)
     for site, make in sites:
-        outcome.changes += changes(_plan(site, make, final=True, retire=False))
         outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
         _write_until_right(site, make, outcome, final=False, retire=drop_connections, sleep=sleep)
     if drop_connections and not _drop_wrong_connections(

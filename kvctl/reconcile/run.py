@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kvctl.errors import KvctlError
 from kvctl.model.host import Host
+from kvctl.model.net import Network
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.decode import Installed
 from kvctl.reconcile.compare import Compared, compare, override_at, target_of
@@ -36,14 +38,14 @@ class Applied:
 def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
     """Make the kernel so. The caller holds the lock since before `look`.
 
-    Raises KvctlError; what was done until then is whole in each family.
+    Each family is done whole or not at all; what failed in one is an error in its outcome. Raises KvctlError
+    where nothing may be written in any.
     """
-    needed = {w.policy.family for w in wish.resolution.wanted if wish.scope.covers(w.policy.ref)}
-    for family, error in found.failed.items():
-        if family in needed:
-            raise error
     before = compare(found, wish, scope=wish.scope)
-    outcomes = []
+    needed = {w.policy.family for w in wish.resolution.wanted if wish.scope.covers(w.policy.ref)}
+    outcomes = [
+        Outcome(family=family, errors=[error]) for family, error in found.failed.items() if family in needed
+    ]
     for family, site in found.sites.items():
         other = found.in_other(family)
 
@@ -55,7 +57,7 @@ def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
         if family in found.others and not found.others[family].snapshot.is_empty:
             sites.append((found.others[family], wish.leaves))
         outcomes.append(
-            converge(
+            _converged(
                 sites,
                 host=wish.host,
                 drop_connections=drop_connections,
@@ -64,6 +66,23 @@ def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
             )
         )
     return Applied(before=before, after=compare(found, wish, scope=wish.scope), outcomes=outcomes)
+
+
+def _converged(
+    sites: Sequence[tuple[Site, MakeTarget]],
+    *,
+    host: Host,
+    drop_connections: bool,
+    acts: bool = True,
+    pod_networks: Sequence[Network] = (),
+) -> Outcome:
+    """One family; its failure is no reason to leave the other one undone."""
+    try:
+        return converge(
+            sites, host=host, drop_connections=drop_connections, acts=acts, pod_networks=pod_networks
+        )
+    except KvctlError as error:
+        return Outcome(family=sites[0][0].family, errors=[error])
 
 
 def flush(
@@ -85,5 +104,5 @@ def flush(
         sites: list[tuple[Site, MakeTarget]] = [(site, make)]
         if family in found.others:
             sites.append((found.others[family], make))
-        outcomes.append(converge(sites, host=host, drop_connections=drop_connections))
+        outcomes.append(_converged(sites, host=host, drop_connections=drop_connections))
     return Applied(before=before, after=compare(found, None, scope=scope), outcomes=outcomes)
