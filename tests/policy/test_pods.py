@@ -1,0 +1,203 @@
+"""Which pod addresses belong to a Service."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvctl.model.host import Host, HostAddress
+from kvctl.model.net import Family, parse_address
+from kvctl.policy.resolve import Fate
+from tests.builders import DUAL_STACK, endpoint, node, pod, service, settings
+from tests.policy.answers import addresses, only, policy_of, resolved, skip_of
+
+WITHOUT_SELECTOR = service(selector={})
+
+
+def test_all_matching_pods_of_the_namespace_count_sorted_by_address() -> None:
+    answer = resolved(
+        service(),
+        pod("sip/sip-client-1", "10.0.0.10"),
+        pod("sip/sip-client-0", "10.0.0.9"),
+        pod("other/sip-client-2", "10.0.0.3"),
+        pod("sip/web-0", "10.0.0.4"),
+    )
+    assert addresses(only(answer).policy) == ["10.0.0.9", "10.0.0.10"]
+
+
+def test_every_label_of_the_selector_has_to_match() -> None:
+    it = service(selector={"app": "sip-client", "tier": "edge"})
+    answer = resolved(it, pod(), pod("sip/sip-client-1", "10.0.0.2", labels={"tier": "edge", "more": "x"}))
+    assert addresses(only(answer).policy) == ["10.0.0.2"]
+
+
+def test_a_pod_on_its_way_out_counts_until_it_has_ended() -> None:
+    answer = resolved(
+        service(), pod(deleting=True), pod("sip/sip-client-1", "10.0.0.2", finished=True, deleting=True)
+    )
+    assert addresses(only(answer).policy) == ["10.0.0.1"]
+
+
+def test_a_pod_without_an_address_or_on_the_hosts_network_never_counts() -> None:
+    bare = pod("sip/sip-client-1", "10.0.0.2", host_network=True)
+    answer = resolved(service(), bare)
+    skip = skip_of(answer, "sip/sip-client")
+    assert skip.reason == "no pod in namespace sip matches spec.selector app=sip-client"
+    assert skip.fate is Fate.LOSE
+
+
+def test_of_two_pods_with_one_address_the_newest_that_is_not_going_has_it() -> None:
+    theirs = service("evil/b", vip="192.168.0.9")
+    for old, new, winner in (
+        (pod(created=1), pod("evil/b-0", "10.0.0.1", created=2), "evil/b"),
+        (pod(created=1), pod("evil/b-0", "10.0.0.1", created=2, deleting=True), "sip/sip-client"),
+        (pod(created=1, deleting=True), pod("evil/b-0", "10.0.0.1", created=2, deleting=True), "evil/b"),
+    ):
+        for things in ((old, new), (new, old)):
+            answer = resolved(service(), theirs, *things)
+            assert [str(wanted.policy.ref) for wanted in answer.wanted] == [winner]
+            assert len(answer.skipped) == 1
+
+
+def test_a_finished_pod_does_not_keep_its_address_from_the_next_one() -> None:
+    answer = resolved(
+        service(), pod("evil/b-0", "10.0.0.1", created=9, finished=True, deleting=True), pod(created=1)
+    )
+    assert addresses(only(answer).policy) == ["10.0.0.1"]
+
+
+def test_a_pod_of_two_families_is_in_both() -> None:
+    answer = resolved(
+        service(vip=["192.168.0.245", "fd00:1::1"]),
+        pod("sip/sip-client-0", "10.0.0.1", "fd00:10::1"),
+        settings=DUAL_STACK,
+    )
+    assert addresses(policy_of(answer, "sip/sip-client", Family.IPV4)) == ["10.0.0.1"]
+    assert addresses(policy_of(answer, "sip/sip-client", Family.IPV6)) == ["fd00:10::1"]
+
+
+class TestOfOneNode:
+    """With a node named, only what runs there counts."""
+
+    def test_pods_of_other_nodes_are_left_out_and_those_of_none_count(self) -> None:
+        answer = resolved(
+            service(),
+            pod("sip/sip-client-0", "10.0.0.1", node="a"),
+            pod("sip/sip-client-1", "10.0.0.2", node="b"),
+            pod("sip/sip-client-2", "10.0.0.3", node=None),
+            settings=settings(node="a"),
+        )
+        assert addresses(only(answer).policy) == ["10.0.0.1", "10.0.0.3"]
+
+    def test_no_pod_there_names_the_nodes_where_they_are(self) -> None:
+        answer = resolved(
+            service(),
+            pod("sip/sip-client-0", "10.0.0.1", node="b"),
+            pod("sip/sip-client-1", "10.0.0.2", node="a"),
+            settings=settings(node="x"),
+        )
+        skip = skip_of(answer, "sip/sip-client")
+        assert skip.reason == "no pod on node x: the pods are on a, b"
+        assert skip.fate is Fate.LOSE
+
+    def test_no_pod_anywhere_names_the_selector(self) -> None:
+        answer = resolved(service(), settings=settings(node="x"))
+        assert skip_of(answer, "sip/sip-client").reason == (
+            "no pod on node x matches spec.selector app=sip-client"
+        )
+
+    def test_hundreds_of_nodes_do_not_make_an_endless_sentence(self) -> None:
+        pods = [pod(f"sip/sip-client-{n}", f"10.0.{n // 256}.{n % 256}", node=f"n{n}") for n in range(1, 500)]
+        skip = skip_of(resolved(service(), *pods, settings=settings(node="x")), "sip/sip-client")
+        assert skip.reason.endswith(" ...")
+        assert len(skip.reason) < 150
+
+    def test_endpoints_know_their_node_too(self) -> None:
+        answer = resolved(
+            WITHOUT_SELECTOR,
+            endpoint("sip/sip-client", "10.0.0.1", node="a"),
+            endpoint("sip/sip-client", "10.0.0.2", node="b"),
+            settings=settings(node="a"),
+        )
+        assert addresses(only(answer).policy) == ["10.0.0.1"]
+
+
+class TestWithoutASelector:
+    """The addresses come from EndpointSlices, which anybody may write."""
+
+    def test_endpoints_inside_the_pod_cidr_count(self) -> None:
+        answer = resolved(
+            WITHOUT_SELECTOR,
+            endpoint("sip/sip-client", "10.0.0.2", pod_name="b"),
+            endpoint("sip/sip-client", "10.0.0.1"),
+            endpoint("sip/sip-client", "10.0.0.1", pod_name="again"),
+            endpoint("sip/other", "10.0.0.3"),
+        )
+        pods = only(answer).policy.pods
+        assert [(str(it.address), it.name) for it in pods] == [("10.0.0.1", None), ("10.0.0.2", "b")]
+
+    def test_endpoints_are_not_asked_where_there_is_a_selector(self) -> None:
+        answer = resolved(service(), pod(), endpoint("sip/sip-client", "10.0.0.2"))
+        assert addresses(only(answer).policy) == ["10.0.0.1"]
+
+    def test_a_pod_of_the_same_namespace_is_named_whatever_the_slice_says(self) -> None:
+        answer = resolved(
+            WITHOUT_SELECTOR,
+            pod("sip/real-0", "10.0.0.2", node="a"),
+            endpoint("sip/sip-client", "10.0.0.2", pod_name="lie", node="b"),
+        )
+        (it,) = only(answer).policy.pods
+        assert (it.name, it.node) == ("real-0", "a")
+
+    @pytest.mark.parametrize(
+        ("other", "sentence"),
+        [
+            (pod("evil/b-0", "10.0.0.2"), "endpoint 10.0.0.2 is a pod of another namespace: left out"),
+            (
+                pod("sip/b-0", "10.0.0.2", host_network=True),
+                "endpoint 10.0.0.2 is the address of a pod on the host's network: left out",
+            ),
+            (node("n", "10.0.0.2"), "endpoint 10.0.0.2 is an address of a Node: left out"),
+        ],
+        ids=["another tenant's pod", "host network", "node"],
+    )
+    def test_what_is_not_the_tenants_is_left_out_and_said(self, other: object, sentence: str) -> None:
+        theirs = endpoint("sip/sip-client", "10.0.0.2")
+        mine = endpoint("sip/sip-client", "10.0.0.1")
+        wanted = only(resolved(WITHOUT_SELECTOR, other, mine, theirs))  # type: ignore[arg-type]
+        assert addresses(wanted.policy) == ["10.0.0.1"]
+        assert wanted.warnings == (sentence,)
+        alone = resolved(WITHOUT_SELECTOR, other, theirs)  # type: ignore[arg-type]
+        assert sentence in skip_of(alone, "sip/sip-client").reason
+
+    def test_an_address_of_this_host_is_left_out(self) -> None:
+        host = Host(
+            addresses=(
+                HostAddress(parse_address("10.0.0.254"), 24, "cni0"),
+                HostAddress(parse_address("192.168.0.245"), 32, "eth0"),
+            ),
+            routes=(),
+        )
+        answer = resolved(
+            WITHOUT_SELECTOR,
+            endpoint("sip/sip-client", "10.0.0.254"),
+            endpoint("sip/sip-client", "10.0.0.1"),
+            host=host,
+        )
+        wanted = only(answer)
+        assert addresses(wanted.policy) == ["10.0.0.1"]
+        assert wanted.warnings == ("endpoint 10.0.0.254 is an address of this host: left out",)
+
+    def test_an_address_outside_the_pod_cidr_is_left_out(self) -> None:
+        answer = resolved(
+            WITHOUT_SELECTOR,
+            endpoint("sip/sip-client", "192.168.7.7"),
+            endpoint("sip/sip-client", "10.0.0.1"),
+        )
+        wanted = only(answer)
+        assert addresses(wanted.policy) == ["10.0.0.1"]
+        assert "pod 192.168.7.7 is outside the pod CIDR 10.0.0.0/16 (default)" in wanted.warnings[0]
+
+    def test_no_endpoint_at_all_says_so(self) -> None:
+        assert skip_of(resolved(WITHOUT_SELECTOR), "sip/sip-client").reason == (
+            "no usable EndpointSlice address in namespace sip: spec.selector is empty"
+        )
