@@ -1,0 +1,246 @@
+"""Which Services are programmed, and the sentence for each that is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kvctl.model.host import Host, HostAddress, Route
+from kvctl.model.net import Family, parse_address, parse_network
+from kvctl.model.objects import Service
+from kvctl.policy.resolve import Fate, SkipStatus
+from tests.builders import DUAL_STACK, networks, pod, service, settings
+from tests.policy.answers import only, policy_of, resolved, skip_of, wanted_names
+
+POD = pod()
+NAME = "sip/sip-client"
+VIP = parse_address("192.168.0.245")
+
+
+def host(*places: tuple[str, str], default: str = "eth0", kind: str | None = None) -> Host:
+    return Host(
+        addresses=tuple(HostAddress(parse_address(text), 32, name, kind) for text, name in places),
+        routes=(Route(parse_network("0.0.0.0/0"), default),),
+        interfaces=("lo", "eth0", "eth1"),
+    )
+
+
+def test_a_service_becomes_a_policy_with_everything_it_asks_for() -> None:
+    it = service(
+        ports="udp:5060, tcp:1-2",
+        allowed="192.168.0.0/16",
+        denied="192.168.9.0/24",
+        annotations={"kube-vip.io/serviceInterface": "eth1", "kube-vip.io/egress-ipv6": "true"},
+        created=7,
+    )
+    wanted = only(resolved(it, POD))
+    assert wanted.warnings == ()
+    policy = wanted.policy
+    assert (policy.vip, policy.interface, policy.created) == (VIP, "eth1", 7)
+    assert [str(port) for port in policy.ports] == ["tcp:1-2", "udp:5060"]
+    assert policy.allowed == networks("192.168.0.0/16")
+    assert policy.denied == networks("192.168.9.0/24")
+    assert [(p.name, p.node) for p in policy.pods] == [("sip-client-0", "worker")]
+
+
+def test_a_service_that_does_not_ask_is_no_item_at_all() -> None:
+    answer = resolved(
+        service(egress=False), service("a/off", annotations={"kube-vip.io/egress": "false"}), POD
+    )
+    assert (answer.wanted, answer.skipped) == ((), ())
+    assert len(answer.present) == 2
+
+
+@pytest.mark.parametrize(
+    ("it", "reason"),
+    [
+        (service(type="ClusterIP"), "spec.type is ClusterIP, not LoadBalancer"),
+        (service(policy="Cluster"), "spec.externalTrafficPolicy is Cluster, not Local"),
+        (
+            service(type="NodePort", policy="Cluster"),
+            "spec.type is NodePort, not LoadBalancer; spec.externalTrafficPolicy is Cluster, not Local",
+        ),
+        (
+            service(vip=None),
+            (
+                "no VIP: status.loadBalancer.ingress is empty, and neither kube-vip.io/loadbalancerIPs nor "
+                "spec.loadBalancerIP is set"
+            ),
+        ),
+        (
+            service(selector={"app": "nobody"}),
+            "no pod in namespace sip matches spec.selector app=nobody",
+        ),
+        (service(annotations={"kube-vip.io/ignore": "true"}), "kube-vip.io/ignore is true"),
+    ],
+)
+def test_what_cannot_be_programmed_as_things_are_loses_its_rules_and_says_why(
+    it: Service, reason: str
+) -> None:
+    skip = skip_of(resolved(it, POD), NAME)
+    assert skip.reason == reason
+    assert skip.fate is Fate.LOSE
+    assert skip.problems == ()
+
+
+def test_an_ignored_service_is_left_alone_with_all_its_errors() -> None:
+    it = service(ports="udp:0", annotations={"kube-vip.io/ignore": "true"})
+    assert skip_of(resolved(it, POD), NAME).problems == ()
+
+
+def test_a_faulty_ignore_is_an_input_error() -> None:
+    skip = skip_of(resolved(service(annotations={"kube-vip.io/ignore": "yes"}), POD), NAME)
+    assert skip.fate is Fate.KEEP
+
+
+def test_kvctls_own_switch_counts_where_both_are_set() -> None:
+    on = service(
+        "a/a", vip="192.168.0.1", annotations={"kube-vip.io/egress": "false", "kvctl.io/egress": "true"}
+    )
+    off = service("b/b", vip="192.168.0.2", annotations={"kvctl.io/egress": "false"})
+    assert wanted_names(resolved(on, off, pod("a/a-0"), pod("b/b-0", "10.0.0.2"))) == ["a/a"]
+
+
+def test_every_problem_of_a_service_is_reported_at_once_and_keeps_its_rules() -> None:
+    it = service(ports="5060,udp:0", allowed="10.0.0.0/33", denied="x", vip="127.0.0.1")
+    skip = skip_of(resolved(it, POD), NAME)
+    assert skip.fate is Fate.KEEP
+    assert len(skip.problems) == 5
+    assert [problem.hint for problem in skip.problems if problem.hint] == ["write tcp:5060"]
+    for piece in ('"5060"', '"udp:0"', '"10.0.0.0/33"', '"x"', '"127.0.0.1"'):
+        assert piece in skip.reason
+
+
+def test_a_state_and_an_error_together_lose_the_rules_and_name_both() -> None:
+    skip = skip_of(resolved(service(ports="udp:0", policy="Cluster"), POD), NAME)
+    assert skip.fate is Fate.LOSE
+    assert "externalTrafficPolicy" in skip.reason
+    assert '"udp:0"' in skip.reason
+
+
+def test_a_selector_from_a_file_reaches_no_terminal_unescaped() -> None:
+    skip = skip_of(resolved(service(selector={"app": "\x1b[31mred\n" * 100}), POD), NAME)
+    assert skip.reason.isascii()
+    assert skip.reason.isprintable()
+    assert len(skip.reason) < 200
+
+
+def test_services_are_independent_of_each_others_errors() -> None:
+    answer = resolved(service("a/a", ports="x"), service("b/b", vip="192.168.0.2"), pod("b/b-0"))
+    assert wanted_names(answer) == ["b/b"]
+
+
+class TestNetworks:
+    """Allowed and denied networks, family by family."""
+
+    def test_allowed_networks_of_one_family_skip_the_other(self) -> None:
+        it = service(vip=["192.168.0.245", "fd00:1::1"], allowed="192.168.0.0/16")
+        answer = resolved(it, pod("sip/sip-client-0", "10.0.0.1", "fd00:10::1"), settings=DUAL_STACK)
+        assert policy_of(answer, NAME).allowed == networks("192.168.0.0/16")
+        skip = skip_of(answer, NAME, Family.IPV6)
+        assert skip.reason == "kube-vip.io/egress-allowed-networks has no ipv6 network"
+        assert skip.fate is Fate.LOSE
+
+    def test_denied_networks_apply_to_their_own_family(self) -> None:
+        it = service(vip=["192.168.0.245", "fd00:1::1"], denied="192.168.9.0/24,fd00:9::/64")
+        answer = resolved(it, pod("sip/sip-client-0", "10.0.0.1", "fd00:10::1"), settings=DUAL_STACK)
+        assert policy_of(answer, NAME).denied == networks("192.168.9.0/24")
+        assert policy_of(answer, NAME, Family.IPV6).denied == networks("fd00:9::/64")
+
+    def test_all_networks_allowed_is_no_restriction(self) -> None:
+        policy = only(resolved(service(allowed="0.0.0.0/0, 192.168.0.0/16"), POD)).policy
+        assert policy.allowed == ()
+
+    @pytest.mark.parametrize(
+        ("allowed", "denied"),
+        [
+            (None, "0.0.0.0/0"),
+            (None, "0.0.0.0/1,128.0.0.0/1"),
+            ("192.168.0.0/16", "192.168.0.0/16"),
+            ("192.168.0.0/16", "192.168.0.0/17,192.168.128.0/17"),
+            ("192.168.1.0/24,192.168.2.0/24", "192.168.0.0/16"),
+        ],
+    )
+    def test_denying_everything_is_said(self, allowed: str | None, denied: str) -> None:
+        skip = skip_of(resolved(service(allowed=allowed, denied=denied), POD), NAME)
+        assert skip.reason == "kube-vip.io/egress-denied-networks leaves no ipv4 network to rewrite to"
+
+    def test_denying_a_part_is_no_reason_to_skip(self) -> None:
+        only(resolved(service(allowed="192.168.0.0/16", denied="192.168.0.0/17"), POD))
+
+
+class TestTheHost:
+    """What this machine's addresses and routes say."""
+
+    def test_where_the_vip_is_not_here_the_service_is_elsewhere(self) -> None:
+        skip = skip_of(resolved(service(), POD, host=host()), NAME)
+        assert (skip.status, skip.fate) == (SkipStatus.ELSEWHERE, Fate.LOSE)
+        assert "192.168.0.245 is on no interface of this node" in skip.reason
+        assert "--assume-vip" in skip.reason
+
+    @pytest.mark.parametrize(("name", "kind"), [("lo", None), ("kube-ipvs0", None), ("d0", "dummy")])
+    def test_an_address_on_lo_or_a_dummy_is_not_here(self, name: str, kind: str | None) -> None:
+        answer = resolved(service(), POD, host=host(("192.168.0.245", name), kind=kind))
+        assert f"is only on {name}, which does not answer ARP" in skip_of(answer, NAME).reason
+
+    def test_assume_vip_takes_it_as_here(self) -> None:
+        only(resolved(service(), POD, host=host(), settings=settings(assume_vip=True)))
+
+    def test_a_service_with_another_fault_is_skipped_not_elsewhere(self) -> None:
+        skip = skip_of(resolved(service(selector={"app": "x"}), POD, host=host()), NAME)
+        assert skip.status is SkipStatus.SKIPPED
+        assert "no pod" in skip.reason
+        assert "no interface" in skip.reason
+
+    def test_elsewhere_beats_an_error_in_an_annotation(self) -> None:
+        skip = skip_of(resolved(service(ports="x"), POD, host=host()), NAME)
+        assert (skip.status, skip.fate) == (SkipStatus.ELSEWHERE, Fate.LOSE)
+        assert '"x"' in skip.reason
+
+    def test_an_interface_this_host_does_not_have_is_a_warning(self) -> None:
+        it = service(annotations={"kube-vip.io/serviceInterface": "eth7"})
+        (warning,) = only(resolved(it, POD, host=host(("192.168.0.245", "eth0")))).warnings
+        assert warning == "this host has no interface eth7 (kube-vip.io/serviceInterface)"
+
+    def test_a_route_by_another_interface_is_a_warning(self) -> None:
+        it = service(annotations={"kube-vip.io/serviceInterface": "eth1"})
+        (warning,) = only(resolved(it, POD, host=host(("192.168.0.245", "eth1")))).warnings
+        assert (
+            "the route to the outside (default route) leaves by eth0, not by the service interface eth1"
+            in (warning)
+        )
+
+    def test_a_route_to_the_allowed_networks_is_what_counts_where_there_are_some(self) -> None:
+        it = service(annotations={"kube-vip.io/serviceInterface": "eth1"}, allowed="192.168.0.0/24")
+        here = host(("192.168.0.245", "eth1"))
+        routed = replace(here, routes=(*here.routes, Route(parse_network("192.168.0.0/24"), "eth1")))
+        assert only(resolved(it, POD, host=routed)).warnings == ()
+
+    def test_the_interface_setting_stands_in_where_the_service_names_none(self) -> None:
+        here = host(("192.168.0.245", "eth0"))
+        wanted = only(resolved(service(), POD, host=here, settings=settings(interface="eth0")))
+        assert (wanted.policy.interface, wanted.warnings) == ("eth0", ())
+        named = service(annotations={"kube-vip.io/serviceInterface": "eth1"})
+        wanted = only(resolved(named, POD, settings=settings(interface="eth0")))
+        assert wanted.policy.interface == "eth1"
+
+
+class TestBesideKubeVip:
+    """kube-vip marks the Services it programs itself."""
+
+    def test_a_service_that_kube_vip_programs_too_is_programmed_with_a_warning(self) -> None:
+        it = service(annotations={"kube-vip.io/active-endpoint": "10.0.0.1"})
+        (warning,) = only(resolved(it, POD)).warnings
+        assert "use kvctl.io/egress instead of kube-vip.io/egress" in warning
+
+    def test_kvctls_own_switch_is_the_mend(self) -> None:
+        it = service(
+            egress=False, annotations={"kube-vip.io/active-endpoint": "10.0.0.1", "kvctl.io/egress": "true"}
+        )
+        assert only(resolved(it, POD)).warnings == ()
+
+    def test_annotations_without_effect_are_warned_about_once_a_family(self) -> None:
+        it = service(annotations={"kube-vip.io/egress-source-ports": "tcp:80"})
+        (warning,) = only(resolved(it, POD)).warnings
+        assert warning.startswith("kube-vip.io/egress-source-ports has no effect here")
