@@ -136,7 +136,7 @@ def report_run(applied: Applied, *, unchanged: str) -> int:
     dropped = sum(len(outcome.dropped) for outcome in applied.outcomes)
     if dropped:
         note(f"dropped {plural(dropped, 'connection')} with the wrong source address")
-    elif not applied.restores:
+    elif not applied.restores and not any(outcome.errors for outcome in applied.outcomes):
         note(unchanged)
     status = 0
     for outcome in applied.outcomes:

@@ -10,8 +10,8 @@ from typing import NoReturn
 import click
 
 from kvctl import __version__
-from kvctl.cli.output import error_message
-from kvctl.errors import KvctlError
+from kvctl.cli.output import error_message, printable
+from kvctl.errors import KvctlError, ProcessError
 
 INTERRUPTED = 130
 
@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Those at hand and those to be imported, in the order they are written down."""
-        return [*self._commands_in, *super().list_commands(ctx)]
+        return [*super().list_commands(ctx), *self._commands_in]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; its click command is named `command`."""
@@ -49,8 +49,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands for --help, without importing them."""
-        rows = [(name, text) for name, (_, text) in self._commands_in.items()]
-        rows += [(name, sub.get_short_help_str()) for name, sub in self.commands.items()]
+        rows = [(name, sub.get_short_help_str(formatter.width)) for name, sub in self.commands.items()]
+        rows += [(name, text) for name, (_, text) in self._commands_in.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -70,7 +70,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 @click.group(cls=_Kvctl, context_settings=_CONTEXT)
 @click.version_option(__version__, "--version", message="kvctl %(version)s")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error, and the commands that were run.")
+@click.option("--debug", is_flag=True, help="Show where an error came from. May stand anywhere.")
 def kvctl(*, debug: bool) -> None:
     """Let pods leave the cluster with their Service's load-balancer address.
 
@@ -89,7 +89,7 @@ def egress() -> None:
 def main() -> NoReturn:
     """The entry point; never returns."""
     try:
-        status = _run()
+        status = _run(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has enough. Nothing may be written any more, not even at exit.
@@ -98,29 +98,67 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-def _run() -> int:
+def _run(arguments: list[str]) -> int:
+    arguments, debug = _without_debug(arguments)
     try:
-        result = kvctl.main(prog_name="kvctl", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return _invoke(arguments)
     except click.exceptions.Exit as end:
         return end.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Error: interrupted", err=True)
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return error.exit_code
     except click.ClickException as error:
         _say_usage(error)
         return error.exit_code
+    except BrokenPipeError:
+        raise
     except KvctlError as error:
-        if "--debug" in sys.argv:
-            import traceback
-
-            traceback.print_exc()
+        if debug:
+            _say_origin(error)
         error_message(error)
         return error.exit_status
+    except Exception as error:
+        if debug:
+            raise
+        unexpected = KvctlError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="this is a fault of kvctl: please report it, with what the same command prints with --debug",
+        )
+        error_message(unexpected)
+        return unexpected.exit_status
+
+
+def _invoke(arguments: list[str]) -> int:
+    if "_KVCTL_COMPLETE" in os.environ:
+        kvctl.main(prog_name="kvctl")
+    # Not kvctl.main(): it makes a closed pipe a failure, also when all work has been done.
+    with kvctl.make_context("kvctl", arguments) as context:
+        result = kvctl.invoke(context)
+    return result if isinstance(result, int) else 0
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without --debug, wherever it stands before a `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*own, *arguments[end:]], len(own) < end
+
+
+def _say_origin(error: KvctlError) -> None:
+    import traceback
+
+    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    if isinstance(error, ProcessError):
+        click.echo(f"Command: {' '.join(error.argv)} (status {error.status})", err=True)
+        if error.line is not None:
+            click.echo(f"Line: {error.line}", err=True)
 
 
 def _say_usage(error: click.ClickException) -> None:
-    click.echo(f"Error: {error.format_message()}", err=True)
+    click.echo(f"Error: {printable(error.format_message())}", err=True)
     context = getattr(error, "ctx", None)
     if context is not None:
         click.echo(f"Hint: see {context.command_path} --help", err=True)

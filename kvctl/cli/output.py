@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from kvctl.errors import InputError, KvctlError, ProcessError
+from kvctl.errors import InputError, KvctlError
 
 FORMATS = ("table", "wide", "json", "yaml")
 
@@ -29,8 +29,6 @@ def warning(text: str) -> None:
 def error_message(error: KvctlError) -> None:
     """An error and its hint."""
     click.echo(f"Error: {printable(error.message)}", err=True)
-    if isinstance(error, ProcessError) and "--debug" in sys.argv and error.argv:
-        click.echo(f"Command: {' '.join(error.argv)}", err=True)
     if error.hint:
         click.echo(f"Hint: {printable(error.hint)}", err=True)
 
