@@ -78,7 +78,7 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: str | None = None) -> 
                 writes.append(ChainWrite(chain, rules, before))
             else:
                 trims.extend((chain, item.text) for item in surplus)
-    leading = referrers(found)
+    leading = referrers(found, staying=wanted.untouched)
     gone = [c for c in found.chains if c not in wanted.chains and c not in wanted.untouched]
     hooks = [item for item in found.hook_chain if is_hook(item)]
     hook_is_right = [item.rule for item in hooks] == (

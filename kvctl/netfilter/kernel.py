@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kvctl import proc
 from kvctl.errors import KvctlError, NetfilterUnavailableError, ProcessError
 from kvctl.model.net import Family
-from kvctl.model.rules import EGRESS_CHAIN, HOOK_CHAIN, TABLE, Rule
+from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN, TABLE, Rule
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.binaries import Backend, Role, binary
+from kvctl.netfilter.nft import nat_chain_names
 from kvctl.netfilter.savetext import SavedTables, parse_tables, snapshot_of
 from kvctl.netfilter.syntax import parse, render
 
@@ -24,6 +25,8 @@ _LEGACY_TABLES = {
     Family.IPV4: "/proc/thread-self/net/ip_tables_names",
     Family.IPV6: "/proc/thread-self/net/ip6_tables_names",
 }
+# Stands for all rules of a chain that native ones hide: it is no rule of ours, so the chain is replaced.
+_HIDDEN = FoundRule(text="(native nft rules)", rule=None)
 _FAILED_LINE = re.compile(r"line:? ?(?P<line>[0-9]+)")
 
 
@@ -53,18 +56,26 @@ class Kernel:
             raise unavailable(done, f"cannot read the {family} rules")
         return parse_tables(done.stdout)
 
-    def snapshot(self, family: Family, saved: SavedTables, *, hook: Rule) -> Snapshot:
-        """The nat table of what was read; where native nft rules hide it, chain by chain."""
+    def snapshot(
+        self, family: Family, saved: SavedTables, *, hook: Rule, known: Iterable[str] = ()
+    ) -> Snapshot:
+        """The nat table of what was read; where native nft rules hide it, chain by chain.
+
+        `known`: chains of ours that were there before, and may be still with no jump to them left.
+        """
         if TABLE in saved.incompatible:
-            return self._snapshot_by_chain(family, hook)
+            return self._snapshot_by_chain(family, hook, known)
         return snapshot_of(saved, family)
 
-    def _snapshot_by_chain(self, family: Family, hook: Rule) -> Snapshot:
+    def _snapshot_by_chain(self, family: Family, hook: Rule, known: Iterable[str]) -> Snapshot:
         chains: dict[str, tuple[FoundRule, ...]] = {}
-        todo = [EGRESS_CHAIN]
+        named = [name for name in nat_chain_names(family) if name.startswith(CHAIN_PREFIX)]
+        todo = [*known, *named, EGRESS_CHAIN]
         while todo:
             name = todo.pop()
             rules = self._list(family, name) if name not in chains else None
+            if rules is None and name in named and name not in chains:
+                rules = (_HIDDEN,)
             if rules is not None:
                 chains[name] = rules
                 todo += [f.rule.target.chain for f in rules if f.rule and f.rule.target.chain]

@@ -7,20 +7,14 @@ later registered first (measured, kernel 6.18); the first that sets up a source 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from kvctl import proc
-from kvctl.errors import ProcessError
 from kvctl.model.net import Family, Network, contains, overlap, parse_network
 from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.nft import IPTABLES_TABLE, Json, nft
 
 # NF_IP_PRI_NAT_SRC: where both iptables back ends hook POSTROUTING of the nat table.
 _SRCNAT = 100
-_NFT_SECONDS = 20.0
 _FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
-_IPTABLES_TABLE = {Family.IPV4: ("ip", "nat"), Family.IPV6: ("ip6", "nat")}
-
-Json = dict[str, Any]
 
 
 def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) -> str | None:
@@ -28,20 +22,16 @@ def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) 
 
     None also where `nft` is not installed or does not answer: then nobody can tell.
     """
-    base_chains = _base_chains(family)
-    rivals = [
-        chain
-        for chain in base_chains
-        if (chain["family"], chain["table"], chain["name"]) != (*_IPTABLES_TABLE[family], "POSTROUTING")
-    ]
-    if not rivals:
-        return None
-    handles = _table_handles()
-    own = handles.get(_IPTABLES_TABLE[family]) if backend is Backend.NFT else None
+    own, rivals = None, []
+    for chain in _base_chains(family):
+        if (chain["family"], chain["table"], chain["name"]) == (*IPTABLES_TABLE[family], "POSTROUTING"):
+            own = chain if backend is Backend.NFT else None
+        else:
+            rivals.append(chain)
+    handles = _table_handles() if rivals else {}
     for chain in rivals:
         table = (chain["family"], chain["table"])
-        later = own is not None and handles.get(table, 0) > own
-        first = chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and later)
+        first = chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and _is_later(chain, own, handles))
         if first and _takes(table, chain["name"], pods):
             return (
                 f"nft chain {chain['name']} of table {table[0]} {table[1]} (priority {chain['prio']}) "
@@ -50,23 +40,8 @@ def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) 
     return None
 
 
-def _nft(*words: str) -> list[Json]:
-    path = proc.find("nft")
-    if path is None:
-        return []
-    import json
-
-    try:
-        done = proc.run((path, "-j", *words), deadline=_NFT_SECONDS)
-        parsed = json.loads(done.stdout) if done.status == 0 and done.stdout else {}
-    except (ProcessError, ValueError):
-        return []
-    found = parsed.get("nftables", []) if isinstance(parsed, dict) else []
-    return [entry for entry in found if isinstance(entry, dict)]
-
-
 def _base_chains(family: Family) -> list[Json]:
-    chains = (entry["chain"] for entry in _nft("list", "chains") if "chain" in entry)
+    chains = (entry["chain"] for entry in nft("list", "chains") if "chain" in entry)
     return [
         chain
         for chain in chains
@@ -77,16 +52,29 @@ def _base_chains(family: Family) -> list[Json]:
     ]
 
 
+def _is_later(chain: Json, own: Json | None, handles: Mapping[tuple[str, str], int]) -> bool:
+    """Whether `chain` was registered after iptables' own; not known of the legacy back end's.
+
+    Handles are given in order: to tables, and within a table to chains.
+    """
+    if own is None:
+        return False
+    table, own_table = (chain["family"], chain["table"]), (own["family"], own["table"])
+    if table == own_table:
+        return bool(chain.get("handle", 0) > own.get("handle", 0))
+    return handles.get(table, 0) > handles.get(own_table, 0)
+
+
 def _table_handles() -> dict[tuple[str, str], int]:
     """The kernel numbers tables in the order they are made."""
-    tables = (entry["table"] for entry in _nft("list", "tables") if "table" in entry)
+    tables = (entry["table"] for entry in nft("list", "tables") if "table" in entry)
     return {(table["family"], table["name"]): table.get("handle", 0) for table in tables}
 
 
 def _takes(table: tuple[str, str], base: str, pods: Sequence[Network]) -> bool:
     """Whether a rule that is reached from `base` may translate a packet of `pods`."""
     rules: dict[str, list[list[Json]]] = {}
-    for entry in _nft("list", "table", *table):
+    for entry in nft("list", "table", *table):
         if "rule" in entry:
             rules.setdefault(entry["rule"]["chain"], []).append(entry["rule"].get("expr", []))
     todo, seen = [base], set()

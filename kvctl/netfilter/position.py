@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from kvctl.model.net import Network, contains, overlap, parse_network
@@ -101,11 +101,17 @@ def _without_comment(text: str) -> list[str]:
     return words
 
 
-def referrers(snapshot: Snapshot) -> dict[str, str]:
-    """Chains of ours that a foreign rule of the nat table leads to, each with that rule as text."""
+def referrers(snapshot: Snapshot, *, staying: Collection[str] = ()) -> dict[str, str]:
+    """Chains of ours that a rule which is not ours to change leads to, each with that rule as text.
+
+    These are the foreign rules of the nat table, and what is in chains of ours that are `staying` as they are.
+    """
     hooks = {found.text for found in snapshot.hook_chain if is_hook(found)}
+    kept = {
+        name: [found.text for found in snapshot.chains[name]] for name in staying if name in snapshot.chains
+    }
     result: dict[str, str] = {}
-    for name, rules in snapshot.foreign.items():
+    for name, rules in (*snapshot.foreign.items(), *kept.items()):
         for text in rules:
             if CHAIN_PREFIX not in text or (name == HOOK_CHAIN and text in hooks):
                 continue

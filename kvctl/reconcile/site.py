@@ -33,7 +33,7 @@ class Site:
     def reread(self) -> None:
         """Look again."""
         saved = self.kernel.read(self.family)
-        self.snapshot = self.kernel.snapshot(self.family, saved, hook=HOOK)
+        self.snapshot = self.kernel.snapshot(self.family, saved, hook=HOOK, known=self.snapshot.chains)
         self.installed = decode(self.snapshot)
 
 

@@ -10,7 +10,6 @@ from kvctl.lab.netns import Namespace
 from kvctl.lab.topology import BACKENDS
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
-from kvctl.model.policy import EgressPod
 from kvctl.model.settings import Settings
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
@@ -58,7 +57,7 @@ class Node:
         with self.namespace.entered():
             wish = self._wish(objects, names, prune=prune)
             with namespace_lock(timeout=self.lock_timeout):
-                return apply(look(told=self._told), wish, drop_connections=drop_connections)
+                return _checked(apply(look(told=self._told), wish, drop_connections=drop_connections))
 
     def diff(self, objects: Objects, *names: str, prune: bool = False) -> Compared:
         """`kvctl egress diff [NAMES]`."""
@@ -78,11 +77,13 @@ class Node:
     def flush(self, *names: str, drop_connections: bool = True) -> Applied:
         """`kvctl egress flush NAMES`, without names `--all`."""
         with self.namespace.entered(), namespace_lock(timeout=self.lock_timeout):
-            return flush(
-                look(told=self._told),
-                frozenset(map(ref, names)) or None,
-                host=read_host(),
-                drop_connections=drop_connections,
+            return _checked(
+                flush(
+                    look(told=self._told),
+                    frozenset(map(ref, names)) or None,
+                    host=read_host(),
+                    drop_connections=drop_connections,
+                )
             )
 
     def run(self, *argv: str, stdin: str | None = None, status: int = 0) -> str:
@@ -130,14 +131,17 @@ class Node:
         }
 
 
+def _checked(applied: Applied) -> Applied:
+    """The run, if all went well in it; else its first error is raised."""
+    for outcome in applied.outcomes:
+        for error in outcome.errors:
+            raise error
+    return applied
+
+
 def is_ours(line: str) -> bool:
     """Whether a line of save text declares a chain of kvctl's, is a rule in one, or is its tagged jump."""
     rule = line.partition("] ")[2] if line.startswith("[") else line
     return rule.startswith((":KVCTL-", "-A KVCTL-")) or (
         rule.startswith("-A POSTROUTING ") and "kvctl:" in rule and "-j KVCTL-EGRESS" in rule
     )
-
-
-def pod_addresses(pods: Iterable[EgressPod]) -> list[str]:
-    """The addresses of an item's pods as text."""
-    return [str(pod.address) for pod in pods]
