@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from kvctl import proc
@@ -19,6 +18,8 @@ Json = dict[str, Any]
 
 def nft(*words: str) -> list[Json]:
     """The objects that `nft -j WORDS` prints; none also where it is not installed or does not answer."""
+    import json
+
     path = proc.find("nft")
     if path is None:
         return []
