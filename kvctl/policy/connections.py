@@ -82,7 +82,7 @@ def judge_of(
     policies: dict[Address, list[EgressPolicy]] = defaultdict(list)
     unsure: set[Address] = set()
     for service in acting.services.values():
-        pods = {item.address for item in acting.entries if item.rank.ref == service.ref}
+        pods = {item.address for item in acting.entries_of(service.ref)}
         if service.policy is None or not service.intact:
             unsure |= pods
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
@@ -37,7 +38,7 @@ class InstalledService:
     """Every address its rules rewrite to: several only where somebody changed them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Installed:
     """Everything of ours in one family."""
 
@@ -46,6 +47,17 @@ class Installed:
     entries: tuple[Entry, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
     retiring: tuple[Retiring, ...] = ()
+
+    def entries_of(self, ref: ServiceRef) -> list[Entry]:
+        """The jumps of one Service's pods."""
+        return self._entries_by_ref.get(ref, [])
+
+    @cached_property
+    def _entries_by_ref(self) -> dict[ServiceRef, list[Entry]]:
+        by_ref: dict[ServiceRef, list[Entry]] = defaultdict(list)
+        for item in self.entries:
+            by_ref[item.rank.ref].append(item)
+        return dict(by_ref)
 
     @property
     def pod_networks(self) -> tuple[Network, ...]:

@@ -125,7 +125,15 @@ def compared_items(
     overridden: str | None,
 ) -> list[Item]:
     """The items of one family for commands that look at the kernel; without `resolution` from the kernel alone."""
-    view = _View(resolution, target, installed, attributed, overridden)
+    view = _View(
+        target=target,
+        installed=installed,
+        attributed=attributed,
+        overridden=overridden,
+        warnings=_warnings(resolution, installed.family),
+        skipped=_skipped(resolution, installed.family),
+        entries=_by_ref(target.entries),
+    )
     items = [view.policy(policy) for policy in target.policies]
     items += [view.held(ref) for ref in sorted(target.held)]
     items += [view.lost(ref, why) for ref, why in target.lost.items()]
@@ -152,11 +160,14 @@ def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Sc
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    resolution: Resolution | None
     target: Target
     installed: Installed
     attributed: Attributed
     overridden: str | None
+    warnings: Mapping[ServiceRef, tuple[str, ...]]
+    skipped: Mapping[ServiceRef, Skipped]
+    entries: Mapping[ServiceRef, list[Entry]]
+    """The target's jumps by Service."""
 
     def policy(self, policy: EgressPolicy) -> Item:
         service = self.installed.services.get(policy.ref)
@@ -165,15 +176,14 @@ class _View:
         return replace(
             policy_item(policy, status=status, exclusions=self.target.exclusions),
             reason=reason,
-            warnings=self._warnings().get(policy.ref, ()),
+            warnings=self.warnings.get(policy.ref, ()),
             connections=service.connections if service else None,
             changes=changes,
         )
 
     def held(self, ref: ServiceRef) -> Item:
         service = self.installed.services[ref]
-        entries = [item for item in self.target.entries if item.rank.ref == ref]
-        item = self._installed_item(service, entries)
+        item = self._installed_item(service, self.entries.get(ref, []))
         kept = self.target.kept.get(ref)
         changes = self._changes(ref)
         if kept is not None:
@@ -189,10 +199,9 @@ class _View:
 
     def lost(self, ref: ServiceRef, why: str) -> Item:
         service = self.installed.services[ref]
-        entries = [item for item in self.installed.entries if item.rank.ref == ref]
-        skip = self._skip(ref)
+        skip = self.skipped.get(ref)
         status = Status(skip.status.value) if skip is not None else Status.ORPHANED
-        item = self._installed_item(service, entries)
+        item = self._installed_item(service, self.installed.entries_of(ref))
         warnings = skip.warnings if skip is not None else ()
         return replace(item, status=status, reason=why, warnings=warnings, changes=self._changes(ref))
 
@@ -254,20 +263,22 @@ class _View:
             changes = self.attributed.structure
         return tuple(changes)
 
-    def _warnings(self) -> Mapping[ServiceRef, tuple[str, ...]]:
-        if self.resolution is None:
-            return {}
-        return {
-            wanted.policy.ref: wanted.warnings
-            for wanted in self.resolution.wanted
-            if wanted.policy.family is self.installed.family
-        }
 
-    def _skip(self, ref: ServiceRef) -> Skipped | None:
-        if self.resolution is None:
-            return None
-        fitting = (s for s in self.resolution.skipped if s.ref == ref)
-        return next((s for s in fitting if s.family in (None, self.installed.family)), None)
+def _warnings(resolution: Resolution | None, family: Family) -> dict[ServiceRef, tuple[str, ...]]:
+    wanted = resolution.wanted if resolution is not None else ()
+    return {item.policy.ref: item.warnings for item in wanted if item.policy.family is family}
+
+
+def _skipped(resolution: Resolution | None, family: Family) -> dict[ServiceRef, Skipped]:
+    skipped = resolution.skipped if resolution is not None else ()
+    return {skip.ref: skip for skip in skipped if skip.family in (None, family)}
+
+
+def _by_ref(entries: Iterable[Entry]) -> dict[ServiceRef, list[Entry]]:
+    by_ref: dict[ServiceRef, list[Entry]] = {}
+    for item in entries:
+        by_ref.setdefault(item.rank.ref, []).append(item)
+    return by_ref
 
 
 def drift_reason(changes: Sequence[Change]) -> str:

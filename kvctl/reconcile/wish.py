@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvctl.errors import KvctlError
@@ -59,35 +59,22 @@ def build_target(
     """
     family = installed.family
     policies = [policy for policy in resolution.policies(family) if scope.covers(policy.ref)]
-    done = {policy.ref for policy in policies}
     entries = [item for policy in policies for item in entries_of(policy)]
-    skipped = _skipped_of(resolution, family)
-    verdicts = _Verdicts()
-    for part in (installed, other):
-        for ref, service in part.services.items() if part is not None else ():
-            moves = part is other
-            if ref in done or (moves and (ref in installed.services or not scope.covers(ref))):
-                continue
-            own = [item for item in (part or installed).entries if item.rank.ref == ref]
-            if not scope.covers(ref):
-                stays: list[Entry] | None = own
-            elif ref not in resolution.present:
-                stays = verdicts.absent(ref, own, resolution, scope)
-            else:
-                skip = skipped.get(ref)
-                why = _why_lost(skip, service, resolution, settings, host)
-                if skip is None or why is not None:
-                    verdicts.lost[ref] = why or _not_asked(resolution, ref, family)
-                    stays = None
-                else:
-                    verdicts.kept[ref] = skip
-                    stays = _kept_entries(skip, own, resolution, settings)
-            if stays is None:
-                continue
-            if not moves:
-                verdicts.held.add(ref)
-            elif service.policy is not None:
-                policies.append(replace(service.policy, pods=tuple(map(pod_of, stays))))
+    wanted = {policy.ref for policy in policies}
+    verdicts = _Verdicts(resolution, scope, settings, host, _skipped_of(resolution, family))
+    for ref, service in installed.services.items():
+        if ref in wanted:
+            continue
+        stays = verdicts.judge(service, installed.entries_of(ref), family=family)
+        if stays is not None:
+            verdicts.held.add(ref)
+            entries += stays
+    for ref, service in other.services.items() if other is not None else ():
+        if other is None or ref in wanted or ref in installed.services or not scope.covers(ref):
+            continue
+        stays = verdicts.judge(service, other.entries_of(ref), family=family)
+        if stays is not None and service.policy is not None:
+            policies.append(replace(service.policy, pods=tuple(map(pod_of, stays))))
             entries += stays
     settle = bool(verdicts.held or verdicts.kept or verdicts.orphans)
     return Target(
@@ -104,22 +91,43 @@ def build_target(
 
 @dataclass
 class _Verdicts:
-    """What becomes of installed Services that get no new rules."""
+    """Judges installed Services that get no new rules, and remembers what becomes of them."""
 
+    resolution: Resolution
+    scope: Scope
+    settings: Settings
+    host: Host | None
+    skipped: Mapping[ServiceRef, Skipped]
     held: set[ServiceRef] = field(default_factory=set)
     lost: dict[ServiceRef, str] = field(default_factory=dict)
     kept: dict[ServiceRef, Skipped] = field(default_factory=dict)
     orphans: set[ServiceRef] = field(default_factory=set)
 
-    def absent(
-        self, ref: ServiceRef, own: list[Entry], resolution: Resolution, scope: Scope
-    ) -> list[Entry] | None:
+    def judge(self, service: InstalledService, own: list[Entry], *, family: Family) -> list[Entry] | None:
+        """The jumps that stay, of `own`; None: the Service loses its rules."""
+        ref = service.ref
+        if not self.scope.covers(ref):
+            return own
+        if ref not in self.resolution.present:
+            return self._judge_absent(ref, own)
+        skip = self.skipped.get(ref)
+        if skip is None:
+            self.lost[ref] = _not_asked(self.resolution, ref, family)
+            return None
+        why = _why_lost(skip, service, self.resolution, self.settings, self.host)
+        if why is not None:
+            self.lost[ref] = why
+            return None
+        self.kept[ref] = skip
+        return _kept_entries(skip, own, self.resolution, self.settings)
+
+    def _judge_absent(self, ref: ServiceRef, own: list[Entry]) -> list[Entry] | None:
         """A Service that the source does not have: it stays unless pruned, but not with another tenant's pods."""
-        if scope.prune:
+        if self.scope.prune:
             self.lost[ref] = "not in the source (--prune)"
             return None
         self.orphans.add(ref)
-        return [item for item in own if not _anothers(item, resolution)]
+        return [item for item in own if not _anothers(item, self.resolution)]
 
 
 def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skipped]:
@@ -131,15 +139,13 @@ def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skip
 
 
 def _why_lost(
-    skip: Skipped | None,
+    skip: Skipped,
     service: InstalledService,
     resolution: Resolution,
     settings: Settings,
     host: Host | None,
 ) -> str | None:
     """Why rules go although the Service is in the source; None: a faulty input keeps them."""
-    if skip is None:
-        return None
     if skip.fate is Fate.LOSE:
         return skip.reason
     for vip in service.vips:
