@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Family, parse_address, parse_network
 from kvctl.model.objects import Service
+from kvctl.policy.annotations import (
+    ADDRESSES,
+    ALLOWED,
+    DENIED,
+    EGRESS,
+    IGNORE,
+    INTERFACE,
+    IPV6,
+    KVCTL_EGRESS,
+    PORTS,
+    WITHOUT_EFFECT,
+    read_annotations,
+)
 from kvctl.policy.resolve import Fate, SkipStatus
 from tests.builders import DUAL_STACK, networks, pod, service, settings
 from tests.policy.answers import only, policy_of, resolved, skip_of, wanted_names
@@ -244,3 +261,81 @@ class TestBesideKubeVip:
         it = service(annotations={"kube-vip.io/egress-source-ports": "tcp:80"})
         (warning,) = only(resolved(it, POD)).warnings
         assert warning.startswith("kube-vip.io/egress-source-ports has no effect here")
+
+
+# Pieces of what is accepted, and of what nobody should accept, so that they meet in odd ways.
+_PIECES = st.sampled_from(
+    (
+        "tcp",
+        "udp:",
+        ":",
+        "-",
+        ",",
+        " ",
+        "80",
+        "65536",
+        "/",
+        "10.0.0.0",
+        "::",
+        "/24",
+        "true",
+        "\n",
+        "\0",
+        "\x1b[",
+        "٣",
+    )
+)
+_TEXTS = st.one_of(st.text(max_size=40), st.lists(_PIECES, max_size=8).map("".join))
+
+
+@hypothesis_settings(max_examples=1000 if os.environ.get("KVCTL_LONG") else 150, deadline=None)
+@given(
+    annotations=st.dictionaries(
+        st.one_of(
+            st.sampled_from(
+                (
+                    EGRESS,
+                    KVCTL_EGRESS,
+                    PORTS,
+                    ALLOWED,
+                    DENIED,
+                    ADDRESSES,
+                    INTERFACE,
+                    IGNORE,
+                    IPV6,
+                    *WITHOUT_EFFECT,
+                )
+            ),
+            st.text(max_size=20).map("kvctl.io/".__add__),
+        ),
+        _TEXTS,
+    ),
+    status=st.lists(_TEXTS, max_size=3),
+    spec_ip=st.one_of(st.none(), _TEXTS),
+    cluster_ips=st.lists(_TEXTS, max_size=2),
+    selector=st.dictionaries(st.text(max_size=10), _TEXTS, max_size=2),
+)
+def test_whatever_is_written_there_is_an_answer_fit_for_a_terminal(
+    annotations: dict[str, str],
+    status: list[str],
+    spec_ip: str | None,
+    cluster_ips: list[str],
+    selector: dict[str, str],
+) -> None:
+    it = service(
+        vip=[text for text in status if text],
+        annotations={KVCTL_EGRESS: "true", **annotations},
+        spec_ip=spec_ip,
+        cluster_ips=cluster_ips,
+        selector=selector,
+    )
+    answer = resolved(it, POD, settings=DUAL_STACK)
+    asks = read_annotations(it.annotations).asks
+    assert bool(answer.wanted or answer.skipped) == asks
+    texts = [skip.reason for skip in answer.skipped] + [w for skip in answer.skipped for w in skip.warnings]
+    texts += [problem.hint for skip in answer.skipped for problem in skip.problems if problem.hint]
+    texts += [warning for wanted in answer.wanted for warning in wanted.warnings]
+    for text in texts:
+        assert text.isascii()
+        assert text.isprintable()
+        assert text
