@@ -61,6 +61,8 @@ def run(
             timeout=deadline,
             env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C", **(env or {})},
             check=False,
+            # Python's descriptors are closed on exec unless made inheritable: only a lock is (netfilter.lock).
+            close_fds=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ProcessError(

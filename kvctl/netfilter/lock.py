@@ -28,7 +28,10 @@ def namespace_lock(
     Raises NetfilterUnavailableError when another process keeps it for longer.
     """
     deadline = clock() + timeout
-    descriptor = os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(_NAMESPACE, os.O_RDONLY)
+    # A restore that we started keeps the lock to its end, also when we are killed meanwhile: else the next
+    # kvctl would look too early.
+    os.set_inheritable(descriptor, True)
     try:
         while True:
             try:
