@@ -6,12 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kvctl.model.net import Address, Family, Network, collapse, contains, overlap, within
-from kvctl.model.policy import EgressPolicy, PortMatch
+from kvctl.model.net import Address, Family, Network
+from kvctl.model.policy import PROTOCOLS, EgressPolicy
 from kvctl.model.ref import ServiceRef
+from kvctl.policy.spans import Spans, inside, meet, merged, without
 
 MAX_NAMED = 8
 """Services named in one sentence."""
+
+_PORT_BITS = 16
+# More than any protocol's ports: also what has no ports.
+_ALL_TRAFFIC: Spans = ((0, (len(PROTOCOLS) + 1) << _PORT_BITS),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,15 @@ class Shadow:
     whole: bool
     """Nothing of its traffic is left for it, for any of its pods."""
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """What a policy takes of its pods' traffic: these destinations with these ports."""
+
+    ref: ServiceRef
+    destinations: Spans
+    ports: Spans
 
 
 def find_shadows(policies: Sequence[EgressPolicy]) -> dict[tuple[ServiceRef, Family], Shadow]:
@@ -35,18 +49,20 @@ def find_shadows(policies: Sequence[EgressPolicy]) -> dict[tuple[ServiceRef, Fam
             by_address[pod.address].append(policy)
     # Pods with the same Services, highest rank first: what holds for one of them holds for all.
     crowds = {tuple(id(policy) for policy in sharing): sharing for sharing in by_address.values()}
-    above: dict[int, list[list[EgressPolicy]]] = defaultdict(list)
+    traffic = {id(p): _traffic(p) for crowd in crowds.values() if len(crowd) > 1 for p in crowd}
+    above: dict[int, list[list[_Traffic]]] = defaultdict(list)
     for crowd in crowds.values():
         for place, policy in enumerate(crowd):
-            above[id(policy)].append([higher for higher in crowd[:place] if _meet(higher, policy)])
+            higher = (traffic[id(other)] for other in crowd[:place])
+            above[id(policy)].append([it for it in higher if _meet(it, traffic[id(policy)])])
     return {
-        (policy.ref, policy.family): _judge(policy, above[id(policy)])
+        (policy.ref, policy.family): _judge(traffic[id(policy)], above[id(policy)])
         for policy in policies
         if any(above[id(policy)])
     }
 
 
-def _judge(lower: EgressPolicy, crowds: Sequence[Sequence[EgressPolicy]]) -> Shadow:
+def _judge(lower: _Traffic, crowds: Sequence[Sequence[_Traffic]]) -> Shadow:
     """`crowds`: for each kind of pod of `lower` those that come first and take something of its traffic.
 
     A policy that is wholly shadowed itself takes nothing that its own shadow does not take, so judging
@@ -60,70 +76,36 @@ def _judge(lower: EgressPolicy, crowds: Sequence[Sequence[EgressPolicy]]) -> Sha
     return Shadow(whole=whole, sentence=f"{names} {verb} first for {part} of this traffic of the same pods")
 
 
-def _meet(one: EgressPolicy, other: EgressPolicy) -> bool:
-    """Whether some packet is matched by both."""
-    ports = (
-        not one.ports
-        or not other.ports
-        or any(
-            a.protocol == b.protocol and a.first <= b.last and b.first <= a.last
-            for a in one.ports
-            for b in other.ports
+def _traffic(policy: EgressPolicy) -> _Traffic:
+    everywhere: Spans = ((0, (1 << policy.family.bits) - 1),)
+    allowed = _addresses(policy.allowed) if policy.allowed else everywhere
+    ports = merged(
+        (
+            PROTOCOLS.index(p.protocol) << _PORT_BITS | p.first,
+            PROTOCOLS.index(p.protocol) << _PORT_BITS | p.last,
         )
+        for p in policy.ports
     )
-    if not ports:
-        return False
-    if one.allowed and other.allowed:
-        shared = [a if contains(b, a) else b for a in one.allowed for b in other.allowed if overlap(a, b)]
-    elif one.allowed or other.allowed:
-        shared = list(one.allowed or other.allowed)
-    else:
-        return True
-    denied = (*one.denied, *other.denied)
-    return any(not within(network, denied) for network in shared)
+    return _Traffic(
+        ref=policy.ref,
+        destinations=without(allowed, _addresses(policy.denied)),
+        ports=ports if policy.ports else _ALL_TRAFFIC,
+    )
 
 
-def _covers(higher: Iterable[EgressPolicy], lower: EgressPolicy) -> bool:
+def _addresses(networks: Iterable[Network]) -> Spans:
+    return merged((int(n.network_address), int(n.broadcast_address)) for n in networks)
+
+
+def _meet(one: _Traffic, other: _Traffic) -> bool:
+    """Whether some packet is matched by both."""
+    return meet(one.ports, other.ports) and meet(one.destinations, other.destinations)
+
+
+def _covers(higher: Sequence[_Traffic], lower: _Traffic) -> bool:
     """Whether all traffic of `lower` is taken: by ports of those that take all its networks, or the reverse."""
-    higher = list(higher)
-    wide = [p for p in higher if _networks_covered([p], lower)]
-    if any(not p.ports for p in wide) or _ports_covered(
-        [port for p in wide for port in p.ports], lower.ports
-    ):
+    wide = [it for it in higher if inside(lower.destinations, it.destinations)]
+    if inside(lower.ports, merged(span for it in wide for span in it.ports)):
         return True
-    full = [p for p in higher if not p.ports or _ports_covered(p.ports, lower.ports)]
-    return _networks_covered(full, lower)
-
-
-def _ports_covered(by: Iterable[PortMatch], ports: Sequence[PortMatch]) -> bool:
-    if not ports:
-        return False
-    by = sorted(by)
-    for port in ports:
-        reached = port.first
-        for other in by:
-            if other.protocol == port.protocol and other.first <= reached <= other.last:
-                reached = other.last + 1
-        if reached <= port.last:
-            return False
-    return True
-
-
-def _networks_covered(by: Sequence[EgressPolicy], lower: EgressPolicy) -> bool:
-    """Whether all networks of `lower` are taken by these together, with no hole where `lower` would act."""
-    for network in lower.allowed or (None,):
-        taking = [policy for policy in by if _no_hole(policy, network, lower)]
-        if any(not policy.allowed for policy in taking):
-            continue
-        if network is None or not within(network, collapse(n for p in taking for n in p.allowed)):
-            return False
-    return True
-
-
-def _no_hole(policy: EgressPolicy, network: Network | None, lower: EgressPolicy) -> bool:
-    """Whether `policy` denies nothing of `network` (None: everything) that `lower` does not deny too."""
-    return all(
-        any(contains(d, hole) for d in lower.denied)
-        for hole in policy.denied
-        if network is None or overlap(hole, network)
-    )
+    full = [it for it in higher if inside(lower.ports, it.ports)]
+    return inside(lower.destinations, merged(span for it in full for span in it.destinations))
