@@ -118,8 +118,12 @@ class _Verdicts:
         if why is not None:
             self.lost[ref] = why
             return None
+        stays = _kept_entries(skip, own, self.resolution, self.settings)
+        if not stays:
+            self.lost[ref] = f"none of the pods of its present rules is there any more; {skip.reason}"
+            return None
         self.kept[ref] = skip
-        return _kept_entries(skip, own, self.resolution, self.settings)
+        return stays
 
     def _judge_absent(self, ref: ServiceRef, own: list[Entry]) -> list[Entry] | None:
         """A Service that the source does not have: it stays unless pruned, but not with another tenant's pods."""
