@@ -18,7 +18,8 @@ from kvctl.reconcile.target import Scope, Target
 
 if TYPE_CHECKING:
     from kvctl.model.flows import Flow
-    from kvctl.policy.resolve import Resolution, Skipped
+    from kvctl.policy.resolve import Resolution
+    from kvctl.policy.verdict import Skipped
 
 
 class Status(StrEnum):
@@ -136,7 +137,8 @@ def compared_items(
     )
     items = [view.policy(policy) for policy in target.policies]
     items += [view.held(ref) for ref in sorted(target.held)]
-    items += [view.lost(ref, why) for ref, why in target.lost.items()]
+    # What goes from the other back end alone is told there.
+    items += [view.lost(ref, why) for ref, why in target.lost.items() if ref in installed.services]
     items += view.retiring()
     if resolution is not None:
         accounted = {*target.kept, *target.lost}
