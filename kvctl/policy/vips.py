@@ -41,6 +41,8 @@ class Vips:
     accepted: Mapping[Family, Vip]
     refused: Mapping[Family, str]
     """Why the address of a family does not count although nothing is wrong with it."""
+    claims: tuple[Vip, ...]
+    """What is the Service's: every address of its status, used here or not, and accepted ones a tenant named."""
     problems: tuple[Problem, ...]
     """Addresses that are none, or that nobody may have as VIP."""
     warnings: tuple[str, ...]
@@ -106,7 +108,15 @@ def find_vips(
     warnings = [
         f"{v.field} has a further {family_of(v.address)} address, {v.address}: not used" for v in further
     ]
-    return Vips(accepted=accepted, refused=refused, problems=tuple(problems), warnings=tuple(warnings))
+    by_tenant = [vip for vip in accepted.values() if vip.standing is Standing.TENANT]
+    in_status, _ = _parsed([i.ip for i in service.ingress], field=STATUS_FIELD, standing=Standing.STATUS)
+    return Vips(
+        accepted=accepted,
+        refused=refused,
+        claims=(*in_status, *by_tenant),
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
 
 
 def _outside_ranges(vip: Vip, settings: Settings) -> str:

@@ -16,7 +16,7 @@ from kvctl.policy.compile import HOOK, Entry, compile_dispatch, compile_service,
 from kvctl.policy.decode import Installed, Retiring
 
 if TYPE_CHECKING:
-    from kvctl.policy.resolve import Skipped
+    from kvctl.policy.verdict import Skipped
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
+from kvctl.policy.judge import claim_lost, not_here
 from kvctl.policy.pods import members
-from kvctl.policy.resolve import Fate, Resolution, Skipped, claim_lost, not_here
+from kvctl.policy.resolve import Resolution
+from kvctl.policy.verdict import Fate, Skipped
 from kvctl.reconcile.target import Scope, Target, without
 
 

@@ -9,7 +9,7 @@ from kvctl.model.objects import CidrHint, CidrKind, Node
 from kvctl.model.policy import ExclusionKind
 from kvctl.model.settings import Settings
 from kvctl.policy.cidrs import MAX_NODES, ClusterNetworks, cluster_networks
-from kvctl.policy.resolve import Fate
+from kvctl.policy.verdict import Fate
 from tests.builders import DUAL_STACK, networks, node, pod, service, settings
 from tests.policy.answers import addresses, only, resolved, skip_of, wanted_names
 

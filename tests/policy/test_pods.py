@@ -6,7 +6,7 @@ import pytest
 
 from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import Family, parse_address
-from kvctl.policy.resolve import Fate
+from kvctl.policy.verdict import Fate
 from tests.builders import DUAL_STACK, endpoint, node, pod, service, settings
 from tests.policy.answers import addresses, only, policy_of, resolved, skip_of
 

@@ -26,7 +26,7 @@ from kvctl.policy.annotations import (
     WITHOUT_EFFECT,
     read_annotations,
 )
-from kvctl.policy.resolve import Fate, SkipStatus
+from kvctl.policy.verdict import Fate, SkipStatus
 from tests.builders import DUAL_STACK, networks, pod, service, settings
 from tests.policy.answers import only, policy_of, resolved, skip_of, wanted_names
 

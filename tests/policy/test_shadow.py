@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvctl.model.objects import Service
-from kvctl.policy.resolve import Fate
+from kvctl.policy.verdict import Fate
 from tests.builders import pod, service
 from tests.policy.answers import policy_of, resolved, skip_of, wanted_names
 

@@ -9,7 +9,7 @@ import pytest
 from kvctl.model.net import Family
 from kvctl.model.objects import Ingress, Service
 from kvctl.policy.annotations import ADDRESSES
-from kvctl.policy.resolve import Fate
+from kvctl.policy.verdict import Fate
 from tests.builders import DUAL_STACK, endpoint, node, pod, service, settings
 from tests.policy.answers import only, policy_of, resolved, skip_of, wanted_names
 
@@ -200,6 +200,20 @@ class TestClaims:
         owner = service("a/a", annotations={"kube-vip.io/ignore": "true"}, created=1)
         answer = resolved(owner, service("b/b", created=9), pod("b/b-0"))
         assert "is claimed by Service a/a" in skip_of(answer, "b/b").reason
+
+    def test_a_further_address_of_a_status_is_claimed_though_it_is_not_used(self) -> None:
+        theirs = service("a/a", vip=["192.168.0.1", "192.168.0.245"], egress=False, created=2)
+        mine = service("b/b", vip=None, annotations={ADDRESSES: "192.168.0.245"}, created=1)
+        answer = resolved(theirs, mine, pod("b/b-0"))
+        assert "is claimed by Service a/a" in skip_of(answer, "b/b", Family.IPV4).reason
+
+    def test_an_address_that_the_load_balancer_only_proxies_is_claimed_too(self) -> None:
+        theirs = replace(
+            service("a/a", egress=False, created=2), ingress=(Ingress("192.168.0.245", ip_mode="Proxy"),)
+        )
+        mine = service("b/b", vip=None, annotations={ADDRESSES: "192.168.0.245"}, created=1)
+        answer = resolved(theirs, mine, pod("b/b-0"))
+        assert "is claimed by Service a/a" in skip_of(answer, "b/b", Family.IPV4).reason
 
     def test_a_service_of_another_type_claims_nothing(self) -> None:
         other = service("a/a", type="ClusterIP", created=1)

@@ -1,0 +1,250 @@
+"""Whether one Service can have rules, and if not, why: every sentence that says so is written here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from kvctl.model.host import Host
+from kvctl.model.net import Address, Family, collapse, parse_address, within
+from kvctl.model.objects import Service
+from kvctl.model.policy import EgressPod, EgressPolicy
+from kvctl.model.ref import ServiceRef
+from kvctl.model.settings import Settings
+from kvctl.model.text import quote
+from kvctl.policy.annotations import (
+    ADDRESSES,
+    ALLOWED,
+    DENIED,
+    IGNORE,
+    KVCTL_EGRESS,
+    Annotations,
+    Problem,
+    of_family,
+)
+from kvctl.policy.cidrs import ClusterNetworks
+from kvctl.policy.interface import interface_warnings
+from kvctl.policy.pods import Member, Members, PodIndex, members
+from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
+from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
+
+# What the API server lets a selector hold, as long as a message may be; a file may hold anything.
+_PLAIN_SELECTOR = re.compile(r"[A-Za-z0-9_./=,-]{1,80}")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the judgement of every Service needs."""
+
+    settings: Settings
+    networks: ClusterNetworks
+    index: PodIndex
+    rules: VipRules
+    claims: Mapping[Address, Claim]
+    host: Host | None
+    endpoints_known: bool
+
+
+def judge(
+    service: Service, annotations: Annotations, vips: Vips, context: Context
+) -> Iterable[Wanted | Skipped]:
+    if annotations.ignore:
+        yield Skipped(ref=service.ref, reason=f"{IGNORE} is true", fate=Fate.LOSE)
+        return
+    problems = (*annotations.problems, *vips.problems)
+    warnings = (*annotations.warnings, *vips.warnings)
+    skipped = Skipped(ref=service.ref, reason="", fate=Fate.LOSE, problems=problems, warnings=warnings)
+    state = _state_faults(service)
+    if state:
+        yield replace(skipped, reason=_sentence(state, problems))
+        return
+    families = sorted({*vips.accepted, *vips.refused})
+    by_status = any(vip.standing is Standing.STATUS for vip in vips.accepted.values())
+    unclear = bool(vips.problems) or (annotations.faulty(ADDRESSES) and not by_status)
+    skipped = replace(skipped, vip_unclear=unclear)
+    if not families:
+        if unclear:
+            yield replace(skipped, reason=_sentence([], problems), fate=Fate.KEEP)
+        else:
+            missing = (
+                f"no VIP: {STATUS_FIELD} is empty, and neither {ADDRESSES} nor spec.loadBalancerIP is set"
+            )
+            yield replace(skipped, reason=_sentence([missing], problems))
+        return
+    for family in families:
+        refused = vips.refused.get(family)
+        if refused is not None:
+            yield replace(skipped, family=family, reason=_sentence([refused], problems))
+        else:
+            yield _judge_family(
+                service, annotations, vips.accepted[family], context, replace(skipped, family=family)
+            )
+
+
+def _state_faults(service: Service) -> list[str]:
+    faults = []
+    if service.type != "LoadBalancer":
+        faults.append(f"spec.type is {service.type}, not LoadBalancer")
+    if service.external_traffic_policy != "Local":
+        faults.append(f"spec.externalTrafficPolicy is {service.external_traffic_policy}, not Local")
+    return faults
+
+
+def _judge_family(
+    service: Service, annotations: Annotations, vip: Vip, context: Context, skipped: Skipped
+) -> Wanted | Skipped:
+    family = skipped.family
+    assert family is not None
+    skipped = replace(skipped, vip=vip.address)
+    found = members(service, family=family, index=context.index, node=context.settings.node)
+    pods, left_out = _countable_pods(found, family, context)
+    unknown = not service.selector and not context.endpoints_known
+    state = [
+        fault
+        for fault in (
+            claim_lost(service.ref, vip.address, context.claims),
+            _nothing_allowed(annotations, family),
+            _no_pod(service, found, context) if not found.addresses and not unknown else None,
+        )
+        if fault is not None
+    ]
+    away = not_here(vip.address, host=context.host, assume=context.settings.assume_vip)
+    if state or away:
+        status = SkipStatus.ELSEWHERE if away and not state else SkipStatus.SKIPPED
+        reasons = [*([away] if away else []), *state]
+        return replace(skipped, reason=_sentence(reasons, skipped.problems), status=status)
+    faults = _range_faults(service, family, context)
+    if unknown:
+        faults.append("spec.selector is empty, and EndpointSlices cannot be read")
+    if not pods:
+        faults = list(dict.fromkeys((*faults, *_shortened(left_out))))
+    if faults or skipped.problems:
+        return replace(skipped, reason=_sentence(faults, skipped.problems), fate=Fate.KEEP)
+    policy = EgressPolicy(
+        ref=service.ref,
+        family=family,
+        vip=vip.address,
+        pods=tuple(EgressPod.named(pod.address, name=pod.name, node=pod.node) for pod in pods),
+        ports=annotations.ports,
+        allowed=tuple(n for n in of_family(annotations.allowed or (), family) if n.prefixlen),
+        denied=of_family(annotations.denied, family),
+        interface=annotations.interface or context.settings.interface,
+        created=service.created,
+    )
+    warnings = (*skipped.warnings, *_shortened(left_out), *_both_egress(annotations, service))
+    if context.host is not None:
+        warnings = (*warnings, *interface_warnings(policy, context.host))
+    return Wanted(policy=policy, warnings=warnings)
+
+
+def _sentence(reasons: Iterable[str], problems: Iterable[Problem]) -> str:
+    return "; ".join((*reasons, *map(str, problems)))
+
+
+def claim_lost(ref: ServiceRef, vip: Address, claims: Mapping[Address, Claim]) -> str | None:
+    """The sentence about the Service of another namespace that has the VIP, if one has."""
+    winner = claims.get(vip)
+    if winner is None or winner.ref.namespace == ref.namespace:
+        return None
+    return f"the VIP {vip} is claimed by Service {winner.ref} ({winner.vip.field})"
+
+
+def not_here(vip: Address, *, host: Host | None, assume: bool) -> str | None:
+    """The sentence that says that the VIP is not on this node; None: it is, or nobody looked."""
+    if host is None or assume or host.holds(vip) is not None:
+        return None
+    hint = "use --assume-vip if a load balancer answers for it here without binding it"
+    other = host.present_elsewhere(vip)
+    if other is not None:
+        return f"the VIP {vip} is only on {other}, which does not answer ARP for it: {hint}"
+    return f"the VIP {vip} is on no interface of this node ({hint})"
+
+
+def _nothing_allowed(annotations: Annotations, family: Family) -> str | None:
+    if annotations.allowed is not None and not annotations.faulty(ALLOWED):
+        allowed = of_family(annotations.allowed, family)
+        if not allowed:
+            return f"{ALLOWED} has no {family} network"
+    else:
+        allowed = ()
+    denied = collapse(of_family(annotations.denied, family))
+    everything = any(network.prefixlen == 0 for network in denied)
+    if everything or (allowed and all(within(network, denied) for network in allowed)):
+        return f"{DENIED} leaves no {family} network to rewrite to"
+    return None
+
+
+def _no_pod(service: Service, found: Members, context: Context) -> str:
+    node = context.settings.node
+    if found.elsewhere:
+        others = ", ".join(found.elsewhere[:8]) + (" ..." if len(found.elsewhere) > 8 else "")
+        return f"no pod on node {node}: the pods are on {others}"
+    where = f"on node {node}" if node else f"in namespace {service.ref.namespace}"
+    if not service.selector:
+        refused = "".join(f"; {sentence}" for sentence in _shortened(list(found.refused)))
+        return f"no usable EndpointSlice address {where}: spec.selector is empty{refused}"
+    selector = ",".join(f"{key}={value}" for key, value in service.selector.items())
+    shown = selector if _PLAIN_SELECTOR.fullmatch(selector) else quote(selector)
+    return f"no pod {where} matches spec.selector {shown}"
+
+
+def _countable_pods(found: Members, family: Family, context: Context) -> tuple[list[Member], list[str]]:
+    """The pods inside the pod CIDRs, and a sentence for each one that is outside."""
+    cidrs = context.networks.pod[family]
+    inside: list[Member] = []
+    sentences: list[str] = list(found.refused)
+    for pod in found.addresses:
+        mend = "set --pod-cidr or egress_podcidr"
+        if not cidrs.networks:
+            sentences.append(f"the {family} pod CIDR is unknown: {mend}")
+        elif not within(pod.address, cidrs.networks):
+            noun = "CIDR" if len(cidrs.networks) == 1 else "CIDRs"
+            sentences.append(f"pod {pod.address} is outside the pod {noun} {cidrs}: {mend}")
+        elif pod.from_endpoint and pod.address in context.rules.node_addresses:
+            sentences.append(f"endpoint {pod.address} is an address of a Node: left out")
+        elif pod.from_endpoint and context.host is not None and context.host.is_local(pod.address):
+            sentences.append(f"endpoint {pod.address} is an address of this host: left out")
+        else:
+            inside.append(pod)
+    return inside, list(dict.fromkeys(sentences))
+
+
+def _range_faults(service: Service, family: Family, context: Context) -> list[str]:
+    faults = []
+    mend = "set --service-cidr or egress_servicecidr"
+    cidrs = context.networks.service[family]
+    if not context.networks.pod[family].networks:
+        faults.append(f"the {family} pod CIDR is unknown: set --pod-cidr or egress_podcidr")
+    if not cidrs.networks:
+        faults.append(f"the {family} service CIDR is unknown: {mend}")
+        return faults
+    for text in service.cluster_ips:
+        try:
+            address = parse_address(text)
+        except ValueError:
+            faults.append("spec.clusterIP is not an IP address")
+            continue
+        is_mine = (address.version == 4) == (family is Family.IPV4)
+        if is_mine and not within(address, cidrs.networks):
+            noun = "CIDR" if len(cidrs.networks) == 1 else "CIDRs"
+            faults.append(f"clusterIP {address} is outside the service {noun} {cidrs}: {mend}")
+    return faults
+
+
+def _shortened(sentences: list[str], most: int = 3) -> tuple[str, ...]:
+    if len(sentences) <= most:
+        return tuple(sentences)
+    return (*sentences[:most], f"and {len(sentences) - most} more")
+
+
+def _both_egress(annotations: Annotations, service: Service) -> tuple[str, ...]:
+    """kube-vip names the pod it programs in an annotation: then two programs rewrite the same traffic."""
+    programmed = any(
+        service.annotations.get(f"kube-vip.io/active-endpoint{suffix}") for suffix in ("", "-ipv6")
+    )
+    if programmed and service.annotations.get(KVCTL_EGRESS) is None:
+        return (
+            "kube-vip programs egress for this Service too: use kvctl.io/egress instead of kube-vip.io/egress",
+        )
+    return ()

@@ -1,0 +1,51 @@
+"""What becomes of a Service: it is wanted, or skipped for a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kvctl.model.net import Address, Family
+from kvctl.model.policy import EgressPolicy
+from kvctl.model.ref import ServiceRef
+from kvctl.policy.annotations import Problem
+
+
+class Fate(StrEnum):
+    """What becomes of the rules that a skipped Service has in the kernel."""
+
+    LOSE = "lose"
+    """The Service cannot be programmed as things are."""
+    KEEP = "keep"
+    """Something in the input is faulty: the last good rules stay, for the pods it has now."""
+
+
+class SkipStatus(StrEnum):
+    """How a skipped Service is reported."""
+
+    SKIPPED = "skipped"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A Service (in one family, or before its families are known) that gets no rules of this input."""
+
+    ref: ServiceRef
+    reason: str
+    fate: Fate
+    family: Family | None = None
+    vip: Address | None = None
+    status: SkipStatus = SkipStatus.SKIPPED
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    vip_unclear: bool = False
+    """It names a VIP that cannot be one, so a family without a VIP may have lost it by an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A policy, and what there is to say about it."""
+
+    policy: EgressPolicy
+    warnings: tuple[str, ...] = ()
