@@ -18,7 +18,7 @@ from tests.builders import pod, service
 from tests.kernel.conftest import PORTS
 from tests.kernel.node import SECOND_VIPS, VIPS, Packets, Thing, Worker, lab_pod
 
-MINE = (service(vip=VIPS, ports="udp:5060,tcp:5060"), lab_pod())
+MINE: tuple[Thing, ...] = (service(vip=VIPS, ports="udp:5060,tcp:5060"), lab_pod())
 CHANGES = 1000 if os.environ.get("KVCTL_LONG") else 200
 
 
@@ -136,7 +136,7 @@ def test_a_change_of_one_service_keeps_the_counters_of_the_others(worker: Worker
     packets.seen(7000)
     assert item_of(worker, "sip/sip-client", packets.family).connections == 4
     another = service("web/b", vip=SECOND_VIPS)
-    many = [pod(f"web/b-{n}", f"10.0.4.{n}", f"fd00:10::4:{n:x}") for n in range(1, 60)]
+    many: list[Thing] = [pod(f"web/b-{n}", f"10.0.4.{n}", f"fd00:10::4:{n:x}") for n in range(1, 60)]
     for step in ([another, *many[:3]], [another, *many], [another, *many[10:20]], []):
         worker.apply(*MINE, *step, prune=True)
         worker.apply(*MINE, *step, prune=True)

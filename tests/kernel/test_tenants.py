@@ -12,7 +12,7 @@ from kvctl.model.objects import Service
 from kvctl.reconcile.report import Item, Status
 from kvctl.reconcile.run import Applied
 from tests.builders import networks, objects, pod, ref, service
-from tests.kernel.node import SECOND_VIPS, VIPS, Packets, Worker, lab_pod
+from tests.kernel.node import SECOND_VIPS, VIPS, Packets, Thing, Worker, lab_pod
 
 BROKEN_PORTS = {"kube-vip.io/egress-destination-ports": "udp:0"}
 BROKEN = [
@@ -75,7 +75,7 @@ def test_an_address_that_passed_to_another_tenant_never_leaves_by_the_old_vip(
     worker.bind(*SECOND_VIPS)
     who, second = packets.who, SECOND_VIPS[packets.family is Family.IPV6]
     worker.apply(service(vip=VIPS), lab_pod())
-    heirs = [lab_pod("evil/b-0"), *([service("evil/b", vip=SECOND_VIPS)] if served else [])]
+    heirs: list[Thing] = [lab_pod("evil/b-0"), *([service("evil/b", vip=SECOND_VIPS)] if served else [])]
     old = {
         "annotation": [broken()],
         "vip": [service(vip=("127.0.0.1",))],
@@ -170,7 +170,9 @@ def test_a_service_that_cannot_be_programmed_loses_its_rules(
     applied = worker.apply(*gone(state), lab_pod())
     assert packets.seen() == packets.who.worker_eth1
     assert not any("KVCTL" in line for line in worker.saved(packets.family))
-    item = next(i for i in applied.before.items if str(i.ref) == "sip/sip-client" and i.family is packets.family)
+    item = next(
+        i for i in applied.before.items if str(i.ref) == "sip/sip-client" and i.family is packets.family
+    )
     assert item.status in (Status.SKIPPED, Status.ORPHANED)
     assert item.reason
 
