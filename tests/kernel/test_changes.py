@@ -12,7 +12,9 @@ from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import Sender
-from kvctl.model.net import Family
+from kvctl.model.flows import Flow
+from kvctl.model.net import Family, parse_network
+from kvctl.netfilter import conntrack
 from kvctl.reconcile.report import Item
 from tests.builders import pod, service
 from tests.kernel.conftest import PORTS
@@ -158,3 +160,36 @@ def test_a_second_apply_starts_no_restore(worker: Worker) -> None:
     assert worker.apply(*MINE, *many).restores == 0
     assert worker.apply(*reversed((*MINE, *many))).restores == 0
     assert not worker.compare(*MINE, *many).differs
+
+
+def test_a_flow_that_never_pauses_has_the_right_source_as_soon_as_a_run_has_ended(
+    worker: Worker, packets: Packets
+) -> None:
+    who = packets.who
+    aim = {"destination": who.outside_eth1, "port": 5060}
+    with (
+        Sender(packets.lab.pod, **aim, fresh=False, interval=0.0005) as one_flow,  # type: ignore[arg-type]
+        Sender(packets.lab.pod, **aim, fresh=True, interval=0.002) as many_flows,  # type: ignore[arg-type]
+    ):
+        one_flow.wait_for(5)
+        for turn in range(12):
+            if turn % 2:
+                worker.flush()
+            else:
+                worker.apply(*MINE)
+            expected = who.worker_eth1 if turn % 2 else who.vip
+            assert {str(each.reply.destination) for each in flows_to(worker, packets, 5060)} <= {expected}
+            one_flow.wait_for(2)  # one answer may have been on its way
+            one_flow.sources.clear()
+            one_flow.wait_for(10)
+            assert set(one_flow.sources) == {expected}
+        assert set(many_flows.sources) == {who.vip, who.worker_eth1}
+
+
+def flows_to(worker: Worker, packets: Packets, port: int) -> list[Flow]:
+    """The pod's connections to a port of the outside."""
+    with worker.lab.worker.entered():
+        found = conntrack.dump(
+            family=packets.family, sources=[parse_network(packets.who.pod)], reply_destinations=[]
+        )
+    return [flow for flow in found if flow.original.destination_port == port]
