@@ -69,12 +69,11 @@ def _may_take(
     rules = snapshot.foreign.get(target)
     if rules is None or target in seen:
         return True
+    if in_base and words[option] in ("-g", "--goto"):
+        return True  # the end of that chain is the end of the walk
     if target == _KUBE_POSTROUTING and rules and _without_comment(rules[0]) == _UNMARKED_RETURNS:
         return False
-    ends_on_return = in_base and words[option] in ("-g", "--goto")
-    return ends_on_return or any(
-        _may_take(rule, snapshot, pods, seen | {target}, in_base=ends_on_return) for rule in rules
-    )
+    return any(_may_take(rule, snapshot, pods, seen | {target}, in_base=False) for rule in rules)
 
 
 def _spares(words: list[str], pods: Sequence[Network]) -> bool:
