@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kvctl.model.net import Family, host_network
+from kvctl.model.net import Address, Family, host_network
 from kvctl.model.policy import EgressPod
 from kvctl.netfilter.diff import Change, Plan, changes
 from kvctl.netfilter.foreign import ForeignEgress
@@ -88,7 +88,7 @@ def _items_of(
     found: Look, site: Site, target: Target, plan: Plan, wish: Wish | None, scope: Scope
 ) -> list[Item]:
     refs = {*(policy.ref for policy in target.policies), *site.installed.services, *target.held}
-    return compared_items(
+    items = compared_items(
         resolution=wish.resolution if wish else None,
         target=target,
         installed=site.installed,
@@ -96,6 +96,21 @@ def _items_of(
         scope=scope,
         overridden=override_at(found, site, target),
     )
+    by_kube_vip = {
+        rule.pod.network_address for rule in found.foreign.get(site.family, ()) if rule.pod is not None
+    }
+    return [_with_kube_vip(item, by_kube_vip) for item in items] if by_kube_vip else items
+
+
+def _with_kube_vip(item: Item, by_kube_vip: set[Address]) -> Item:
+    both = next((pod for pod in item.pods if pod.address in by_kube_vip), None)
+    if both is None:
+        return item
+    text = (
+        f"kube-vip programs egress for pod {both.address} too: use kvctl.io/egress instead of kube-vip.io/egress, "
+        "and kube-vip leaves it alone"
+    )
+    return replace(item, warnings=(*item.warnings, text))
 
 
 def override_at(found: Look, site: Site, target: Target) -> str | None:

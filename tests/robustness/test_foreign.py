@@ -237,3 +237,18 @@ def test_kube_vips_own_rules_are_shown_and_left_alone(make_namespace: MakeNamesp
     assert [str(item.pods[0].address) for item in foreign] == ["10.0.0.8", "10.0.0.7"]
     node.flush()
     assert _settled(node.foreign()) == _settled(before)
+
+
+def test_a_service_that_kube_vip_programs_too_is_told_how_to_part_them(make_namespace: MakeNamespace) -> None:
+    node = Node(make_namespace(), backend="nft")
+    node.apply(FIRST)
+    ours = [item for item in node.items() if item.status == "applied"]
+    assert [item.warnings for item in ours] == [()] * len(ours)
+    pod = ours[0].pods[0].address
+    node.restore(
+        f"*nat\n-A POSTROUTING -s {pod}/32 -m mark --mark 0x40/0x40 "
+        '-m comment --comment "a3ViZS12aXAK=kube-vip-sip" -j SNAT --to-source 192.168.0.9\nCOMMIT\n'
+    )
+    told = [item for item in node.items() if item.status == "applied" and item.warnings]
+    assert [item.service for item in told] == [ours[0].service]
+    assert "use kvctl.io/egress instead of kube-vip.io/egress" in told[0].warnings[0]
