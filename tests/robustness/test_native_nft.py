@@ -139,6 +139,25 @@ class TestATableWithoutText:
         assert not node.diff(_sip(family)).differs
         assert node.statuses() == {"applied"}
 
+    def test_flush_removes_a_chain_of_ours_with_a_native_rule(self, node: Node, family: Family) -> None:
+        node.apply(_two(family))
+        for chain in _kvctls(node, family):
+            _hide(node, family, chain)
+        node.flush()
+        assert _kvctls(node, family) == []
+
+    def test_without_nft_everything_that_is_made_goes_again(
+        self, node: Node, family: Family, chain: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _hide(node, family, chain)
+        monkeypatch.setattr("kvctl.netfilter.nft.nft", lambda *words: [])
+        node.apply(_two(family))
+        assert node.statuses() == {"applied"}
+        assert node.apply(_two(family)).restores == 0
+        node.apply(_sip(family), prune=True)
+        node.flush()
+        assert _kvctls(node, family) == []
+
 
 class TestBaseChainsBeside:
     """What nf_nat calls first decides; of equal priorities that is the chain registered later."""
