@@ -11,6 +11,10 @@ from kvctl.model.net import Address, Network, contains, within
 from kvctl.model.policy import EgressPolicy
 from kvctl.policy.decode import Installed
 
+# Open vSwitch tracks a pod's packets in zones of its own before the host does: there nobody translates, and
+# an entry without the VIP is no fault.
+_HOST_ZONE = 0
+
 
 @dataclass(frozen=True)
 class ConnectionJudge:
@@ -48,7 +52,9 @@ class ConnectionJudge:
             # Left alone, but a VIP that goes goes from everywhere: this began before the network was excluded.
             return seen_as in self.going
         wanted = self.wanted_source(flow)
-        return seen_as in self.vips if wanted is None else seen_as != wanted
+        if wanted is None or flow.zone != _HOST_ZONE:
+            return seen_as in self.vips and seen_as != wanted
+        return seen_as != wanted
 
     def wanted_source(self, flow: Flow) -> Address | None:
         """The VIP the connection should have; None: no rule is for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -91,6 +92,13 @@ def test_a_port_that_is_no_longer_listed_goes_back_but_what_never_had_the_vip_st
     assert not it.is_wrong(flow(NODE, port=5060))
     assert not it.is_wrong(flow(VIP, port=5061))
     assert it.is_wrong(flow(NODE, port=5061))
+
+
+def test_in_another_zone_only_what_carries_a_vip_of_ours_can_be_wrong() -> None:
+    it = judge(policy(NEXT_VIP), before=[policy(VIP)])
+    assert not it.is_wrong(replace(flow(POD), zone=65520))
+    assert it.is_wrong(replace(flow(VIP), zone=65520))
+    assert not it.is_wrong(replace(flow(NEXT_VIP), zone=65520))
 
 
 def test_after_the_last_rule_has_gone_no_connection_keeps_the_vip() -> None:
