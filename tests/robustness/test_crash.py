@@ -184,6 +184,8 @@ def scene(
 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_anywhere_the_second_try_is_right(scene: Scene, name: str) -> None:
+    if scene.family is Family.IPV6 and not LONG and name not in ("new-vip", "flush-all"):
+        pytest.skip("the same code as IPv4; KVCTL_LONG=1 runs it")
     case, node = CASES[name], scene.node
     foreign = node.foreign(counters=False)
     case.before(node, scene.family)
