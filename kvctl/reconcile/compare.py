@@ -69,7 +69,7 @@ def compare(found: Look, wish: Wish | None, *, scope: Scope) -> Compared:
                 going = wish.leaves(other.installed)
                 ruleset = rulesets(going, other.installed, other.snapshot, retire=False).final
                 other_plans[family] = plan_for(other, ruleset, going)
-            items += _other_items(found, other, other_plans.get(family), scope)
+            items += _other_items(found, other, other_plans.get(family), target, scope)
         items += _foreign_items(found.foreign.get(family, []), family, scope)
     if wish is not None:
         items += _unreadable_items(found, wish, scope)
@@ -121,7 +121,8 @@ def override_at(found: Look, site: Site, target: Target) -> str | None:
     return find_override(backend=found.choice.backend, family=site.family, pods=pods)
 
 
-def _other_items(found: Look, other: Site, plan: Plan | None, scope: Scope) -> list[Item]:
+def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, scope: Scope) -> list[Item]:
+    """What the back end that is not in use holds; `wanted` is the target of the one that is."""
     target = as_it_is(other.installed)
     refs = set(other.installed.services)
     attributed = attribute(changes(plan) if plan else (), refs, had_dispatch=True)
@@ -133,8 +134,13 @@ def _other_items(found: Look, other: Site, plan: Plan | None, scope: Scope) -> l
         scope=scope,
         overridden=None,
     )
-    where = f"in the {other.kernel.backend} back end, while {found.choice.backend} is in use; apply moves it"
-    return [replace(item, status=Status.ORPHANED, reason=where) for item in items]
+    where = f"in the {other.kernel.backend} back end, while {found.choice.backend} is in use"
+    lost = {ref: f"{where}: {why}" for ref, why in wanted.lost.items()}
+    moved = f"{where}; apply moves it"
+    return [
+        replace(item, status=Status.ORPHANED, reason=lost.get(item.ref, moved) if item.ref else moved)
+        for item in items
+    ]
 
 
 def _unreadable_items(found: Look, wish: Wish, scope: Scope) -> list[Item]:

@@ -50,18 +50,21 @@ def converge(
     """Make every site of one family hold its target. The first site is the one whose rules act.
 
     `acts`: false where another program takes the traffic before our rules can (then no connection is
-    dropped for them). Raises RestoreError, NetfilterUnavailableError.
+    dropped for them). What fails is an error of the outcome: it is no reason to leave the other family undone.
     """
     outcome = Outcome(family=sites[0][0].family)
-    for site, make in sites:
-        outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
-        _write_until_right(site, make, outcome, final=False, retire=drop_connections, sleep=sleep)
-    if drop_connections and not _drop_wrong_connections(
-        [site for site, _ in sites], outcome, host=host, acts=acts, pod_networks=pod_networks
-    ):
-        return outcome  # the marks stay, so that the next run finds these connections
-    for site, make in sites:
-        _write_until_right(site, make, outcome, final=True, retire=drop_connections, sleep=sleep)
+    try:
+        for site, make in sites:
+            outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
+            _write_until_right(site, make, outcome, final=False, retire=drop_connections, sleep=sleep)
+        if drop_connections:
+            # Where this fails the marks stay, so that the next run finds these connections.
+            here = [site for site, _ in sites]
+            _drop_wrong_connections(here, outcome, host=host, acts=acts, pod_networks=pod_networks)
+        for site, make in sites:
+            _write_until_right(site, make, outcome, final=True, retire=drop_connections, sleep=sleep)
+    except KvctlError as error:
+        outcome.errors.append(error)
     return outcome
 
 
@@ -114,13 +117,13 @@ def _write_until_right(
 
 def _drop_wrong_connections(
     sites: Sequence[Site], outcome: Outcome, *, host: Host, acts: bool, pod_networks: Sequence[Network]
-) -> bool:
-    """Drop them; false if conntrack could not be asked. Removal is judged also where our rules do not act."""
+) -> None:
+    """Drop them. Removal is judged also where our rules do not act. Raises KvctlError if conntrack cannot be asked."""
     acting = sites[0].installed
     before = [part for site in sites for part in (site.before_installed, site.installed)]
     judge = judge_of(acting, before=before, is_local=host.is_local, pod_networks=pod_networks)
     if not judge.vips:
-        return True
+        return
     try:
         # Once more after each deletion: a packet that was on its way through the old rules while the table
         # was read may have begun its connection since.
@@ -136,8 +139,7 @@ def _drop_wrong_connections(
             conntrack.delete_all(wrong)
             outcome.dropped += wrong
     except KvctlError as error:
-        outcome.errors.append(
-            KvctlError(f"the {outcome.family} connections could not be checked: {error}", hint=error.hint)
-        )
-        return False
-    return True
+        # Not the exit status of "netfilter unavailable": the rules are in.
+        raise KvctlError(
+            f"the {outcome.family} connections could not be checked: {error}", hint=error.hint
+        ) from error

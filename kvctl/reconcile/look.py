@@ -26,6 +26,8 @@ class Look:
     warnings: tuple[str, ...]
     failed: dict[Family, KvctlError]
     """Families whose rules could not be read: IPv6 where the host has none."""
+    others_failed: dict[Family, KvctlError]
+    """The same of the back end that is not in use, where it is installed."""
 
     def in_other(self, family: Family) -> Installed | None:
         """What the back end that is not in use held."""
@@ -40,6 +42,7 @@ def look(*, told: bool | None) -> Look:
     sites: dict[Family, Site] = {}
     others: dict[Family, Site] = {}
     failed: dict[Family, KvctlError] = {}
+    others_failed: dict[Family, KvctlError] = {}
     warnings: list[str] = []
     for family in Family:
         try:
@@ -52,6 +55,7 @@ def look(*, told: bool | None) -> Look:
             others[family] = open_site(reading, backend.other, family)
         except KvctlError as error:
             if is_installed(backend.other, family):
+                others_failed[family] = error
                 warnings.append(f"the {backend.other} back end could not be read: {error}")
     warnings += _foreign_rules_in_other(reading, backend)
     return Look(
@@ -61,6 +65,7 @@ def look(*, told: bool | None) -> Look:
         foreign={f: kube_vip_rules(reading.tables[backend, f]) for f in sites},
         warnings=tuple(warnings),
         failed=failed,
+        others_failed=others_failed,
     )
 
 

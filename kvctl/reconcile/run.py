@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kvctl.errors import KvctlError
 from kvctl.model.host import Host
-from kvctl.model.net import Network
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.decode import Installed
 from kvctl.reconcile.compare import Compared, compare, override_at, target_of
@@ -57,7 +55,7 @@ def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
         if family in found.others and not found.others[family].snapshot.is_empty:
             sites.append((found.others[family], wish.leaves))
         outcomes.append(
-            _converged(
+            converge(
                 sites,
                 host=wish.host,
                 drop_connections=drop_connections,
@@ -66,23 +64,6 @@ def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
             )
         )
     return Applied(before=before, after=compare(found, wish, scope=wish.scope), outcomes=outcomes)
-
-
-def _converged(
-    sites: Sequence[tuple[Site, MakeTarget]],
-    *,
-    host: Host,
-    drop_connections: bool,
-    acts: bool = True,
-    pod_networks: Sequence[Network] = (),
-) -> Outcome:
-    """One family; its failure is no reason to leave the other one undone."""
-    try:
-        return converge(
-            sites, host=host, drop_connections=drop_connections, acts=acts, pod_networks=pod_networks
-        )
-    except KvctlError as error:
-        return Outcome(family=sites[0][0].family, errors=[error])
 
 
 def flush(
@@ -95,7 +76,8 @@ def flush(
     """Remove the rules of `refs` (None: everything of ours) from both back ends."""
     scope = Scope(named=frozenset(refs) if refs is not None else None)
     before = compare(found, None, scope=scope)
-    outcomes = []
+    # What cannot be read may hold rules of ours: then nobody may think that they are gone.
+    outcomes = [Outcome(family=family, errors=[error]) for family, error in found.others_failed.items()]
 
     def make(installed: Installed) -> Target:
         return without(installed, refs)
@@ -104,5 +86,5 @@ def flush(
         sites: list[tuple[Site, MakeTarget]] = [(site, make)]
         if family in found.others:
             sites.append((found.others[family], make))
-        outcomes.append(_converged(sites, host=host, drop_connections=drop_connections))
+        outcomes.append(converge(sites, host=host, drop_connections=drop_connections))
     return Applied(before=before, after=compare(found, None, scope=scope), outcomes=outcomes)
