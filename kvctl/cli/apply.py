@@ -20,7 +20,7 @@ from kvctl.netfilter.diff import Change
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.reconcile.compare import compare
 from kvctl.reconcile.look import look
-from kvctl.reconcile.report import Item, in_order
+from kvctl.reconcile.report import Item, Status, in_order
 from kvctl.reconcile.run import Applied, apply
 from kvctl.reconcile.target import Scope
 
@@ -79,6 +79,7 @@ def command(
         status = wanted.report()
         report_look(found)
         explain(compared.items)
+        note("dry run: nothing was changed")
         return status
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
@@ -90,7 +91,7 @@ def command(
         output,
         backend=str(found.choice.backend),
         node=settings.this_node,
-        extra=("CHANGE", [change_word(item) for item in shown]),
+        extra=("CHANGE", [change_word(item, applied) for item in shown]),
     )
     status = max(wanted.report(), named_but_skipped(items, refs))
     report_look(found)
@@ -106,7 +107,13 @@ def changed_items(applied: Applied) -> list[Item]:
     for item in applied.before.items:
         changes[item.ref, item.family] += item.changes or ()
     now = {(item.ref, item.family) for item in applied.after.items}
-    gone = [item for item in applied.before.items if item.changes and (item.ref, item.family) not in now]
+    gone = [
+        replace(
+            item, status=Status.SKIPPED if item.status is Status.ORPHANED else item.status, connections=None
+        )
+        for item in applied.before.items
+        if item.changes and (item.ref, item.family) not in now
+    ]
     refs_gone = {item.ref for item in gone}
     items = [
         replace(item, changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
@@ -117,26 +124,26 @@ def changed_items(applied: Applied) -> list[Item]:
     return in_order([*items, *gone])
 
 
-def change_word(item: Item) -> str:
-    """What happened to an item, in one word."""
-    changes = item.changes or ()
-    ops = {change.op for change in changes}
-    if not ops:
+def change_word(item: Item, applied: Applied) -> str:
+    """What happened to a Service, in one word."""
+    if not item.changes or item.ref is None:
         return "-"
-    new = any(change.op == "add" and change.new_chain for change in changes)
-    if new and "delete-chain" in ops:
-        return "moved"
-    if new and "remove" not in ops:
-        return "added"
-    return "removed" if ops <= {"remove", "delete-chain", "flush-chain"} else "updated"
+    had, has = applied.had(item.ref, item.family), applied.has(item.ref, item.family)
+    if has:
+        return "updated" if had else "moved" if applied.had_in_other(item.ref, item.family) else "added"
+    return "removed"
 
 
-def report_run(applied: Applied, *, unchanged: str) -> int:
-    """Say what a run did beside rules; the exit status this makes."""
+def report_run(applied: Applied, *, unchanged: str | None) -> int:
+    """Say what a run did beside rules, `unchanged` if nothing; the exit status this makes."""
     dropped = sum(len(outcome.dropped) for outcome in applied.outcomes)
     if dropped:
         note(f"dropped {plural(dropped, 'connection')} with the wrong source address")
-    elif not applied.restores and not any(outcome.errors for outcome in applied.outcomes):
+    elif (
+        unchanged is not None
+        and not applied.restores
+        and not any(outcome.errors for outcome in applied.outcomes)
+    ):
         note(unchanged)
     status = 0
     for outcome in applied.outcomes:

@@ -9,7 +9,7 @@ import click
 from kvctl.cli import options
 from kvctl.cli.items import explain, print_items
 from kvctl.cli.output import note
-from kvctl.cli.source import load, report_absent, report_problems, report_source
+from kvctl.cli.source import load, nobody_asks, report_absent, report_problems, report_source
 from kvctl.errors import UsageError
 from kvctl.model.net import Family
 from kvctl.model.snapshot import Snapshot
@@ -73,7 +73,7 @@ def command(
     )
     explain(items)
     if not items and not status:
-        note("no Service asks for egress: none has the annotation kube-vip.io/egress or kvctl.io/egress")
+        note(nobody_asks(resolution))
     skipped = refs is not None and any(item.status is not Status.WANTED for item in items)
     return max(status, int(skipped))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
-from kvctl.cli.items import explain, print_items, report_look
+from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import note
 from kvctl.model.net import Family
@@ -82,7 +82,7 @@ def command(
     if compared.differs:
         return status or DIFFERENCES
     if not status:
-        note("no difference: the kernel holds what the source asks for")
+        note(f"no difference: apply would change nothing ({count_by_status(compared.items)})")
     return status
 
 

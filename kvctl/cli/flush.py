@@ -9,7 +9,7 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.apply import report_run
-from kvctl.cli.items import identity, print_items, report_look
+from kvctl.cli.items import IDENTITY, identity, print_items, report_look
 from kvctl.cli.output import Column, note, print_table
 from kvctl.errors import UsageError
 from kvctl.netfilter.lock import namespace_lock
@@ -60,10 +60,14 @@ def command(
         items = [replace(item, status=Status.SKIPPED, reason="flushed") for item in gone]
         print_items(items, output, backend=str(found.choice.backend), node=options.this_node(None))
     elif gone:
-        columns = [Column(title) for title in ("NAMESPACE", "SERVICE", "FAMILY", "VIP", "CHANGE")]
-        print_table(columns, [[*identity(item), "removed"] for item in gone])
+        print_table([*IDENTITY, Column("CHANGE")], [[*identity(item), "removed"] for item in gone])
     report_look(found)
-    for ref in sorted(refs or ()):
-        if ref not in there:
-            note(f"{ref} has no rules on this node: nothing to remove")
-    return report_run(flushed, unchanged="no rules of kvctl's on this node: nothing to remove")
+    missing = sorted((refs or frozenset()) - there)
+    others = ", ".join(sorted({str(ref) for ref in found.services}))
+    for ref in missing:
+        note(
+            f"{ref} has no rules on this node: nothing to remove"
+            + (f" (there are: {others})" if others else "")
+        )
+    nothing = None if missing else "no rules of kvctl's on this node: nothing to remove"
+    return report_run(flushed, unchanged=nothing)

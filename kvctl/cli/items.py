@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -100,24 +101,19 @@ def print_items(
     if not items:
         return
     columns = [
-        Column("NAMESPACE"),
-        Column("SERVICE"),
-        Column("FAMILY"),
-        Column("VIP"),
+        *IDENTITY,
         Column("PODS", right=True),
-        Column("PORTS"),
+        Column("PORTS", breaks=True),
         Column("STATUS", status_style),
-        Column("CONNECTIONS", right=True),
     ]
     rows = [_row(item) for item in items]
+    if any(item.connections is not None for item in items):
+        columns.append(Column("CONNS", right=True))
+        for row, item in zip(rows, items, strict=True):
+            row.append("-" if item.connections is None else str(item.connections))
     if output == "wide":
-        columns += [
-            Column("INTERFACE"),
-            Column("ALLOWED"),
-            Column("DENIED"),
-            Column("EXCLUDED"),
-            Column("ADDRESSES"),
-        ]
+        columns += [Column("INTERFACE")]
+        columns += [Column(title, breaks=True) for title in ("ALLOWED", "DENIED", "EXCLUDED", "ADDRESSES")]
         for row, item in zip(rows, items, strict=True):
             row += [
                 item.interface or "-",
@@ -133,11 +129,14 @@ def print_items(
     print_table(columns, rows)
 
 
+IDENTITY = (Column("SERVICE"), Column("FAMILY"), Column("VIP"))
+"""The columns that say which item this is."""
+
+
 def identity(item: Item) -> list[str]:
-    """The cells that say which item this is: namespace, Service, family, VIP."""
+    """The cells of IDENTITY; the Service as it is named on a command line."""
     return [
-        item.namespace or "-",
-        item.service or "-",
+        f"{item.namespace or '-'}/{item.service or '-'}",
         str(item.family) if item.family else "-",
         str(item.vip) if item.vip is not None else "-",
     ]
@@ -147,14 +146,19 @@ def _row(item: Item) -> list[str]:
     return [
         *identity(item),
         str(len(item.pods)),
-        _joined(list(item.ports), "all" if item.status is not Status.SKIPPED else "-"),
+        _joined(list(item.ports), "-" if item.status in (Status.SKIPPED, Status.ELSEWHERE) else "all"),
         str(item.status),
-        "-" if item.connections is None else str(item.connections),
     ]
 
 
 def _joined(texts: list[str], empty: str) -> str:
     return ",".join(texts) if texts else empty
+
+
+def count_by_status(items: Sequence[Item]) -> str:
+    """`2 applied, 1 skipped`."""
+    counts = Counter(str(item.status) for item in items)
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no Service asks for egress"
 
 
 def explain(items: Sequence[Item]) -> None:
@@ -189,6 +193,12 @@ def report_look(look: Look) -> None:
     """Say what the look at the kernel found strange."""
     for text in look.warnings:
         warning(printable(text))
+    for site in (*look.sites.values(), *look.others.values()):
+        if site.snapshot.chains and not site.installed.services and not site.installed.retiring:
+            warning(
+                f"kvctl's chains are here ({site.kernel.backend}, {site.family}), but empty: somebody flushed the nat "
+                "table; kvctl egress apply writes the rules again, flush --all removes the chains"
+            )
     for family, site in look.sites.items():
         if not site.snapshot.position_known:
             warning(

@@ -56,11 +56,18 @@ def command(
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
     items = [replace(item, changes=None) for item in compare(found, wish, scope=scope).items]
+    if items and not compares:
+        from kvctl.node.host import read_host
+        from kvctl.reconcile.presence import with_vip_warning
+
+        host = read_host()
+        assume = options.told_assume_vip(assume_vip)
+        items = [with_vip_warning(item, host=host, assume_vip=assume) for item in items]
     print_items(items, output, backend=str(found.choice.backend), node=options.this_node(node))
     if compares:
         status = wanted.report()
     report_look(found)
     explain(items)
     if not items:
-        note(f"no egress rules on this node ({found.choice.backend} back end: {found.choice.why})")
+        note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status

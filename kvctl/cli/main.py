@@ -88,13 +88,17 @@ def egress() -> None:
 
 def main() -> NoReturn:
     """The entry point; never returns."""
+    # Started with a closed descriptor (`>&-`), Python has no stream at all.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         status = _run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough. Nothing may be written any more, not even at exit.
+    except OSError as error:
+        # Nothing may be written any more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        # Whoever closed the pipe has read enough; anything else is lost output.
+        status = 0 if isinstance(error, BrokenPipeError) else _report(error)
     sys.exit(status)
 
 
@@ -104,9 +108,6 @@ def _run(arguments: list[str]) -> int:
         return _invoke(arguments)
     except click.exceptions.Exit as end:
         return end.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Error: interrupted", err=True)
-        return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return error.exit_code
@@ -115,20 +116,27 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
-    except KvctlError as error:
+    except (KeyboardInterrupt, Exception) as error:
         if debug:
             _say_origin(error)
-        error_message(error)
-        return error.exit_status
-    except Exception as error:
-        if debug:
-            raise
-        unexpected = KvctlError(
-            f"unexpected {type(error).__name__}: {error}",
-            hint="this is a fault of kvctl: please report it, with what the same command prints with --debug",
-        )
-        error_message(unexpected)
-        return unexpected.exit_status
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong; the exit status it makes."""
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        click.echo("Error: interrupted", err=True)
+        return INTERRUPTED
+    if not isinstance(error, KvctlError):
+        if isinstance(error, OSError):
+            error = KvctlError(f"cannot read or write: {error}")
+        else:
+            error = KvctlError(
+                f"unexpected {type(error).__name__}: {error}",
+                hint="this is a fault of kvctl: please report it, with what the same command prints with --debug",
+            )
+    error_message(error)
+    return error.exit_status
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -147,7 +155,7 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return [*own, *arguments[end:]], len(own) < end
 
 
-def _say_origin(error: KvctlError) -> None:
+def _say_origin(error: BaseException) -> None:
     import traceback
 
     click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

@@ -163,6 +163,11 @@ def told_keep_connections(flag: bool | None) -> bool:
     return bool(flag if flag is not None else environment_bool("egress_keepconnections"))
 
 
+def told_assume_vip(flag: bool | None) -> bool:
+    """Whether the VIP counts as being here without an address on an interface."""
+    return bool(flag if flag is not None else environment_bool("egress_assumevip"))
+
+
 def this_node(flag: str | None) -> str:
     """The name of the node kvctl runs on."""
     told = _told("--node", flag, "NODE_NAME", "vip_nodename", form=_SUBDOMAIN, what="the name of a Node")
@@ -212,7 +217,7 @@ def settings(
         vip_ranges=_networks("--vip-range", networks["vip_ranges"], "egress_vipranges", may_be_all=True),
         node=here if node is not None or only_here else None,
         this_node=here,
-        assume_vip=bool(assume_vip if assume_vip is not None else environment_bool("egress_assumevip")),
+        assume_vip=told_assume_vip(assume_vip),
         interface=told_interface,
     )
 
@@ -227,6 +232,8 @@ def _networks(
     found: list[Network] = []
     for value in (part.strip() for text in values for part in text.split(",")):
         try:
+            if "/" not in value:
+                raise ValueError(value)
             network = parse_network(value)
         except ValueError:
             raise UsageError(
@@ -257,7 +264,8 @@ def parse_services(
             where = namespace or _context_namespace(kubeconfig=kubeconfig, context=context) or "default"
         if not (_LABEL.fullmatch(where) and _LABEL.fullmatch(what)):
             raise UsageError(
-                f"{quote(name)} is not a Service: it is written NAMESPACE/NAME, or NAME with -n NAMESPACE"
+                f"{quote(name)} is not a Service: it is written NAMESPACE/NAME, or NAME with -n NAMESPACE",
+                hint="to read a file: -f FILE" if os.path.exists(name) else "see: kvctl egress list",
             )
         refs.add(ServiceRef(where, what))
     return frozenset(refs)

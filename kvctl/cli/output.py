@@ -65,16 +65,16 @@ class Column:
     title: str
     style: Callable[[str], str | None] = lambda text: None
     right: bool = False
+    breaks: bool = False
+    """Cells are comma-separated lists that may go over several lines where the terminal is narrow."""
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """With boxes and colours on a terminal, else plain columns that awk can read."""
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        _print_rich(columns, rows)
+    """Boxes and colours on a terminal that is wide enough, else plain columns that awk can read."""
+    widths = [max(map(len, cells)) for cells in zip(*([c.title for c in columns], *rows), strict=True)]
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and _print_rich(columns, rows, widths):
         return
-    titles = [column.title for column in columns]
-    widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
-    for row in (titles, *rows):
+    for row in ([column.title for column in columns], *rows):
         cells = [
             cell.rjust(width) if column.right else cell.ljust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
@@ -82,18 +82,41 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         click.echo("  ".join(cells).rstrip())
 
 
-def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> bool:
+    """False, with nothing printed, where the terminal is so narrow that words would break."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    plain = bool(os.environ.get("NO_COLOR"))
+    console = Console(no_color=plain, highlight=False)
+    if sum(widths) + 2 * (len(columns) - 1) > console.width:
+        widths = [
+            max(len(part) for row in (*rows, [c.title for c in columns]) for part in row[at].split(","))
+            + int(column.breaks)
+            if column.breaks
+            else widths[at]
+            for at, column in enumerate(columns)
+        ]
+        if sum(widths) + 2 * (len(columns) - 1) > console.width:
+            return False
+        rows = [
+            [cell.replace(",", ",\n") if c.breaks else cell for cell, c in zip(row, columns, strict=True)]
+            for row in rows
+        ]
     ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") not in ("utf8", "utf16")
-    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="" if plain else "bold",
+    )
     for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.breaks)
     for row in rows:
-        table.add_row(
-            *(Text(cell, style=column.style(cell) or "") for cell, column in zip(row, columns, strict=True))
-        )
-    Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
+        cells = zip(row, columns, strict=True)
+        table.add_row(*(Text(cell, style=column.style(cell) or "") for cell, column in cells))
+    console.print(table)
+    return True

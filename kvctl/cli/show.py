@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import click
@@ -81,8 +82,16 @@ def command(
         error_message(InputError(f"{ref} has no egress rules on this node", hint="see: kvctl egress list"))
         status = 1
     if not items and refs is None:
-        note(f"no egress rules on this node ({found.choice.backend} back end: {found.choice.why})")
+        note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status
+
+
+_COMMENT = re.compile(r' -m comment --comment "[^"]*"')
+
+
+def _short(rule: str) -> str:
+    """A rule without its comment, which repeats what is said above it."""
+    return _COMMENT.sub("", rule)
 
 
 def _lines(each: Detail, *, wide: bool) -> list[str]:
@@ -107,7 +116,8 @@ def _lines(each: Detail, *, wide: bool) -> list[str]:
         lines.append(f"    {pod.address}  {pod.name or pod.label}{where}")
     if each.rules:
         lines.append("  rules in the kernel (packets: first packets of connections)")
-        lines += [f"    {packets:>8}  {chain}  {text}" for chain, packets, text in each.rules]
+        rules = [(c, n, text if wide else _short(text)) for c, n, text in each.rules]
+        lines += [f"    {packets:>8}  {chain}  {text}" for chain, packets, text in rules]
     flows = item.flows or ()
     lines.append(f"  {plural(len(flows), 'live connection')}")
     shown = flows if wide else flows[:_MOST_FLOWS]

@@ -9,6 +9,7 @@ from kvctl.cli.output import input_errors, note, printable, warning
 from kvctl.errors import InputError
 from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
+from kvctl.model.text import plural
 from kvctl.policy.resolve import Resolution
 
 
@@ -61,3 +62,17 @@ def report_absent(refs: Iterable[ServiceRef] | None, resolution: Resolution, *, 
             input_errors([error])
             status = 1
     return status
+
+
+def nobody_asks(resolution: Resolution) -> str:
+    """Why a source has no item at all, with the Services that look as if they should have been one."""
+    if not resolution.present:
+        return "there is no Service in the source"
+    half = [
+        str(ref)
+        for ref, service in resolution.services.items()
+        if any(name.startswith("kube-vip.io/egress-") for name in service.annotations)
+    ]
+    told = f"; {', '.join(half[:3])} has egress annotations, but not that one" if half else ""
+    several = plural(len(resolution.present), "Service")
+    return f"no Service asks for egress: kube-vip.io/egress or kvctl.io/egress is true for none of {several}{told}"

@@ -52,7 +52,7 @@ def execute(name: str, argv: Sequence[str]) -> NoReturn:
         raise KvctlError(f"cannot run {argv[0]} in {name}: the lab is not up", hint="kvctl lab up")
     # This kvctl is the one that `kvctl` means inside, also where its directory is not in PATH.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    os.execve(ip_binary(), namespace.argv(argv), {**os.environ, "PATH": path})
+    os.execve(ip_binary(), namespace.argv(argv), {**os.environ, "PATH": path, "NODE_NAME": name})
 
 
 def default_backend() -> str:

@@ -49,6 +49,7 @@ MAX_UNKNOWN = 8
 _LONGEST_VALUE = 16_384
 
 _PORT = re.compile(r"(?P<protocol>[a-z]+):(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
+_TURNED_PORT = re.compile(r"(?P<ports>[0-9]{1,5}(?:-[0-9]{1,5})?)/(?P<protocol>[A-Za-z]+)")
 _BARE_PORT = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?")
 # What the kernel (dev_valid_name) and an annotation both allow, ASCII only.
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
@@ -111,7 +112,9 @@ class _Reader:
         if value is None:
             return None
         if value not in ("true", "false"):
-            self.fault(name, value, 'is neither "true" nor "false"')
+            meant = value.strip().lower()
+            hint = f'write "{meant}"' if meant in ("true", "false") else None
+            self.fault(name, value, 'is neither "true" nor "false"', hint)
             return None
         return value == "true"
 
@@ -196,9 +199,17 @@ def _unknown(annotations: Mapping[str, str]) -> list[str]:
     ]
     more = len(unknown) - MAX_UNKNOWN
     return [
-        *(f"the annotation {quote(name)} has no effect here" for name in unknown[:MAX_UNKNOWN]),
+        *(f"the annotation {quote(name)} has no effect here{_meant(name)}" for name in unknown[:MAX_UNKNOWN]),
         *([f"{more} more annotations have no effect here"] if more > 0 else []),
     ]
+
+
+def _meant(name: str) -> str:
+    """A question about a known name that is close to this one; empty: none is."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name[:80], (*sorted(_KNOWN), *WITHOUT_EFFECT), n=1, cutoff=0.9)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def _parse_port(entry: str) -> PortMatch:
@@ -207,6 +218,8 @@ def _parse_port(entry: str) -> PortMatch:
         hint = _hint_if_good(f"tcp:{entry}")
         raise _UnacceptableError("has no protocol" if hint else accepted, hint)
     match = _PORT.fullmatch(entry)
+    if match is None and (turned := _TURNED_PORT.fullmatch(entry)) is not None:
+        raise _UnacceptableError(accepted, _hint_if_good(f"{turned['protocol'].lower()}:{turned['ports']}"))
     if match is None or match["protocol"] not in PROTOCOLS:
         lower = entry.lower()
         raise _UnacceptableError(

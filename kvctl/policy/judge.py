@@ -24,7 +24,7 @@ from kvctl.policy.annotations import (
     of_family,
 )
 from kvctl.policy.cidrs import ClusterNetworks
-from kvctl.policy.interface import interface_warnings
+from kvctl.policy.interface import interface_warnings, not_here
 from kvctl.policy.pods import Member, Members, PodIndex, members
 from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
 from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
@@ -44,6 +44,13 @@ class Context:
     claims: Mapping[Address, Claim]
     host: Host | None
     endpoints_known: bool
+    nodes: tuple[str, ...]
+    """The names of the source's Nodes; empty: it has none."""
+
+    @property
+    def node_is_unknown(self) -> bool:
+        """Only pods of one node count, and the source has Nodes, but none of that name: the name must be wrong."""
+        return self.settings.node is not None and bool(self.nodes) and self.settings.node not in self.nodes
 
 
 def judge(
@@ -100,12 +107,13 @@ def _judge_family(
     found = members(service, family=family, index=context.index, node=context.settings.node)
     pods, left_out = _countable_pods(found, family, context)
     unknown = not service.selector and not context.endpoints_known
+    lost = bool(found.elsewhere) and not found.addresses and context.node_is_unknown
     state = [
         fault
         for fault in (
             claim_lost(service.ref, vip.address, context.claims),
             _nothing_allowed(annotations, family),
-            _no_pod(service, found, context) if not found.addresses and not unknown else None,
+            _no_pod(service, found, context) if not found.addresses and not unknown and not lost else None,
         )
         if fault is not None
     ]
@@ -117,6 +125,11 @@ def _judge_family(
     faults = _range_faults(service, family, context)
     if unknown:
         faults.append("spec.selector is empty, and EndpointSlices cannot be read")
+    if lost:
+        there = ", ".join(context.nodes[:8]) + (" ..." if len(context.nodes) > 8 else "")
+        faults.append(
+            f"the source has no Node {context.settings.node} (it has {there}): set --node or NODE_NAME"
+        )
     if not pods:
         faults = list(dict.fromkeys((*faults, *_shortened(left_out))))
     if faults or skipped.problems:
@@ -150,17 +163,6 @@ def claim_lost(ref: ServiceRef, vip: Address, claims: Mapping[Address, Claim]) -
     return f"the VIP {vip} is claimed by Service {winner.ref} ({winner.vip.field})"
 
 
-def not_here(vip: Address, *, host: Host | None, assume: bool) -> str | None:
-    """The sentence that says that the VIP is not on this node; None: it is, or nobody looked."""
-    if host is None or assume or host.holds(vip) is not None:
-        return None
-    hint = "use --assume-vip if a load balancer answers for it here without binding it"
-    other = host.present_elsewhere(vip)
-    if other is not None:
-        return f"the VIP {vip} is only on {other}, which does not answer ARP for it: {hint}"
-    return f"the VIP {vip} is on no interface of this node ({hint})"
-
-
 def _nothing_allowed(annotations: Annotations, family: Family) -> str | None:
     if annotations.allowed is not None and not annotations.faulty(ALLOWED):
         allowed = of_family(annotations.allowed, family)
@@ -186,7 +188,11 @@ def _no_pod(service: Service, found: Members, context: Context) -> str:
         return f"no usable EndpointSlice address {where}: spec.selector is empty{refused}"
     selector = ",".join(f"{key}={value}" for key, value in service.selector.items())
     shown = selector if _PLAIN_SELECTOR.fullmatch(selector) else quote(selector)
-    return f"no pod {where} matches spec.selector {shown}"
+    unusable = context.index.why_unusable(service)
+    if unusable is not None:
+        return f"no pod {where} counts: {unusable}"
+    more = "" if context.index.has_pods else ": the source has no Pods at all, give them too"
+    return f"no pod {where} matches spec.selector {shown}{more}"
 
 
 def _countable_pods(found: Members, family: Family, context: Context) -> tuple[list[Member], list[str]]:

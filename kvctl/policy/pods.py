@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvctl.model.net import Address, Family, family_of
 from kvctl.model.objects import Endpoint, Objects, Pod, Service
@@ -21,6 +21,20 @@ class PodIndex:
     endpoints: Mapping[ServiceRef, list[Endpoint]]
     host_addresses: frozenset[Address] = frozenset()
     """Addresses of pods on the host's network: those of their nodes."""
+    unusable: Mapping[str, list[tuple[Pod, str]]] = field(default_factory=dict)
+    """By namespace: pods that have no address of their own, and why."""
+
+    @property
+    def has_pods(self) -> bool:
+        """Whether the source has any Pod at all."""
+        return bool(self.by_label or self.owners or self.unusable)
+
+    def why_unusable(self, service: Service) -> str | None:
+        """The sentence about a pod that the selector matches and that does not count; None: there is none."""
+        for pod, why in self.unusable.get(service.ref.namespace, ()):
+            if service.selector.items() <= pod.labels.items():
+                return f"pod {pod.name} matches spec.selector, but {why}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +63,13 @@ def index_pods(objects: Objects) -> PodIndex:
     by_label: dict[tuple[str, str, str], list[Pod]] = {}
     owners: dict[Address, Pod] = {}
     host_addresses: set[Address] = set()
+    unusable: dict[str, list[tuple[Pod, str]]] = {}
     for pod in objects.pods:
-        if pod.finished or not pod.addresses:
-            continue
-        if pod.host_network:
-            host_addresses.update(pod.addresses)
+        why = _why_unusable(pod)
+        if why is not None:
+            unusable.setdefault(pod.namespace, []).append((pod, why))
+            if pod.host_network and not pod.finished:
+                host_addresses.update(pod.addresses)
             continue
         for key, value in pod.labels.items():
             by_label.setdefault((pod.namespace, key, value), []).append(pod)
@@ -65,8 +81,21 @@ def index_pods(objects: Objects) -> PodIndex:
     for endpoint in objects.endpoints:
         endpoints.setdefault(endpoint.service, []).append(endpoint)
     return PodIndex(
-        by_label=by_label, owners=owners, endpoints=endpoints, host_addresses=frozenset(host_addresses)
+        by_label=by_label,
+        owners=owners,
+        endpoints=endpoints,
+        host_addresses=frozenset(host_addresses),
+        unusable=unusable,
     )
+
+
+def _why_unusable(pod: Pod) -> str | None:
+    """Why a pod has no address of its own; None: it has one."""
+    if pod.finished:
+        return "it has finished"
+    if pod.host_network:
+        return "it uses the host's network, so its address is the node's"
+    return None if pod.addresses else "it has no address yet"
 
 
 def _claim(pod: Pod) -> tuple[bool, int, str, str]:

@@ -36,6 +36,8 @@ class Resolution:
     rules: VipRules
     index: PodIndex
     services: Mapping[ServiceRef, Service] = field(default_factory=dict)
+    node_is_unknown: bool = False
+    """Which pods are here cannot be told: the source has Nodes, but none of this name."""
 
     def policies(self, family: Family) -> list[EgressPolicy]:
         """The policies of one family."""
@@ -74,6 +76,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
         ),
         host=host,
         endpoints_known=objects.endpoints_known,
+        nodes=tuple(sorted(node.name for node in objects.nodes)),
     )
     judged: list[Wanted | Skipped] = [
         Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
@@ -92,6 +95,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
         rules=rules,
         index=context.index,
         services={service.ref: service for service in objects.services},
+        node_is_unknown=context.node_is_unknown,
     )
 
 

@@ -115,10 +115,15 @@ def _with_kube_vip(item: Item, by_kube_vip: set[Address]) -> Item:
 
 def override_at(found: Look, site: Site, target: Target) -> str | None:
     """What takes these pods' traffic before our rules, if anything does."""
-    pods = [host_network(item.address) for item in target.entries]
+    pods = frozenset(host_network(item.address) for item in target.entries)
     if not pods:
         return None
-    return find_override(backend=found.choice.backend, family=site.family, pods=pods)
+    asked = (site.family, pods)
+    if asked not in found.overrides:
+        found.overrides[asked] = find_override(
+            backend=found.choice.backend, family=site.family, pods=list(pods)
+        )
+    return found.overrides[asked]
 
 
 def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, scope: Scope) -> list[Item]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvctl.errors import KvctlError
-from kvctl.model.net import Family
+from kvctl.model.net import Family, Network
+from kvctl.model.ref import ServiceRef
 from kvctl.netfilter.binaries import Backend, is_installed
 from kvctl.netfilter.choice import Choice, choose_backend
 from kvctl.netfilter.foreign import ForeignEgress, kube_vip_rules
@@ -28,6 +29,14 @@ class Look:
     """Families whose rules could not be read: IPv6 where the host has none."""
     others_failed: dict[Family, KvctlError]
     """The same of the back end that is not in use, where it is installed."""
+    overrides: dict[tuple[Family, frozenset[Network]], str | None] = field(default_factory=dict)
+    """What was found of other base chains, by the pods it was asked for: asked once a run."""
+
+    @property
+    def services(self) -> set[ServiceRef]:
+        """Every Service that has rules now, in either back end and family."""
+        sites = (*self.sites.values(), *self.others.values())
+        return {ref for site in sites for ref in site.installed.services}
 
     def in_other(self, family: Family) -> Installed | None:
         """What the back end that is not in use held."""

@@ -294,7 +294,7 @@ def drift_reason(changes: Sequence[Change]) -> str:
     surplus = sum(change.op == "remove" for change in changes)
     if not changes:
         return "the rules are not as kvctl writes them"
-    return f"the rules differ: {missing} missing, {surplus} not wanted"
+    return f"the rules differ: {missing} missing, {surplus} not wanted; diff shows them, apply mends them"
 
 
 def _covered(item: Item, scope: Scope) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvctl.model.host import Host
+from kvctl.model.net import Family
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.decode import Installed
 from kvctl.reconcile.compare import Compared, compare, override_at, target_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class Applied:
     """What a run did."""
 
+    found: Look
     before: Compared
     after: Compared
     outcomes: list[Outcome] = field(default_factory=list)
@@ -31,6 +33,22 @@ class Applied:
     def restores(self) -> int:
         """How many times the kernel was written to."""
         return sum(outcome.restores for outcome in self.outcomes)
+
+    def had(self, ref: ServiceRef, family: Family | None) -> bool:
+        """Whether a Service had rules in the back end in use before the run."""
+        return any(ref in site.before_installed.services for site in _of(self.found.sites, family))
+
+    def had_in_other(self, ref: ServiceRef, family: Family | None) -> bool:
+        """The same of the other back end."""
+        return any(ref in site.before_installed.services for site in _of(self.found.others, family))
+
+    def has(self, ref: ServiceRef, family: Family | None) -> bool:
+        """Whether it has rules now."""
+        return any(ref in site.installed.services for site in _of(self.found.sites, family))
+
+
+def _of(sites: Mapping[Family, Site], family: Family | None) -> list[Site]:
+    return [site for its, site in sites.items() if family in (None, its)]
 
 
 def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
@@ -63,7 +81,9 @@ def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
                 pod_networks=wish.resolution.networks.pod[family].networks,
             )
         )
-    return Applied(before=before, after=compare(found, wish, scope=wish.scope), outcomes=outcomes)
+    return Applied(
+        found=found, before=before, after=compare(found, wish, scope=wish.scope), outcomes=outcomes
+    )
 
 
 def flush(
@@ -87,4 +107,4 @@ def flush(
         if family in found.others:
             sites.append((found.others[family], make))
         outcomes.append(converge(sites, host=host, drop_connections=drop_connections))
-    return Applied(before=before, after=compare(found, None, scope=scope), outcomes=outcomes)
+    return Applied(found=found, before=before, after=compare(found, None, scope=scope), outcomes=outcomes)

@@ -13,7 +13,8 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
-from kvctl.policy.judge import claim_lost, not_here
+from kvctl.policy.interface import not_here
+from kvctl.policy.judge import claim_lost
 from kvctl.policy.pods import members
 from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Fate, Skipped
@@ -204,8 +205,9 @@ def _kept_entries(
         return [item for item in own if not _anothers(item, resolution)]
     rank, before = own[0].rank, {item.address for item in own}
     family = Family.IPV4 if own[0].address.version == 4 else Family.IPV6
-    found = members(service, family=family, index=resolution.index, node=settings.node)
-    inside = resolution.networks.pod[family].networks
+    node = None if resolution.node_is_unknown else settings.node
+    found = members(service, family=family, index=resolution.index, node=node)
+    inside = () if resolution.node_is_unknown else resolution.networks.pod[family].networks
     return [
         entry(rank, EgressPod.named(pod.address, name=pod.name, node=pod.node))
         for pod in found.addresses

@@ -127,8 +127,8 @@ def test_a_fault_of_kvctl_itself_is_no_traceback_unless_asked_for(
     told = capsys.readouterr().err
     assert "unexpected RuntimeError: the sky fell" in told
     assert "Traceback" not in told
-    with pytest.raises(RuntimeError):
-        cli._run(["egress", "list", "--debug"])
+    assert cli._run(["egress", "list", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_debug_shows_where_an_error_came_from(
@@ -154,3 +154,29 @@ def test_what_is_not_printable_in_an_error_is_escaped(
     monkeypatch.setattr(cli, "_invoke", fail)
     cli._run([])
     assert capsys.readouterr().err == "Error: bad \\x1b[31m\\u202e name\n"
+
+
+def test_a_full_disk_is_an_error_and_no_fault_of_kvctl() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kvctl", "egress", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot read or write: [Errno 28] No space left on device\n"
+
+
+def test_a_closed_standard_output_is_quiet() -> None:
+    command = [sys.executable, "-m", "kvctl", "egress", "--help"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

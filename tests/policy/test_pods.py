@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import Family, parse_address
+from kvctl.model.objects import Pod
 from kvctl.policy.verdict import Fate
 from tests.builders import DUAL_STACK, endpoint, node, pod, service, settings
 from tests.policy.answers import addresses, only, policy_of, resolved, skip_of
@@ -37,11 +40,21 @@ def test_a_pod_on_its_way_out_counts_until_it_has_ended() -> None:
     assert addresses(only(answer).policy) == ["10.0.0.1"]
 
 
-def test_a_pod_without_an_address_or_on_the_hosts_network_never_counts() -> None:
-    bare = pod("sip/sip-client-1", "10.0.0.2", host_network=True)
-    answer = resolved(service(), bare)
-    skip = skip_of(answer, "sip/sip-client")
-    assert skip.reason == "no pod in namespace sip matches spec.selector app=sip-client"
+@pytest.mark.parametrize(
+    ("unusable", "why"),
+    [
+        (pod(host_network=True), "it uses the host's network, so its address is the node's"),
+        (pod(finished=True), "it has finished"),
+        (replace(pod(), addresses=()), "it has no address yet"),
+    ],
+)
+def test_a_pod_without_an_address_of_its_own_never_counts_and_the_reason_is_said(
+    unusable: Pod, why: str
+) -> None:
+    skip = skip_of(resolved(service(), unusable), "sip/sip-client")
+    assert skip.reason == (
+        f"no pod in namespace sip counts: pod sip-client-0 matches spec.selector, but {why}"
+    )
     assert skip.fate is Fate.LOSE
 
 
@@ -102,8 +115,19 @@ class TestOfOneNode:
     def test_no_pod_anywhere_names_the_selector(self) -> None:
         answer = resolved(service(), settings=settings(node="x"))
         assert skip_of(answer, "sip/sip-client").reason == (
-            "no pod on node x matches spec.selector app=sip-client"
+            "no pod on node x matches spec.selector app=sip-client: "
+            "the source has no Pods at all, give them too"
         )
+
+    def test_a_node_that_the_source_does_not_have_keeps_the_rules(self) -> None:
+        answer = resolved(service(), pod(node="a"), node("a"), node("b"), settings=settings(node="x"))
+        skip = skip_of(answer, "sip/sip-client")
+        assert skip.reason == "the source has no Node x (it has a, b): set --node or NODE_NAME"
+        assert skip.fate is Fate.KEEP
+
+    def test_a_node_that_the_source_has_and_that_has_no_pod_loses_them(self) -> None:
+        answer = resolved(service(), pod(node="a"), node("a"), node("x"), settings=settings(node="x"))
+        assert skip_of(answer, "sip/sip-client").fate is Fate.LOSE
 
     def test_hundreds_of_nodes_do_not_make_an_endless_sentence(self) -> None:
         pods = [pod(f"sip/sip-client-{n}", f"10.0.{n // 256}.{n % 256}", node=f"n{n}") for n in range(1, 500)]

@@ -1,0 +1,21 @@
+"""Whether what is programmed can work here: the address that answers come back to has to be on this node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kvctl.model.host import Host
+from kvctl.policy.interface import not_here
+from kvctl.reconcile.report import Item, Status
+
+
+def with_vip_warning(item: Item, *, host: Host, assume_vip: bool) -> Item:
+    """The item, with a warning if its rules act but its VIP is not here, so that no reply comes back."""
+    if item.vip is None or item.status not in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN):
+        return item
+    away = not_here(item.vip, host=host, assume=assume_vip)
+    return (
+        item
+        if away is None
+        else replace(item, warnings=(*item.warnings, f"{away}: replies will not come back"))
+    )
