@@ -1,0 +1,94 @@
+"""What a table looks like: for a person at a terminal of some width, and for a program behind a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+_PROGRAM = """
+from kvctl.cli.output import Column, print_table
+columns = [Column("SERVICE"), Column("PORTS", breaks=True), Column("STATUS", lambda text: "green")]
+print_table(columns, [["sip/sip-client", "tcp:8080,udp:5060", "applied"], ["a/b", "all", "applied"]])
+"""
+_PLAIN = [
+    "SERVICE         PORTS              STATUS",
+    "sip/sip-client  tcp:8080,udp:5060  applied",
+    "a/b             all                applied",
+]
+
+
+def on_a_terminal(*, columns: int, **env: str) -> str:
+    """What a person sees on a terminal of that many columns."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    forget = ("NO_COLOR", "COLUMNS", "LINES", "TERM", "LC_ALL", "LANG", "PYTHONIOENCODING", "FORCE_COLOR")
+    clean = {name: value for name, value in os.environ.items() if name not in forget}
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**clean, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **env},
+    ) as process:
+        os.close(slave)
+        seen = b""
+        while True:
+            try:
+                part = os.read(master, 4096)
+            except OSError:  # EIO: the other side has ended
+                break
+            if not part:
+                break
+            seen += part
+        assert process.wait(timeout=60) == 0
+    os.close(master)
+    return seen.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_colour_and_a_line_under_the_titles() -> None:
+    seen = on_a_terminal(columns=80)
+    assert "\x1b[32mapplied\x1b[0m" in seen
+    assert "─" * 20 in seen
+    assert "tcp:8080,udp:5060" in seen
+
+
+def test_on_a_narrow_terminal_only_lists_go_over_several_lines() -> None:
+    lines = on_a_terminal(columns=38, NO_COLOR="1").split("\n")
+    assert [line.rstrip() for line in lines[2:5]] == [
+        "sip/sip-client  tcp:8080,  applied",
+        "                udp:5060",
+        "a/b             all        applied",
+    ]
+
+
+def test_where_words_would_break_it_is_the_plain_table() -> None:
+    assert on_a_terminal(columns=30).splitlines() == _PLAIN
+
+
+def test_no_color_is_obeyed() -> None:
+    assert "\x1b" not in on_a_terminal(columns=80, NO_COLOR="1")
+
+
+def test_a_dumb_terminal_gets_the_plain_table() -> None:
+    assert on_a_terminal(columns=80, TERM="dumb").splitlines() == _PLAIN
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_show_is_not_sent(encoding: str) -> None:
+    seen = on_a_terminal(columns=80, NO_COLOR="1", PYTHONIOENCODING=encoding)
+    assert seen.isascii()
+    assert "sip/sip-client" in seen
+
+
+def test_a_pipe_gets_columns_that_awk_can_read() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == _PLAIN
