@@ -128,6 +128,8 @@ def change_word(item: Item, applied: Applied) -> str:
     """What happened to a Service, in one word."""
     if not item.changes or item.ref is None:
         return "-"
+    if any(outcome.errors and item.family in (None, outcome.family) for outcome in applied.outcomes):
+        return "failed"
     had, has = applied.had(item.ref, item.family), applied.has(item.ref, item.family)
     if has:
         return "updated" if had else "moved" if applied.had_in_other(item.ref, item.family) else "added"

@@ -9,7 +9,7 @@ import click
 from kvctl.cli import options
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
-from kvctl.cli.output import note
+from kvctl.cli.output import note, printable
 from kvctl.model.net import Family
 from kvctl.model.rules import TABLE
 from kvctl.netfilter.diff import Change, restore_text
@@ -90,7 +90,7 @@ def print_comparison(compared: Compared, output: str, *, found: Look, node: str 
     """The items, and in a table after them every change once."""
     print_items(compared.items, output, backend=str(found.choice.backend), node=node)
     if output in ("table", "wide"):
-        lines = [_line(family, change) for family, change in compared.changes()]
+        lines = [printable(_line(family, change)) for family, change in compared.changes()]
         if lines:
             click.echo("\n".join(["", *lines]))
 

@@ -35,7 +35,7 @@ class Wanted:
     def report(self) -> int:
         """Say what is wrong with the input; the exit status this makes."""
         return max(
-            report_source(self.objects, self.resolution),
+            report_source(self.objects, self.resolution, pruned=self.scope.prune),
             report_problems(self.resolution, self.scope.named),
             report_absent(self.scope.named, self.resolution, pruned=self.scope.prune),
         )

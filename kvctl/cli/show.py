@@ -117,7 +117,7 @@ def _lines(each: Detail, *, wide: bool) -> list[str]:
     if each.rules:
         lines.append("  rules in the kernel (packets: first packets of connections)")
         rules = [(c, n, text if wide else _short(text)) for c, n, text in each.rules]
-        lines += [f"    {packets:>8}  {chain}  {text}" for chain, packets, text in rules]
+        lines += [printable(f"    {packets:>8}  {chain}  {text}") for chain, packets, text in rules]
     flows = item.flows or ()
     lines.append(f"  {plural(len(flows), 'live connection')}")
     shown = flows if wide else flows[:_MOST_FLOWS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -18,17 +19,21 @@ def load(*, filenames: Sequence[str], kubeconfig: str | None, context: str | Non
     if filenames:
         from kvctl.cluster.manifests import read_manifests
 
-        return read_manifests(filenames, stdin=sys.stdin.buffer)
+        return read_manifests(filenames, stdin=sys.stdin.buffer if sys.stdin is not None else io.BytesIO())
     from kvctl.cluster.api import read_cluster
 
     return read_cluster(kubeconfig=kubeconfig, context=context)
 
 
-def report_source(objects: Objects, resolution: Resolution) -> int:
+def report_source(objects: Objects, resolution: Resolution, *, pruned: bool = False) -> int:
     """Say what is wrong with the objects themselves; the exit status this makes."""
     input_errors(objects.errors)
     for text in dict.fromkeys((*objects.warnings, *resolution.networks.warnings)):
         warning(printable(text))
+    if pruned and objects.unidentified:
+        warning(
+            "nothing was pruned: an object without a readable name may be a Service that is then not absent"
+        )
     return 1 if objects.errors else 0
 
 

@@ -159,6 +159,8 @@ class ObjectsBuilder:
                 for name, kept in self._kept.get("Service", {}).items()
                 if kept.view is None and isinstance(name, views.Name)
             ),
+            unidentified=bool(self._kept.get(""))
+            or any(isinstance(name, int) for name in self._kept.get("Service", {})),
             endpoints_known=self._endpoints_known,
             warnings=(*self._warnings, *warnings),
             from_api=self.from_api,

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 from kvctl.model.net import Address, Network, contains
 
 _LOOPBACK = IPv4Network("127.0.0.0/8")
+_LIMITED_BROADCAST = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class HostAddress:
     """IPv6: duplicate address detection has not finished."""
     duplicate: bool = False
     """IPv6: duplicate address detection failed, so another host on the link has the address."""
+
+    secondary: bool = False
+    """IPv4: another address of the same network came first, and is the one that this host sends from."""
+    deprecated: bool = False
+    """IPv6: not to be chosen as a source."""
 
     @property
     def serves(self) -> bool:
@@ -73,7 +79,29 @@ class Host:
 
         IPv4 makes the whole network of an address on `lo` local (fib_add_ifaddr in Linux).
         """
-        return address in self._by_address or any(contains(n, address) for n in self._local_networks)
+        return (
+            address in self._by_address
+            or address in self._broadcasts
+            or any(contains(n, address) for n in self._local_networks)
+        )
+
+    def may_masquerade_as(self, address: Address) -> bool:
+        """Whether this host itself may choose `address` as the source of what it sends or masquerades.
+
+        In IPv4 the first address of an interface and the first of a network are chosen (inet_select_addr in
+        Linux), so a /32 beside others never is; in IPv6 any that is not deprecated may be.
+        """
+        for held in self._by_address.get(address, ()):
+            if address.version == 6:
+                if not held.deprecated:
+                    return True
+                continue
+            first = next(
+                a for a in self.addresses if a.interface == held.interface and a.address.version == 4
+            )
+            if first == held or (held.prefix_length < 32 and not held.secondary):
+                return True
+        return False
 
     def interface_for(self, address: Address) -> str | None:
         """The interface of the longest main-table route to `address`, lowest metric first.
@@ -91,6 +119,16 @@ class Host:
         for entry in self.addresses:
             found.setdefault(entry.address, []).append(entry)
         return found
+
+    @cached_property
+    def _broadcasts(self) -> frozenset[IPv4Address]:
+        """The broadcast addresses: of each network this host is in, and the limited one (RFC 919)."""
+        networks = (
+            IPv4Network((a.address, a.prefix_length), strict=False)
+            for a in self.addresses
+            if isinstance(a.address, IPv4Address) and a.prefix_length < 31
+        )
+        return frozenset((_LIMITED_BROADCAST, *(network.broadcast_address for network in networks)))
 
     @cached_property
     def _local_networks(self) -> tuple[IPv4Network, ...]:

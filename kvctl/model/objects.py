@@ -108,6 +108,8 @@ class Objects:
     """Objects that were left out because they are malformed; the rest is still good."""
     broken: frozenset[ServiceRef] = frozenset()
     """Services among the objects left out: there, but nobody knows what they ask for."""
+    unidentified: bool = False
+    """Something that may have been a Service could not be told by name: then nothing is known to be absent."""
     endpoints_known: bool = True
     """False: EndpointSlices could not be read, so what Services without a selector lead to is not known."""
     warnings: tuple[str, ...] = ()

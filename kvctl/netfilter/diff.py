@@ -10,7 +10,7 @@ from kvctl.model.net import Family
 from kvctl.model.rules import HOOK_CHAIN, TABLE, Rule, Ruleset
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.position import is_hook, referrers
-from kvctl.netfilter.syntax import render
+from kvctl.netfilter.syntax import is_chain_name, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class Plan:
     hook_inserted: Rule | None = None
     pinned: tuple[tuple[str, str], ...] = ()
     """(chain, foreign rule) for chains that stay, empty, because of that rule."""
+    unwritable: tuple[str, ...] = ()
+    """Chains that stay because iptables has no way to write their name: nft made them."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -80,6 +82,8 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: str | None = None) -> 
                 trims.extend((chain, item.text) for item in surplus)
     leading = referrers(found, staying=wanted.untouched)
     gone = [c for c in found.chains if c not in wanted.chains and c not in wanted.untouched]
+    unwritable = tuple(c for c in gone if not is_chain_name(c))
+    gone = [c for c in gone if c not in unwritable]
     hooks = [item for item in found.hook_chain if is_hook(item)]
     hook_is_right = [item.rule for item in hooks] == (
         [wanted.hook] if wanted.hook else []
@@ -93,6 +97,7 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: str | None = None) -> 
         hooks_deleted=() if hook_is_right else tuple(item.text for item in hooks),
         hook_inserted=None if hook_is_right else wanted.hook,
         pinned=tuple((c, leading[c]) for c in gone if c in leading),
+        unwritable=unwritable,
     )
 
 

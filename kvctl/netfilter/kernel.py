@@ -14,7 +14,7 @@ from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN, TABLE, Rul
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.binaries import Backend, Role, binary
 from kvctl.netfilter.nft import nat_chain_names
-from kvctl.netfilter.savetext import SavedTables, parse_tables, snapshot_of
+from kvctl.netfilter.savetext import SavedTables, parse_tables, rule_lines, snapshot_of
 from kvctl.netfilter.syntax import parse, render
 
 # xtables-legacy(8): without -w some versions wait for the lock for ever, others fail at once.
@@ -92,7 +92,7 @@ class Kernel:
         if done.status != 0:
             return None
         prefix = f"-A {chain} "
-        texts = [line[len(prefix) :] for line in done.stdout.splitlines() if line.startswith(prefix)]
+        texts = [line[len(prefix) :] for line in rule_lines(done.stdout) if line.startswith(prefix)]
         return tuple(FoundRule(text=text, rule=parse(text)) for text in texts)
 
     def _check(self, family: Family, chain: str, rule: Rule) -> bool:
@@ -176,7 +176,7 @@ def _failed_line(stderr: str, text: str) -> str | None:
     match = _FAILED_LINE.search(stderr)
     if match is None:
         return None
-    lines = text.splitlines()
+    lines = text.split("\n")
     number = int(match["line"])
     return lines[number - 1] if 1 <= number <= len(lines) else None
 

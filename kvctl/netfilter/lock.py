@@ -28,7 +28,12 @@ def namespace_lock(
     Raises NetfilterUnavailableError when another process keeps it for longer.
     """
     deadline = clock() + timeout
-    descriptor = os.open(_NAMESPACE, os.O_RDONLY)
+    try:
+        descriptor = os.open(_NAMESPACE, os.O_RDONLY)
+    except OSError as error:
+        raise NetfilterUnavailableError(
+            f"cannot lock this network namespace: {error}", hint="mount /proc: kvctl locks by it"
+        ) from error
     # A restore that we started keeps the lock to its end, also when we are killed meanwhile: else the next
     # kvctl would look too early.
     os.set_inheritable(descriptor, True)

@@ -26,6 +26,8 @@ _PASSING_TARGETS = frozenset(
         "SET",
     )
 )
+# Chains within chains: more than anybody writes, and few enough for our stack.
+_DEEPEST = 100
 _TARGETS = ("-j", "-g", "--jump", "--goto")
 # kube-proxy (pkg/proxy/iptables): the first rule of KUBE-POSTROUTING returns what its own chains have not marked.
 _KUBE_POSTROUTING = "KUBE-POSTROUTING"
@@ -43,37 +45,52 @@ def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network]) -> str | None:
 
     What cannot be judged counts as in the way. None: there is none, or there is no hook.
     """
+    walk = _Walk(snapshot, pods)
     for found in snapshot.hook_chain:
         if is_hook(found):
             return None
-        if _may_take(found.text, snapshot, pods, frozenset(), in_base=True):
+        if walk.may_end_at(found.text, in_base=True):
             return found.text
     return None
 
 
-def _may_take(
-    text: str, snapshot: Snapshot, pods: Sequence[Network], seen: frozenset[str], *, in_base: bool
-) -> bool:
-    words = _without_comment(text)
-    if _spares(words, pods):
-        return False
-    option = next((i for i, word in enumerate(words) if word in _TARGETS), None)
-    if option is None or option + 1 >= len(words):
-        return False
-    target = words[option + 1]
-    if target in _PASSING_TARGETS:
-        return False
-    if target == "RETURN":
-        # From the base chain that is the end of the walk, from a chain that was jumped to it is not.
-        return in_base
-    rules = snapshot.foreign.get(target)
-    if rules is None or target in seen:
-        return True
-    if in_base and words[option] in ("-g", "--goto"):
-        return True  # the end of that chain is the end of the walk
-    if target == _KUBE_POSTROUTING and rules and _without_comment(rules[0]) == _UNMARKED_RETURNS:
-        return False
-    return any(_may_take(rule, snapshot, pods, seen | {target}, in_base=False) for rule in rules)
+class _Walk:
+    """Judges rules and the chains they lead to, each chain once."""
+
+    def __init__(self, snapshot: Snapshot, pods: Sequence[Network]) -> None:
+        self._chains = snapshot.foreign
+        self._pods = pods
+        self._verdicts: dict[str, bool] = {}
+
+    def may_end_at(self, text: str, *, in_base: bool, depth: int = 0) -> bool:
+        """Whether a packet of the pods may go no further than this rule."""
+        words = _without_comment(text)
+        if _spares(words, self._pods):
+            return False
+        option = next((i for i, word in enumerate(words) if word in _TARGETS), None)
+        if option is None or option + 1 >= len(words):
+            return False
+        target = words[option + 1]
+        if target in _PASSING_TARGETS:
+            return False
+        if target == "RETURN":
+            # From the base chain that is the end of the walk, from a chain that was jumped to it is not.
+            return in_base
+        if in_base and words[option] in ("-g", "--goto"):
+            return True  # the end of that chain is the end of the walk
+        return self._may_end_in(target, depth=depth + 1)
+
+    def _may_end_in(self, chain: str, *, depth: int) -> bool:
+        rules = self._chains.get(chain)
+        if rules is None or depth > _DEEPEST:
+            return True
+        if chain not in self._verdicts:
+            self._verdicts[chain] = True  # should it lead back to itself
+            unmarked_return = bool(rules) and _without_comment(rules[0]) == _UNMARKED_RETURNS
+            self._verdicts[chain] = not (chain == _KUBE_POSTROUTING and unmarked_return) and any(
+                self.may_end_at(rule, in_base=False, depth=depth) for rule in rules
+            )
+        return self._verdicts[chain]
 
 
 def _spares(words: list[str], pods: Sequence[Network]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kvctl.model.net import Family
@@ -11,7 +11,9 @@ from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, TABLE
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.syntax import parse
 
-_RULE = re.compile(r"(?:\[(?P<packets>[0-9]+):[0-9]+\] )?-A (?P<chain>\S+) ?(?P<text>.*)")
+_RULE = re.compile(r"(?:\[(?P<packets>[0-9]+):[0-9]+\] )?-A (?P<chain>[^ ]+) ?(?P<text>.*)", re.DOTALL)
+# A quote that is not escaped.
+_QUOTE = re.compile(r'(?<!\\)(?:\\\\)*"')
 # iptables 1.8 nft: what it prints, on standard output and with status 0, instead of a table it cannot read.
 _INCOMPATIBLE = re.compile(r"# Table `(?P<table>\S+)' is incompatible, use 'nft' tool")
 
@@ -53,7 +55,7 @@ def parse_tables(text: str) -> SavedTables:
     incompatible: set[str] = set()
     chains: dict[str, list[tuple[int | None, str]]] = {}
     name = ""
-    for line in text.splitlines():
+    for line in rule_lines(text):
         if line.startswith(("[", "-A")):
             match = _RULE.fullmatch(line)
             if match is not None:
@@ -69,6 +71,21 @@ def parse_tables(text: str) -> SavedTables:
         elif (match := _INCOMPATIBLE.match(line)) is not None:
             incompatible.add(match["table"])
     return SavedTables(tables=tables, incompatible=frozenset(incompatible))
+
+
+def rule_lines(text: str) -> Iterator[str]:
+    """The lines of a save; a comment may hold line ends of its own, and what only Python takes for one."""
+    pending = ""
+    for line in text.split("\n"):
+        whole = f"{pending}\n{line}" if pending else line
+        is_rule = whole.startswith(("[", "-A"))
+        if is_rule and len(_QUOTE.findall(whole)) % 2:
+            pending = whole
+            continue
+        pending = ""
+        yield whole
+    if pending:
+        yield pending
 
 
 def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:

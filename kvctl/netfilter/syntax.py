@@ -12,12 +12,18 @@ from collections.abc import Iterator
 from kvctl.model.net import Network, host_network, parse_address, parse_network
 from kvctl.model.rules import COMMENT_PREFIX, RETURN, Rule, Target, Verb
 
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
-_ESCAPED = re.compile(r"\\(.)")
+# Blanks alone separate words: `\s` would take characters for blanks that iptables does not.
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([^ ]+)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 # Everything kvctl puts into a comment, and nothing that a shell, iptables-restore or a terminal minds.
 _SAFE_COMMENT = re.compile(r"[A-Za-z0-9 :/._~@-]{1,255}")
 _CHAIN_NAME = re.compile(r"[A-Za-z0-9._-]{1,28}")
 _PORTS = re.compile(r"[0-9]{1,5}(?::[0-9]{1,5})?(?:,[0-9]{1,5}(?::[0-9]{1,5})?)*")
+
+
+def is_chain_name(name: str) -> bool:
+    """Whether iptables can write a chain of this name."""
+    return _CHAIN_NAME.fullmatch(name) is not None
 
 
 def render(rule: Rule) -> str:
@@ -88,7 +94,9 @@ class _Parser:
     def rule(self) -> Rule:
         for word in self._words:
             self._option(word)
-        if self._comment is None or self._target is None or not self._comment.startswith(COMMENT_PREFIX):
+        if self._comment is None or self._target is None:
+            raise ValueError("no comment or no target")
+        if not (self._comment.startswith(COMMENT_PREFIX) and _SAFE_COMMENT.fullmatch(self._comment)):
             raise ValueError("no comment of kvctl's or no target")
         return Rule(
             comment=self._comment,

@@ -33,7 +33,9 @@ _IFADDRMSG = Struct("=BBBBI")
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 _IFA_FLAGS = 8
+_IFA_F_SECONDARY = 0x01
 _IFA_F_DADFAILED = 0x08
+_IFA_F_DEPRECATED = 0x20
 _IFA_F_TENTATIVE = 0x40
 
 _RTMSG = Struct("=BBBBBBBBI")
@@ -119,6 +121,9 @@ def _host(*, links: dict[int, _Link], addresses: list[_RawAddress], routes: list
                 up=links[a.index].up,
                 tentative=bool(a.flags & _IFA_F_TENTATIVE),
                 duplicate=bool(a.flags & _IFA_F_DADFAILED),
+                # In IPv6 the same bit means a temporary address.
+                secondary=bool(a.flags & _IFA_F_SECONDARY) and a.address.version == 4,
+                deprecated=bool(a.flags & _IFA_F_DEPRECATED),
             )
             for a in addresses
             if a.index in links

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Network, contains, within
@@ -38,6 +38,10 @@ class ConnectionJudge:
     excluded: tuple[Network, ...]
     """The networks excluded by now: to what was excluded before, a rule may rewrite."""
     is_local: Callable[[Address], bool] = field(repr=False)
+    ambiguous: frozenset[Address] = frozenset()
+    """VIPs that the host itself may choose as a source, so that not every connection with one has it from us."""
+    before: ConnectionJudge | None = None
+    """What the rules said before this run."""
 
     def is_wrong(self, flow: Flow) -> bool:
         """Whether this connection has another source than the rules would give it."""
@@ -52,6 +56,9 @@ class ConnectionJudge:
             # Left alone, but a VIP that goes goes from everywhere: this began before the network was excluded.
             return seen_as in self.going
         wanted = self.wanted_source(flow)
+        if wanted is None and seen_as in self.ambiguous and seen_as not in self.going:
+            # It may have it from the host's own masquerading: only what our rules gave it before is theirs.
+            return self.before is not None and self.before.wanted_source(flow) == seen_as
         if wanted is None or flow.zone != _HOST_ZONE:
             return seen_as in self.vips and seen_as != wanted
         return seen_as != wanted
@@ -79,23 +86,17 @@ def _matches(policy: EgressPolicy, flow: Flow) -> bool:
 def judge_of(
     acting: Installed,
     *,
-    before: Iterable[Installed] = (),
+    before: Sequence[Installed] = (),
     is_local: Callable[[Address], bool],
+    may_masquerade_as: Callable[[Address], bool] = lambda address: False,
     pod_networks: Sequence[Network] = (),
 ) -> ConnectionJudge:
-    """The judge for the rules `acting`; `before` is what there was, in either back end."""
+    """The judge for the rules `acting`; `before` is what there was, in either back end.
+
+    `may_masquerade_as`: whether the host itself may send with this source.
+    """
     everything = (acting, *before)
-    policies: dict[Address, list[EgressPolicy]] = defaultdict(list)
-    unsure: set[Address] = set()
-    for service in acting.services.values():
-        pods = {item.address for item in acting.entries_of(service.ref)}
-        if service.policy is None or not service.intact:
-            unsure |= pods
-            continue
-        for address in pods:
-            policies[address].append(service.policy)
-    for chosen in policies.values():
-        chosen.sort(key=lambda policy: policy.rank)
+    policies, unsure = _policies_by_pod(acting)
     vips = frozenset(
         address
         for part in everything
@@ -104,13 +105,36 @@ def judge_of(
             *(retiring.vip for retiring in part.retiring),
         )
     )
-    return ConnectionJudge(
-        policies=dict(policies),
-        unsure=frozenset(unsure),
+    judge = ConnectionJudge(
+        policies=policies,
+        unsure=unsure,
         pods=frozenset(item.address for part in everything for item in part.entries),
         pod_networks=tuple({n for part in everything for n in part.pod_networks} | set(pod_networks)),
         vips=vips,
         going=vips.difference(vip for service in acting.services.values() for vip in service.vips),
         excluded=tuple(e.network for e in acting.exclusions),
         is_local=is_local,
+        ambiguous=frozenset(filter(may_masquerade_as, vips)),
     )
+    if not before or not judge.ambiguous:
+        return judge
+    earlier, _ = _policies_by_pod(before[0])
+    return replace(judge, before=replace(judge, policies=earlier))
+
+
+def _policies_by_pod(
+    installed: Installed,
+) -> tuple[dict[Address, list[EgressPolicy]], frozenset[Address]]:
+    """Each pod's policies, highest rank first, and the pods whose rules are not as kvctl writes them."""
+    policies: dict[Address, list[EgressPolicy]] = defaultdict(list)
+    unsure: set[Address] = set()
+    for service in installed.services.values():
+        pods = {item.address for item in installed.entries_of(service.ref)}
+        if service.policy is None or not service.intact:
+            unsure |= pods
+            continue
+        for address in pods:
+            policies[address].append(service.policy)
+    for chosen in policies.values():
+        chosen.sort(key=lambda policy: policy.rank)
+    return dict(policies), frozenset(unsure)

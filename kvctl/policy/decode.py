@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import EGRESS_CHAIN, Rule, Verb
+from kvctl.model.rules import EGRESS_CHAIN, Rule, Target, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.policy import layout
 from kvctl.policy.compile import Entry, compile_service, pod_of
@@ -72,7 +72,7 @@ def decode(snapshot: Snapshot) -> Installed:
     for name in _reachable(snapshot):
         for found in snapshot.chains[name]:
             if found.rule is not None:
-                _read_dispatch_rule(found.rule, entries, exclusions)
+                _read_dispatch_rule(found.rule, entries, exclusions, chains=snapshot.chains)
     by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
     for item in entries:
         by_service[item.rank.ref].append(item)
@@ -115,18 +115,25 @@ def _reachable(snapshot: Snapshot) -> list[str]:
     return found
 
 
-def _read_dispatch_rule(rule: Rule, entries: list[Entry], exclusions: dict[Network, Exclusion]) -> None:
+def _read_dispatch_rule(
+    rule: Rule, entries: list[Entry], exclusions: dict[Network, Exclusion], *, chains: Container[str]
+) -> None:
+    """A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing."""
     text = layout.comment_text(rule)
     if text is None:
         return
     excluded = rule.destination or rule.original_destination
     kind = layout.read_exclusion(text)
-    if kind is not None and excluded is not None:
+    returns = rule.target.verb is Verb.RETURN
+    if kind is not None and excluded is not None and excluded.prefixlen and returns:
         exclusions[excluded] = Exclusion(excluded, kind)
         return
     pod = layout.read_pod(text)
-    if pod is not None and rule.source is not None and rule.source.num_addresses == 1:
-        rank, label = pod
+    if pod is None or rule.source is None or rule.source.num_addresses != 1:
+        return
+    rank, label = pod
+    chain = layout.service_chain(rank.ref)
+    if rule.target == Target(verb=Verb.JUMP, chain=chain) and chain in chains:
         entries.append(Entry(address=rule.source.network_address, rank=rank, label=label))
 
 

@@ -207,13 +207,20 @@ def _countable_pods(found: Members, family: Family, context: Context) -> tuple[l
         elif not within(pod.address, cidrs.networks):
             noun = "CIDR" if len(cidrs.networks) == 1 else "CIDRs"
             sentences.append(f"pod {pod.address} is outside the pod {noun} {cidrs}: {mend}")
-        elif pod.from_endpoint and pod.address in context.rules.node_addresses:
-            sentences.append(f"endpoint {pod.address} is an address of a Node: left out")
-        elif pod.from_endpoint and context.host is not None and context.host.is_local(pod.address):
-            sentences.append(f"endpoint {pod.address} is an address of this host: left out")
+        elif (refusal := endpoint_refusal(pod, rules=context.rules, host=context.host)) is not None:
+            sentences.append(refusal)
         else:
             inside.append(pod)
     return inside, list(dict.fromkeys(sentences))
+
+
+def endpoint_refusal(pod: Member, *, rules: VipRules, host: Host | None) -> str | None:
+    """The sentence about an address of an EndpointSlice that is a Node's or this host's; None: it is a pod's."""
+    if pod.from_endpoint and pod.address in rules.node_addresses:
+        return f"endpoint {pod.address} is an address of a Node: left out"
+    if pod.from_endpoint and host is not None and host.is_local(pod.address):
+        return f"endpoint {pod.address} is an address of this host: left out"
+    return None
 
 
 def _range_faults(service: Service, family: Family, context: Context) -> list[str]:

@@ -36,6 +36,8 @@ class Resolution:
     rules: VipRules
     index: PodIndex
     services: Mapping[ServiceRef, Service] = field(default_factory=dict)
+    unidentified: bool = False
+    """An object of the source could not be told by name: then no Service is known to be absent."""
     node_is_unknown: bool = False
     """Which pods are here cannot be told: the source has Nodes, but none of this name."""
 
@@ -95,6 +97,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
         rules=rules,
         index=context.index,
         services={service.ref: service for service in objects.services},
+        unidentified=objects.unidentified,
         node_is_unknown=context.node_is_unknown,
     )
 

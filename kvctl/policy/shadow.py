@@ -14,6 +14,14 @@ from kvctl.policy.spans import Spans, inside, meet, merged, without
 MAX_NAMED = 8
 """Services named in one sentence."""
 
+MAX_COMPARED = 16
+MAX_CROWDS = 64
+"""Services of one pod that a lower one is compared with, and kinds of pods (by their Services) of one Service.
+
+Anybody may write Services without end. Beyond these a shadow is reported as one in part, or not at all:
+the rules are right anyway.
+"""
+
 _PORT_BITS = 16
 # More than any protocol's ports: also what has no ports.
 _ALL_TRAFFIC: Spans = ((0, (len(PROTOCOLS) + 1) << _PORT_BITS),)
@@ -50,11 +58,15 @@ def find_shadows(policies: Sequence[EgressPolicy]) -> dict[tuple[ServiceRef, Fam
     # Pods with the same Services, highest rank first: what holds for one of them holds for all.
     crowds = {tuple(id(policy) for policy in sharing): sharing for sharing in by_address.values()}
     traffic = {id(p): _traffic(p) for crowd in crowds.values() if len(crowd) > 1 for p in crowd}
+    meets = _Meetings()
     above: dict[int, list[list[_Traffic]]] = defaultdict(list)
     for crowd in crowds.values():
+        if len(crowd) == 1:
+            above[id(crowd[0])].append([])
+            continue
         for place, policy in enumerate(crowd):
-            higher = (traffic[id(other)] for other in crowd[:place])
-            above[id(policy)].append([it for it in higher if _meet(it, traffic[id(policy)])])
+            mine, first = traffic[id(policy)], crowd[: min(place, MAX_COMPARED)]
+            above[id(policy)].append([it for other in first if meets(it := traffic[id(other)], mine)])
     return {
         (policy.ref, policy.family): _judge(traffic[id(policy)], above[id(policy)])
         for policy in policies
@@ -71,7 +83,7 @@ def _judge(lower: _Traffic, crowds: Sequence[Sequence[_Traffic]]) -> Shadow:
     refs = sorted({higher.ref for crowd in crowds for higher in crowd})
     verb = "comes" if len(refs) == 1 else "come"
     names = ", ".join(map(str, refs[:MAX_NAMED])) + (" and others" if len(refs) > MAX_NAMED else "")
-    whole = all(_covers(crowd, lower) for crowd in crowds)
+    whole = len(crowds) <= MAX_CROWDS and all(_covers(crowd, lower) for crowd in crowds)
     part = "all" if whole else "a part"
     return Shadow(whole=whole, sentence=f"{names} {verb} first for {part} of this traffic of the same pods")
 
@@ -97,9 +109,31 @@ def _addresses(networks: Iterable[Network]) -> Spans:
     return merged((int(n.network_address), int(n.broadcast_address)) for n in networks)
 
 
-def _meet(one: _Traffic, other: _Traffic) -> bool:
-    """Whether some packet is matched by both."""
-    return meet(one.ports, other.ports) and meet(one.destinations, other.destinations)
+class _Meetings:
+    """Whether some packet is matched by both of two, each question answered once.
+
+    Many Services of many pods meet again and again, and a tenant may write as many as it likes.
+    """
+
+    def __init__(self) -> None:
+        self._spans: dict[tuple[Spans, Spans], bool] = {}
+        self._pairs: dict[tuple[int, int], bool] = {}
+
+    def __call__(self, one: _Traffic, other: _Traffic) -> bool:
+        pair = (id(one), id(other))
+        found = self._pairs.get(pair)
+        if found is None:
+            found = self._meet(one.ports, other.ports) and self._meet(one.destinations, other.destinations)
+            self._pairs[pair] = found
+        return found
+
+    def _meet(self, one: Spans, other: Spans) -> bool:
+        if one is other:
+            return bool(one)
+        found = self._spans.get((one, other))
+        if found is None:
+            found = self._spans[one, other] = meet(one, other)
+        return found
 
 
 def _covers(higher: Sequence[_Traffic], lower: _Traffic) -> bool:

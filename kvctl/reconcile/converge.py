@@ -8,6 +8,7 @@ program undid is found at once.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
 from kvctl.model.host import Host
 from kvctl.model.net import Family, Network, host_network
+from kvctl.model.text import quote
 from kvctl.netfilter import conntrack
 from kvctl.netfilter.diff import Plan, restore_text
 from kvctl.netfilter.kernel import RestoreError
@@ -25,6 +27,8 @@ from kvctl.reconcile.target import Rulesets, rulesets
 MAX_ATTEMPTS = 8
 _FIRST_PAUSE = 0.02
 _CONNECTION_PASSES = 3
+# The very same script, accepted and needed again: somebody undoes it, and will again.
+_MOST_REPEATS = 3
 
 
 @dataclass
@@ -80,6 +84,8 @@ def _pinned(plan: Plan, site: Site) -> Iterable[str]:
             f"chain {chain} ({site.kernel.backend}, {site.family}) is empty but stays, because a foreign rule "
             f"leads to it: {rule}"
         )
+    for chain in plan.unwritable:
+        yield f"chain {quote(chain)} ({site.kernel.backend}, {site.family}) stays: iptables cannot write its name"
 
 
 def _write_until_right(
@@ -92,14 +98,18 @@ def _write_until_right(
     sleep: Callable[[float], None],
 ) -> None:
     failed_text = None
+    accepted: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
         plan = _plan(site, make, final=final, retire=retire)
         if not plan:
             return
         text = restore_text(plan)
+        if accepted[text] == _MOST_REPEATS:
+            break
         try:
             outcome.restores += 1
             site.kernel.write(site.family, text)
+            accepted[text] += 1
             failed_text = None
         except RestoreError as error:
             # The same script refused twice for a reason that does not pass will be refused for ever.
@@ -109,8 +119,8 @@ def _write_until_right(
             sleep(_FIRST_PAUSE * 2**attempt)
         site.reread()
     raise KvctlError(
-        f"the {site.family} rules of the {site.kernel.backend} back end do not stay: another program changed "
-        f"them {MAX_ATTEMPTS} times while kvctl wrote",
+        f"the {site.family} rules of the {site.kernel.backend} back end do not stay: another program changes them "
+        "while kvctl writes, or what is written does not show in what is read",
         hint="find out who writes them, with: xtables-monitor --event",
     )
 
@@ -121,7 +131,13 @@ def _drop_wrong_connections(
     """Drop them. Removal is judged also where our rules do not act. Raises KvctlError if conntrack cannot be asked."""
     acting = sites[0].installed
     before = [part for site in sites for part in (site.before_installed, site.installed)]
-    judge = judge_of(acting, before=before, is_local=host.is_local, pod_networks=pod_networks)
+    judge = judge_of(
+        acting,
+        before=before,
+        is_local=host.is_local,
+        may_masquerade_as=host.may_masquerade_as,
+        pod_networks=pod_networks,
+    )
     if not judge.vips:
         return
     try:

@@ -64,7 +64,7 @@ class _FamilyView:
 
     @classmethod
     def of(cls, site: Site, compared: Compared, *, host: Host) -> _FamilyView:
-        judge = judge_of(site.installed, is_local=host.is_local)
+        judge = judge_of(site.installed, is_local=host.is_local, may_masquerade_as=host.may_masquerade_as)
         items = [item for item in compared.items if item.family is site.family]
         addresses = {pod.address for item in items for pod in item.pods}
         flows, failure = _flows(site.family, addresses, judge)

@@ -14,7 +14,7 @@ from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
 from kvctl.policy.interface import not_here
-from kvctl.policy.judge import claim_lost
+from kvctl.policy.judge import claim_lost, endpoint_refusal
 from kvctl.policy.pods import members
 from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Fate, Skipped
@@ -121,7 +121,7 @@ class _Verdicts:
         if why is not None:
             self.lost[ref] = why
             return None
-        stays = _kept_entries(skip, own, self.resolution, self.settings)
+        stays = _kept_entries(skip, own, self.resolution, self.settings, self.host)
         if not stays:
             self.lost[ref] = f"none of the pods of its present rules is there any more; {skip.reason}"
             return None
@@ -130,7 +130,7 @@ class _Verdicts:
 
     def _judge_absent(self, ref: ServiceRef, own: list[Entry]) -> list[Entry] | None:
         """A Service that the source does not have: it stays unless pruned, but not with another tenant's pods."""
-        if self.scope.prune:
+        if self.scope.prune and not self.resolution.unidentified:
             self.lost[ref] = "not in the source (--prune)"
             return None
         self.orphans.add(ref)
@@ -193,7 +193,7 @@ def _is_still(item: Entry, resolution: Resolution) -> bool:
 
 
 def _kept_entries(
-    skip: Skipped, own: Sequence[Entry], resolution: Resolution, settings: Settings
+    skip: Skipped, own: Sequence[Entry], resolution: Resolution, settings: Settings, host: Host | None
 ) -> list[Entry]:
     """The jumps of a Service with faulty input: its pods of today, by its rules of yesterday."""
     if not own:
@@ -211,8 +211,8 @@ def _kept_entries(
     return [
         entry(rank, EgressPod.named(pod.address, name=pod.name, node=pod.node))
         for pod in found.addresses
-        if pod.address in before
-        or (within(pod.address, inside) and pod.address not in resolution.rules.node_addresses)
+        if (pod.address in before or within(pod.address, inside))
+        and endpoint_refusal(pod, rules=resolution.rules, host=host) is None
     ]
 
 
