@@ -48,9 +48,23 @@ def namespace_lock(
             if clock() >= deadline:
                 raise NetfilterUnavailableError(
                     f"another kvctl is changing this network namespace, and has been for {timeout:g} s",
-                    hint="wait for it to end, or look for it with: ps -C kvctl; --lock-timeout waits longer",
+                    hint=f"{_holder(descriptor)}; --lock-timeout waits longer",
                 )
             sleep(_RETRY_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds the lock, as far as /proc/locks tells (proc_locks(5)): anybody in this namespace may."""
+    inode = os.fstat(descriptor).st_ino
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                words = line.split()
+                if len(words) > 5 and words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                    return f"it is held by process {words[4]}: see ps -p {words[4]}"
+    except OSError:
+        pass
+    return "wait for it to end"
