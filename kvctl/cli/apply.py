@@ -10,8 +10,9 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.diff import print_comparison
-from kvctl.cli.items import explain, print_items, report_look
-from kvctl.cli.node import named_but_skipped, read_wanted
+from kvctl.cli.inputs import Inputs, takes_inputs
+from kvctl.cli.items import count_by_status, explain, print_items, report_look
+from kvctl.cli.node import named_but_skipped
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.model.net import Family
 from kvctl.model.ref import ServiceRef
@@ -28,12 +29,8 @@ from kvctl.reconcile.target import Scope
 @click.command()
 @options.services
 @options.namespace
-@options.source
-@options.networks
-@options.node
-@options.interface
+@takes_inputs()
 @options.backend
-@options.assume_vip
 @options.prune
 @options.keep_connections
 @options.lock_timeout
@@ -43,19 +40,13 @@ def command(
     *,
     services: Sequence[str],
     namespace: str | None,
-    filenames: Sequence[str],
-    kubeconfig: str | None,
-    context: str | None,
-    node: str | None,
-    interface: str | None,
+    inputs: Inputs,
     nftables: bool | None,
-    assume_vip: bool | None,
     prune: bool,
     keep_connections: bool | None,
     lock_timeout: float,
     output: str,
     dry_run: bool,
-    **networks: Sequence[str],
 ) -> int:
     """Make the kernel's rules what the objects ask for, and print what changed.
 
@@ -64,14 +55,10 @@ def command(
     """
     told = options.told_backend(nftables)
     keep = options.told_keep_connections(keep_connections)
-    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
-    settings = options.settings(
-        networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
-    )
+    refs = inputs.services(services, namespace=namespace)
+    settings = inputs.settings()
     scope = Scope(named=refs, prune=prune)
-    wanted = read_wanted(
-        filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
-    )
+    wanted = inputs.wanted(scope)
     if dry_run:
         found = look(told=told)
         compared = compare(found, wanted.wish, scope=scope)
@@ -96,9 +83,7 @@ def command(
     status = max(wanted.report(), named_but_skipped(items, refs))
     report_look(found)
     explain(items)
-    return max(
-        status, report_run(applied, unchanged=f"nothing to change, {plural(len(items), 'item')} looked at")
-    )
+    return max(status, report_run(applied, unchanged=f"nothing to change ({count_by_status(items)})"))
 
 
 def changed_items(applied: Applied) -> list[Item]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
+from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import explain, print_items
 from kvctl.cli.output import note
-from kvctl.cli.source import load, nobody_asks, report_absent, report_problems, report_source
+from kvctl.cli.source import nobody_asks, report_absent, report_problems, report_source
 from kvctl.errors import UsageError
 from kvctl.model.net import Family
 from kvctl.model.snapshot import Snapshot
@@ -23,10 +24,7 @@ from kvctl.reconcile.target import Scope
 @click.command()
 @options.services
 @options.namespace
-@options.source
-@options.networks
-@options.node
-@options.interface
+@takes_inputs(of_node=False)
 @options.output("iptables")
 @click.option(
     "--family",
@@ -39,14 +37,9 @@ def command(
     *,
     services: Sequence[str],
     namespace: str | None,
-    filenames: Sequence[str],
-    kubeconfig: str | None,
-    context: str | None,
-    node: str | None,
-    interface: str | None,
+    inputs: Inputs,
     output: str,
     family: str,
-    **networks: Sequence[str],
 ) -> int:
     """Show the rules that the objects ask for.
 
@@ -58,9 +51,9 @@ def command(
             "-o iptables takes no SERVICE: the text is for a kernel without rules of kvctl's",
             hint="leave the SERVICE out, or use diff -o iptables",
         )
-    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
-    settings = options.settings(networks, node=node, only_here=False, interface=interface)
-    objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
+    refs = inputs.services(services, namespace=namespace)
+    settings = inputs.settings(only_here=False)
+    objects = inputs.objects()
     resolution = resolve(objects, settings, host=None)
     scope = Scope(named=refs)
     items = computed_items(resolution, scope)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
+from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
-from kvctl.cli.node import named_but_skipped, read_wanted
+from kvctl.cli.node import named_but_skipped
 from kvctl.cli.output import note, printable
 from kvctl.model.net import Family
 from kvctl.model.rules import TABLE
@@ -25,12 +26,8 @@ _SIGNS = {"add": "+", "insert": "+", "remove": "-", "delete-chain": "-", "flush-
 @click.command()
 @options.services
 @options.namespace
-@options.source
-@options.networks
-@options.node
-@options.interface
+@takes_inputs()
 @options.backend
-@options.assume_vip
 @options.prune
 @options.output("iptables")
 @click.option(
@@ -44,31 +41,21 @@ def command(
     *,
     services: Sequence[str],
     namespace: str | None,
-    filenames: Sequence[str],
-    kubeconfig: str | None,
-    context: str | None,
-    node: str | None,
-    interface: str | None,
+    inputs: Inputs,
     nftables: bool | None,
-    assume_vip: bool | None,
     prune: bool,
     output: str,
     family: str,
-    **networks: Sequence[str],
 ) -> int:
     """Show what apply would change, rule by rule. Exit status 3 if it would change anything.
 
     With -o iptables it prints the restore text that changes the kernel as it was just read, and is good for
     that one only.
     """
-    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
-    settings = options.settings(
-        networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
-    )
+    refs = inputs.services(services, namespace=namespace)
+    settings = inputs.settings()
     scope = Scope(named=refs, prune=prune)
-    wanted = read_wanted(
-        filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
-    )
+    wanted = inputs.wanted(scope)
     found = look(told=options.told_backend(nftables))
     compared = compare(found, wanted.wish, scope=scope)
     if output == "iptables":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import click
 
 from kvctl.cli import options
+from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import explain, print_items, report_look
 from kvctl.cli.output import note
 from kvctl.reconcile.compare import compare
@@ -16,43 +16,24 @@ from kvctl.reconcile.target import Scope
 
 
 @click.command()
-@options.source
-@options.cluster
-@options.networks
-@options.node
-@options.interface
+@takes_inputs(by_choice=True)
 @options.backend
-@options.assume_vip
 @options.output()
 def command(
     *,
-    filenames: Sequence[str],
-    kubeconfig: str | None,
-    context: str | None,
-    ask_cluster: bool,
-    node: str | None,
-    interface: str | None,
+    inputs: Inputs,
     nftables: bool | None,
-    assume_vip: bool | None,
     output: str,
-    **networks: Sequence[str],
 ) -> int:
     """List the Services with egress rules on this node.
 
     Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
     """
-    compares = bool(filenames or ask_cluster or kubeconfig or context)
+    compares = inputs.name_a_source
     scope = Scope()
     status, wish = 0, None
     if compares:
-        from kvctl.cli.node import read_wanted
-
-        settings = options.settings(
-            networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
-        )
-        wanted = read_wanted(
-            filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
-        )
+        wanted = inputs.wanted(scope)
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
     items = [replace(item, changes=None) for item in compare(found, wish, scope=scope).items]
@@ -61,9 +42,9 @@ def command(
         from kvctl.reconcile.presence import with_vip_warning
 
         host = read_host()
-        assume = options.told_assume_vip(assume_vip)
+        assume = options.told_assume_vip(inputs.assume_vip)
         items = [with_vip_warning(item, host=host, assume_vip=assume) for item in items]
-    print_items(items, output, backend=str(found.choice.backend), node=options.this_node(node))
+    print_items(items, output, backend=str(found.choice.backend), node=options.this_node(inputs.node))
     if compares:
         status = wanted.report()
     report_look(found)

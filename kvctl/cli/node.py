@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvctl.cli.source import load, report_absent, report_problems, report_source
+from kvctl.cli.source import report_absent, report_problems, report_source
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
@@ -41,16 +41,8 @@ class Wanted:
         )
 
 
-def read_wanted(
-    *,
-    filenames: Sequence[str],
-    kubeconfig: str | None,
-    context: str | None,
-    settings: Settings,
-    scope: Scope,
-) -> Wanted:
-    """Objects, this host's addresses, and the policies that follow."""
-    objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
+def read_wanted(objects: Objects, *, settings: Settings, scope: Scope) -> Wanted:
+    """This host's addresses, and the policies that follow from the objects here."""
     host = read_host()
     resolution = resolve(objects, settings, host=host)
     return Wanted(objects=objects, resolution=resolution, settings=settings, host=host, scope=scope)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
+from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import document, flow_text, report_look
 from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
 from kvctl.errors import InputError
@@ -24,46 +25,28 @@ _MOST_FLOWS = 20
 @click.command()
 @options.services
 @options.namespace
-@options.source
-@options.cluster
-@options.networks
-@options.node
-@options.interface
+@takes_inputs(by_choice=True)
 @options.backend
-@options.assume_vip
 @options.output()
 def command(
     *,
     services: Sequence[str],
     namespace: str | None,
-    filenames: Sequence[str],
-    kubeconfig: str | None,
-    context: str | None,
-    ask_cluster: bool,
-    node: str | None,
-    interface: str | None,
+    inputs: Inputs,
     nftables: bool | None,
-    assume_vip: bool | None,
     output: str,
-    **networks: Sequence[str],
 ) -> int:
     """Show Services in depth: problems first, then what is wanted, the rules in the kernel, live connections.
 
     Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
     """
-    compares = bool(filenames or ask_cluster or kubeconfig or context)
-    refs = options.parse_services(services, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    compares = inputs.name_a_source
+    refs = inputs.services(services, namespace=namespace)
     scope = Scope(named=refs)
-    settings = options.settings(
-        networks, node=node, only_here=True, interface=interface, assume_vip=assume_vip
-    )
+    settings = inputs.settings()
     status, wish = 0, None
     if compares:
-        from kvctl.cli.node import read_wanted
-
-        wanted = read_wanted(
-            filenames=filenames, kubeconfig=kubeconfig, context=context, settings=settings, scope=scope
-        )
+        wanted = inputs.wanted(scope)
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
     compared = compare(found, wish, scope=scope)
