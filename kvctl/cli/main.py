@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from kvctl import __version__
 from kvctl.cli.output import error_message, printable
 from kvctl.errors import KvctlError, ProcessError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 INTERRUPTED = 130
 
@@ -46,6 +49,15 @@ class LazyGroup(click.Group):
         found = import_module(self._commands_in[cmd_name][0]).command
         assert isinstance(found, click.Command)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands' names with their help, without importing one of them."""
+        from click.shell_completion import CompletionItem
+
+        rows = [(name, sub.get_short_help_str()) for name, sub in self.commands.items()]
+        rows += [(name, text) for name, (_, text) in self._commands_in.items()]
+        found = [CompletionItem(name, help=text) for name, text in rows if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands for --help, without importing them."""

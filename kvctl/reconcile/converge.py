@@ -18,6 +18,7 @@ from kvctl.model.host import Host
 from kvctl.model.net import Family, Network, host_network
 from kvctl.model.text import quote
 from kvctl.netfilter import conntrack
+from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.diff import Plan, restore_text
 from kvctl.netfilter.kernel import RestoreError
 from kvctl.policy.connections import judge_of
@@ -27,7 +28,8 @@ from kvctl.reconcile.target import Rulesets, rulesets
 MAX_ATTEMPTS = 8
 _FIRST_PAUSE = 0.02
 _CONNECTION_PASSES = 3
-# The very same script, accepted and needed again: somebody undoes it, and will again.
+# The very same script, accepted and needed again: somebody undoes it, and will again. (In the legacy back end
+# another writer that does not share the lock may undo it by chance.)
 _MOST_REPEATS = 3
 
 
@@ -104,7 +106,7 @@ def _write_until_right(
         if not plan:
             return
         text = restore_text(plan)
-        if accepted[text] == _MOST_REPEATS:
+        if accepted[text] == _MOST_REPEATS and site.kernel.backend is Backend.NFT:
             break
         try:
             outcome.restores += 1
