@@ -25,8 +25,8 @@ from kvctl.policy.connections import judge_of
 from kvctl.reconcile.site import MakeTarget, Site, plan_for
 from kvctl.reconcile.target import Rulesets, rulesets
 
-MAX_ATTEMPTS = 8
-_FIRST_PAUSE = 0.02
+MAX_ATTEMPTS = 20
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 _CONNECTION_PASSES = 3
 # The very same script, accepted and needed again: somebody undoes it, and will again. (In the legacy back end
 # another writer that does not share the lock may undo it by chance.)
@@ -118,7 +118,7 @@ def _write_until_right(
             if attempt == MAX_ATTEMPTS - 1 or (not error.transient and text == failed_text):
                 raise
             failed_text = text
-            sleep(_FIRST_PAUSE * 2**attempt)
+            sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))
         site.reread()
     raise KvctlError(
         f"the {site.family} rules of the {site.kernel.backend} back end do not stay: another program changes them "

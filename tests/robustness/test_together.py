@@ -229,7 +229,7 @@ def test_writers_that_do_not_share_the_lock_are_outlasted(lab: Lab, backend: str
     binary = f"iptables-{backend}"
     script = (
         f"{binary} -w 5 -t nat -N NOISE\n"
-        f"while :; do {binary} -w 5 -t nat -A NOISE -p tcp -j RETURN; {binary} -w 5 -t nat -F NOISE; done\n"
+        f"while :; do {binary} -w 5 -t nat -A NOISE -p tcp -j RETURN; {binary} -w 5 -t nat -F NOISE; sleep 0.01; done\n"
     )
     with ExitStack() as stack:
         for number in range(2):
