@@ -158,7 +158,7 @@ class TestNoGuess:
 
     @pytest.mark.parametrize("cluster_ips", [[], ["10.96.0.7"], ["10.111.255.255"]])
     def test_no_cluster_ip_is_not_judged(self, cluster_ips: list[str]) -> None:
-        only(resolved(service(cluster_ips=cluster_ips), pod()))
+        assert only(resolved(service(cluster_ips=cluster_ips), pod())).warnings == ()
 
     def test_a_cluster_ip_that_is_none_is_said_so(self) -> None:
         skip = skip_of(resolved(service(cluster_ips=["\x1b[1m"]), pod()), "sip/sip-client")

@@ -184,7 +184,8 @@ class TestNetworks:
         assert skip.reason == "kube-vip.io/egress-denied-networks leaves no ipv4 network to rewrite to"
 
     def test_denying_a_part_is_no_reason_to_skip(self) -> None:
-        only(resolved(service(allowed="192.168.0.0/16", denied="192.168.0.0/17"), POD))
+        policy = only(resolved(service(allowed="192.168.0.0/16", denied="192.168.0.0/17"), POD)).policy
+        assert (policy.allowed, policy.denied) == (networks("192.168.0.0/16"), networks("192.168.0.0/17"))
 
 
 class TestTheHost:
@@ -202,7 +203,8 @@ class TestTheHost:
         assert f"is only on {name}, which does not answer ARP" in skip_of(answer, NAME).reason
 
     def test_assume_vip_takes_it_as_here(self) -> None:
-        only(resolved(service(), POD, host=host(), settings=settings(assume_vip=True)))
+        answer = resolved(service(), POD, host=host(), settings=settings(assume_vip=True))
+        assert str(only(answer).policy.vip) == "192.168.0.245"
 
     def test_a_service_with_another_fault_is_skipped_not_elsewhere(self) -> None:
         skip = skip_of(resolved(service(selector={"app": "x"}), POD, host=host()), NAME)

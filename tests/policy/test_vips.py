@@ -131,7 +131,7 @@ class TestTheApi:
         assert str(only(resolved(it, POD, from_api=True, settings=inside)).policy.vip) == "192.168.0.9"
 
     def test_status_counts_without_a_vip_range(self) -> None:
-        only(resolved(service(), POD, from_api=True))
+        assert str(only(resolved(service(), POD, from_api=True)).policy.vip) == "192.168.0.245"
 
     def test_the_range_does_not_open_what_is_never_accepted(self) -> None:
         wide = settings(vip_ranges=["0.0.0.0/0"])
@@ -139,7 +139,9 @@ class TestTheApi:
         assert "lies in the service CIDR" in skip_of(answer, "sip/sip-client").reason
 
     def test_a_file_needs_no_range(self) -> None:
-        only(resolved(annotated("192.168.0.9"), POD, settings=settings(vip_ranges=["192.168.1.0/24"])))
+        elsewhere = settings(vip_ranges=["192.168.1.0/24"])
+        answer = resolved(annotated("192.168.0.9"), POD, settings=elsewhere)
+        assert str(only(answer).policy.vip) == "192.168.0.9"
 
     def test_an_address_outside_the_range_claims_nothing(self) -> None:
         thief = annotated("192.168.0.245", "evil/a", created=1)
