@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from kvctl.errors import ProcessError
 
@@ -18,8 +18,7 @@ from kvctl.errors import ProcessError
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """A program that ran to its end; the streams are text, undecodable bytes escaped."""
 
     argv: tuple[str, ...]
@@ -39,6 +38,50 @@ def find(name: str) -> str | None:
     return None
 
 
+class Running:
+    """A program that was started; `finish` waits for its end, and has to be called."""
+
+    def __init__(
+        self, argv: Sequence[str], *, stdin: str | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._argv = tuple(argv)
+        self._stdin = stdin
+        try:
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="backslashreplace",
+                env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C", **(env or {})},
+                # Python's descriptors are closed on exec unless made inheritable: only a lock is (netfilter.lock).
+                close_fds=False,
+            )
+        except (OSError, ValueError) as error:
+            raise ProcessError(
+                f"cannot run {argv[0]}: {error}", argv=argv, status=None, stderr=str(error)
+            ) from error
+
+    def finish(self, *, deadline: float) -> Completed:
+        """What it said; raises ProcessError when it has not ended in `deadline` seconds (it is killed then)."""
+        with self._process as process:
+            try:
+                stdout, stderr = process.communicate(self._stdin, timeout=deadline)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise ProcessError(
+                    f"{self._argv[0]} has not finished after {deadline:g} s",
+                    argv=self._argv,
+                    status=None,
+                    stderr=_text(error.stderr),
+                ) from error
+            except BaseException:
+                process.kill()
+                raise
+        return Completed(argv=self._argv, status=process.returncode, stdout=stdout, stderr=stderr)
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -51,31 +94,7 @@ def run(
     Raises ProcessError when it cannot be started or has not ended in time (it is killed then).
     A non-zero status is an answer, not an error: callers judge it.
     """
-    try:
-        done = subprocess.run(
-            list(argv),
-            input=stdin if stdin is not None else "",
-            capture_output=True,
-            encoding="utf-8",
-            errors="backslashreplace",
-            timeout=deadline,
-            env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C", **(env or {})},
-            check=False,
-            # Python's descriptors are closed on exec unless made inheritable: only a lock is (netfilter.lock).
-            close_fds=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ProcessError(
-            f"{argv[0]} has not finished after {deadline:g} s",
-            argv=argv,
-            status=None,
-            stderr=_text(error.stderr),
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ProcessError(
-            f"cannot run {argv[0]}: {error}", argv=argv, status=None, stderr=str(error)
-        ) from error
-    return Completed(argv=tuple(argv), status=done.returncode, stdout=done.stdout, stderr=done.stderr)
+    return Running(argv, stdin=stdin, env=env).finish(deadline=deadline)
 
 
 def _text(stream: bytes | str | None) -> str:

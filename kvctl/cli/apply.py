@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
@@ -93,15 +92,15 @@ def changed_items(applied: Applied) -> list[Item]:
         changes[item.ref, item.family] += item.changes or ()
     now = {(item.ref, item.family) for item in applied.after.items}
     gone = [
-        replace(
-            item, status=Status.SKIPPED if item.status is Status.ORPHANED else item.status, connections=None
+        item._replace(
+            status=Status.SKIPPED if item.status is Status.ORPHANED else item.status, connections=None
         )
         for item in applied.before.items
         if item.changes and (item.ref, item.family) not in now
     ]
     refs_gone = {item.ref for item in gone}
     items = [
-        replace(item, changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
+        item._replace(changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
         for item in applied.after.items
         # Refused before its families are known, and said better by the family that lost its rules.
         if item.family is not None or item.ref not in refs_gone

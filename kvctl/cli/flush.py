@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
@@ -57,7 +56,7 @@ def command(
     left = {(item.ref, item.family) for item in flushed.after.items}
     gone = [i for i in flushed.before.items if i.ref is not None and (i.ref, i.family) not in left]
     if output in ("json", "yaml"):
-        items = [replace(item, status=Status.SKIPPED, reason="flushed") for item in gone]
+        items = [item._replace(status=Status.SKIPPED, reason="flushed") for item in gone]
         print_items(items, output, backend=str(found.choice.backend), node=options.this_node(None))
     elif gone:
         print_table([*IDENTITY, Column("CHANGE")], [[*identity(item), "removed"] for item in gone])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvctl.cli import options
 from kvctl.model.ref import ServiceRef
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 Command = Callable[..., int]
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """The shared options as they were given."""
 
     filenames: Sequence[str]
@@ -86,7 +84,7 @@ def takes_inputs(*, of_node: bool = True, by_choice: bool = False) -> Callable[[
     def decorate(function: Command) -> Command:
         @wraps(function)
         def command(**given: Any) -> int:
-            own = {name: given.pop(name) for name in list(given) if name in Inputs.__dataclass_fields__}
+            own = {name: given.pop(name) for name in list(given) if name in Inputs._fields}
             return function(inputs=Inputs(**own), **given)
 
         result: Command = command

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
 
 from kvctl.cli import options
@@ -36,7 +34,7 @@ def command(
         wanted = inputs.wanted(scope)
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
-    items = [replace(item, changes=None) for item in compare(found, wish, scope=scope).items]
+    items = [item._replace(changes=None) for item in compare(found, wish, scope=scope).items]
     if items and not compares:
         from kvctl.node.host import read_host
         from kvctl.reconcile.presence import with_vip_warning

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
@@ -58,8 +58,7 @@ def print_yaml(document: Json) -> None:
     click.echo(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=False, width=120), nl=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table; `style` gives a cell's colour by its text, which never says more than the text."""
 
     title: str

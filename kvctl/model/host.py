@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Network, contains
 
@@ -12,8 +13,7 @@ _LOOPBACK = IPv4Network("127.0.0.0/8")
 _LIMITED_BROADCAST = IPv4Address("255.255.255.255")
 
 
-@dataclass(frozen=True, slots=True)
-class HostAddress:
+class HostAddress(NamedTuple):
     """An address on an interface of this host."""
 
     address: Address
@@ -43,8 +43,7 @@ class HostAddress:
         return self.interface not in ("lo", "kube-ipvs0") and self.kind != "dummy" and not self.duplicate
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A way out of the main table; a route of several next hops is several values."""
 
     network: Network

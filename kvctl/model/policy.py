@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from functools import cached_property
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, contains
 from kvctl.model.ref import ServiceRef
@@ -19,8 +18,7 @@ _UNNAMED = "-"
 _CUT = "~"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PortMatch:
+class PortMatch(NamedTuple):
     """Destination ports `first` to `last` (inclusive, 1 to 65535) of one protocol."""
 
     protocol: str
@@ -32,8 +30,7 @@ class PortMatch:
         return f"{self.protocol}:{ports}"
 
 
-@dataclass(frozen=True, slots=True)
-class EgressPod:
+class EgressPod(NamedTuple):
     """One pod address whose traffic is rewritten.
 
     `label` is the name as a rule can carry it: cut with a `~` when too long, `-` without a name.
@@ -71,8 +68,7 @@ class ExclusionKind(StrEnum):
     NODE = "node"
 
 
-@dataclass(frozen=True, slots=True)
-class Exclusion:
+class Exclusion(NamedTuple):
     """A network to which no pod's traffic is rewritten, and why."""
 
     network: Network
@@ -97,8 +93,7 @@ class RankClass(IntEnum):
     ALL = 3
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Rank:
+class Rank(NamedTuple):
     """The order of Services within one pod: class, then age (unknown last), then name."""
 
     rank_class: RankClass
@@ -116,8 +111,7 @@ class Rank:
         return 0 if self.age == float("inf") else int(self.age)
 
 
-@dataclass(frozen=True)
-class EgressPolicy:
+class EgressPolicy(NamedTuple):
     """What one Service asks for in one family. Everything in it is canonical: sorted, without duplicates."""
 
     ref: ServiceRef
@@ -132,7 +126,7 @@ class EgressPolicy:
     interface: str | None = None
     created: int = 0
 
-    @cached_property
+    @property
     def rank(self) -> Rank:
         """Its place among the Services of a pod."""
         if self.ports:

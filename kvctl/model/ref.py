@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ServiceRef:
+class ServiceRef(NamedTuple):
     """Which Service: prints as `namespace/name`."""
 
     namespace: str

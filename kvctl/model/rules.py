@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network
 
@@ -24,8 +24,7 @@ class Verb(StrEnum):
     SNAT = "SNAT"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The verb with its chain (jump, goto) or its address (SNAT)."""
 
     verb: Verb
@@ -36,8 +35,7 @@ class Target:
 RETURN = Target(verb=Verb.RETURN)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A rule made of the closed set of matches and targets that kvctl uses.
 
     Networks are never of prefix length 0 (iptables drops such a match: use None). Ports are pairs
@@ -54,13 +52,12 @@ class Rule:
     ports: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ruleset:
+class Ruleset(NamedTuple):
     """What one family's nat table should hold of ours."""
 
     family: Family
     hook: Rule | None = None
     """Our jump, first in POSTROUTING; None: there is to be none."""
-    chains: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    chains: Mapping[str, tuple[Rule, ...]] = {}
     untouched: frozenset[str] = frozenset()
     """Chains of ours that stay as they are, whatever is in them."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvctl.model.net import Family
 from kvctl.model.rules import Rule
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRule:
+class FoundRule(NamedTuple):
     """A rule in the kernel: its text after `-A CHAIN `, and its value if it is made of what kvctl uses."""
 
     text: str
@@ -19,16 +18,15 @@ class FoundRule:
     """None: the back end could not be asked for counters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """One family of one back end at one moment."""
 
     family: Family
-    chains: Mapping[str, tuple[FoundRule, ...]] = field(default_factory=dict)
+    chains: Mapping[str, tuple[FoundRule, ...]] = {}
     """Chains named KVCTL-…, with everything in them."""
     hook_chain: tuple[FoundRule, ...] = ()
     """POSTROUTING, ours and foreign rules in their order."""
-    foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    foreign: Mapping[str, tuple[str, ...]] = {}
     """The other chains of the nat table: the rules' text."""
     position_known: bool = True
     """False: native nft rules hide POSTROUTING, only the presence of the hook could be checked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.errors import NetfilterUnavailableError
 from kvctl.model.net import Family
@@ -15,8 +15,7 @@ from kvctl.netfilter.kernel import Reading
 _HINTS = frozenset(("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"))
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The back end and the evidence for it, in words."""
 
     backend: Backend

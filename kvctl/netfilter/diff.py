@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.model.net import Family
 from kvctl.model.rules import HOOK_CHAIN, TABLE, Rule, Ruleset
@@ -13,8 +13,7 @@ from kvctl.netfilter.position import is_hook, referrers
 from kvctl.netfilter.syntax import is_chain_name, render
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One rule that comes or goes."""
 
     chain: str
@@ -26,8 +25,7 @@ class Change:
     """The chain does not exist yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainWrite:
+class ChainWrite(NamedTuple):
     """A chain of ours that is created or replaced whole."""
 
     chain: str
@@ -36,8 +34,7 @@ class ChainWrite:
     """None: there is no such chain yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Everything that has to change in one family's nat table; false in a condition when nothing has."""
 
     family: Family

@@ -7,7 +7,7 @@ rules whose comment is a fixed word and its namespace.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Network, parse_address, parse_network
 from kvctl.model.rules import HOOK_CHAIN, TABLE
@@ -18,8 +18,7 @@ _COMMENT = re.compile(r"a3ViZS12aXAK=kube-vip-(?P<namespace>[a-z0-9-]{1,63})")
 _MARKING_CHAIN = "KUBE-VIP-EGRESS"
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignEgress:
+class ForeignEgress(NamedTuple):
     """One pod that kube-vip translates, or marks only (then without a VIP)."""
 
     namespace: str | None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from kvctl import proc
 from kvctl.errors import KvctlError, NetfilterUnavailableError, ProcessError
 from kvctl.model.net import Family
 from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN, TABLE, Rule
 from kvctl.model.snapshot import FoundRule, Snapshot
-from kvctl.netfilter.binaries import Backend, Role, binary
-from kvctl.netfilter.nft import nat_chain_names
+from kvctl.netfilter.binaries import Backend, Role, binary, learn, named
+from kvctl.netfilter.nft import Question, nat_chain_names
 from kvctl.netfilter.savetext import SavedTables, parse_tables, rule_lines, snapshot_of
 from kvctl.netfilter.syntax import parse, render
 
@@ -47,14 +47,25 @@ class Kernel:
 
         Raises NetfilterUnavailableError.
         """
+        return self.start_reading(family)()
+
+    def start_reading(self, family: Family) -> Callable[[], SavedTables]:
+        """The same in two steps, so that several can run at once; what this returns has to be called."""
         if self.backend is Backend.LEGACY and not _legacy_tables(family):
-            return SavedTables()
+            return SavedTables
         # Without -t: `iptables-legacy-save -t nat` would create the table (measured with 1.8.9).
-        argv = (binary(self.backend, family, Role.SAVE), "-c")
-        done = proc.run(argv, deadline=_PROCESS_SECONDS)
-        if done.status != 0:
-            raise unavailable(done, f"cannot read the {family} rules")
-        return parse_tables(done.stdout)
+        path = named(self.backend, family, Role.SAVE) or binary(self.backend, family, Role.SAVE)
+        running = proc.Running((path, "-c"))
+
+        def finish() -> SavedTables:
+            done = running.finish(deadline=_PROCESS_SECONDS)
+            if done.status != 0:
+                raise unavailable(done, f"cannot read the {family} rules")
+            learn(path, done.stdout)
+            binary(self.backend, family, Role.SAVE)
+            return parse_tables(done.stdout)
+
+        return finish
 
     def snapshot(
         self, family: Family, saved: SavedTables, *, hook: Rule, known: Iterable[str] = ()
@@ -181,22 +192,30 @@ def _failed_line(stderr: str, text: str) -> str | None:
     return lines[number - 1] if 1 <= number <= len(lines) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Both back ends of both families at one moment; a part that could not be read is an error instead."""
 
     tables: Mapping[tuple[Backend, Family], SavedTables]
     failed: Mapping[tuple[Backend, Family], KvctlError]
+    nft_chains: str = ""
+    """What `nft -j list chains` printed; empty: nobody can tell."""
 
 
 def read_everything() -> Reading:
     """What is installed and readable; nothing is created, nothing is decided."""
     tables: dict[tuple[Backend, Family], SavedTables] = {}
     failed: dict[tuple[Backend, Family], KvctlError] = {}
+    started: dict[tuple[Backend, Family], Callable[[], SavedTables]] = {}
     for backend in Backend:
         for family in Family:
             try:
-                tables[backend, family] = Kernel(backend).read(family)
+                started[backend, family] = Kernel(backend).start_reading(family)
             except KvctlError as error:
                 failed[backend, family] = error
-    return Reading(tables=tables, failed=failed)
+    chains = Question("list", "chains")
+    for key, finish in started.items():
+        try:
+            tables[key] = finish()
+        except KvctlError as error:
+            failed[key] = error
+    return Reading(tables=tables, failed=failed, nft_chains=chains.answer())

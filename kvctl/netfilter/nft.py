@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from kvctl import proc
@@ -16,17 +17,41 @@ _SECONDS = 20.0
 Json = dict[str, Any]
 
 
+class Question:
+    """`nft -j WORDS`, started; nothing where nft is not installed or does not answer."""
+
+    def __init__(self, *words: str) -> None:
+        path = proc.find("nft")
+        self._running: proc.Running | None = None
+        if path is not None:
+            with suppress(ProcessError):
+                self._running = proc.Running((path, "-j", *words))
+
+    def answer(self) -> str:
+        """Wait for what it prints."""
+        if self._running is None:
+            return ""
+        try:
+            done = self._running.finish(deadline=_SECONDS)
+        except ProcessError:
+            return ""
+        return done.stdout if done.status == 0 else ""
+
+
 def nft(*words: str) -> list[Json]:
     """The objects that `nft -j WORDS` prints; none also where it is not installed or does not answer."""
+    return read_objects(Question(*words).answer())
+
+
+def read_objects(answer: str) -> list[Json]:
+    """The objects in what nft printed."""
+    if not answer:
+        return []
     import json
 
-    path = proc.find("nft")
-    if path is None:
-        return []
     try:
-        done = proc.run((path, "-j", *words), deadline=_SECONDS)
-        parsed = json.loads(done.stdout) if done.status == 0 and done.stdout else {}
-    except (ProcessError, ValueError):
+        parsed = json.loads(answer)
+    except ValueError:
         return []
     found = parsed.get("nftables", []) if isinstance(parsed, dict) else []
     return [entry for entry in found if isinstance(entry, dict)]

@@ -10,20 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kvctl.model.net import Family, Network, contains, overlap, parse_network
 from kvctl.netfilter.binaries import Backend
-from kvctl.netfilter.nft import IPTABLES_TABLE, Json, nft
+from kvctl.netfilter.nft import IPTABLES_TABLE, Json, nft, read_objects
 
 # NF_IP_PRI_NAT_SRC: where both iptables back ends hook POSTROUTING of the nat table.
 _SRCNAT = 100
 _FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
 
 
-def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) -> str | None:
+def find_override(
+    *, backend: Backend, family: Family, pods: Sequence[Network], nft_chains: str
+) -> str | None:
     """A base chain that may take the traffic of `pods` before our rules see it, in words.
+
+    `nft_chains`: what `nft -j list chains` printed.
 
     None also where `nft` is not installed or does not answer: then nobody can tell.
     """
     own, rivals = None, []
-    for chain in _base_chains(family):
+    for chain in _base_chains(nft_chains, family):
         if (chain["family"], chain["table"], chain["name"]) == (*IPTABLES_TABLE[family], "POSTROUTING"):
             own = chain if backend is Backend.NFT else None
         else:
@@ -40,8 +44,8 @@ def find_override(*, backend: Backend, family: Family, pods: Sequence[Network]) 
     return None
 
 
-def _base_chains(family: Family) -> list[Json]:
-    chains = (entry["chain"] for entry in nft("list", "chains") if "chain" in entry)
+def _base_chains(nft_chains: str, family: Family) -> list[Json]:
+    chains = (entry["chain"] for entry in read_objects(nft_chains) if "chain" in entry)
     return [
         chain
         for chain in chains

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvctl.model.net import Family
 from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, TABLE
@@ -18,18 +18,16 @@ _QUOTE = re.compile(r'(?<!\\)(?:\\\\)*"')
 _INCOMPATIBLE = re.compile(r"# Table `(?P<table>\S+)' is incompatible, use 'nft' tool")
 
 
-@dataclass(frozen=True, slots=True)
-class SavedTable:
+class SavedTable(NamedTuple):
     """The chains of one table; each rule with its packet counter (None: not printed)."""
 
     chains: Mapping[str, tuple[tuple[int | None, str], ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class SavedTables:
+class SavedTables(NamedTuple):
     """One back end's tables of one family."""
 
-    tables: Mapping[str, SavedTable] = field(default_factory=dict)
+    tables: Mapping[str, SavedTable] = {}
     incompatible: frozenset[str] = frozenset()
     """Tables that hold native nft rules, whose text is not to be had this way."""
 
@@ -79,13 +77,17 @@ def rule_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         whole = f"{pending}\n{line}" if pending else line
         is_rule = whole.startswith(("[", "-A"))
-        if is_rule and len(_QUOTE.findall(whole)) % 2:
+        if is_rule and _quotes(whole) % 2:
             pending = whole
             continue
         pending = ""
         yield whole
     if pending:
         yield pending
+
+
+def _quotes(text: str) -> int:
+    return len(_QUOTE.findall(text)) if "\\" in text else text.count('"')
 
 
 def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:

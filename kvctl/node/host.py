@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from struct import Struct
+from typing import NamedTuple
 
 from kvctl.errors import NetlinkError
 from kvctl.model.host import Host, HostAddress, Route
@@ -57,23 +57,20 @@ _AF_INET, _AF_INET6 = 2, 10
 _ORDER = sys.byteorder
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
+class _Link(NamedTuple):
     name: str
     kind: str | None
     up: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _RawAddress:
-    index: int
+class _RawAddress(NamedTuple):
+    link: int
     address: Address
     prefix_length: int
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
-class _RawRoute:
+class _RawRoute(NamedTuple):
     network: Network
     metric: int
     hops: tuple[tuple[int, Address | None], ...]
@@ -116,9 +113,9 @@ def _host(*, links: dict[int, _Link], addresses: list[_RawAddress], routes: list
             HostAddress(
                 address=a.address,
                 prefix_length=a.prefix_length,
-                interface=links[a.index].name,
-                kind=links[a.index].kind,
-                up=links[a.index].up,
+                interface=links[a.link].name,
+                kind=links[a.link].kind,
+                up=links[a.link].up,
                 tentative=bool(a.flags & _IFA_F_TENTATIVE),
                 duplicate=bool(a.flags & _IFA_F_DADFAILED),
                 # In IPv6 the same bit means a temporary address.
@@ -126,7 +123,7 @@ def _host(*, links: dict[int, _Link], addresses: list[_RawAddress], routes: list
                 deprecated=bool(a.flags & _IFA_F_DEPRECATED),
             )
             for a in addresses
-            if a.index in links
+            if a.link in links
         ),
         routes=tuple(value for route in routes for value in _named_routes(route, links=links)),
         interfaces=tuple(link.name for link in links.values()),
@@ -165,7 +162,7 @@ def _address(buffer: bytearray, start: int, end: int) -> _RawAddress | None:
     if packed is None:
         raise malformed("address")
     return _RawAddress(
-        index=index,
+        link=index,
         address=_ip(packed),
         prefix_length=prefix_length,
         flags=_integer(parts[_IFA_FLAGS]) if _IFA_FLAGS in parts else flags,

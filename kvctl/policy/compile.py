@@ -7,8 +7,8 @@ connections nothing. What each chain is for is told in `layout`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, host_network, parse_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, PortMatch, Rank
@@ -26,8 +26,7 @@ HOOK = Rule(comment=layout.comment("egress"), target=Target(verb=Verb.JUMP, chai
 """Our jump in POSTROUTING."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A pod's jump to the chain of one of its Services."""
 
     address: Address
@@ -37,7 +36,8 @@ class Entry:
 
 def entries_of(policy: EgressPolicy) -> list[Entry]:
     """The jumps of a policy's pods."""
-    return [entry(policy.rank, pod) for pod in policy.pods]
+    rank = policy.rank
+    return [entry(rank, pod) for pod in policy.pods]
 
 
 def entry(rank: Rank, pod: EgressPod) -> Entry:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
@@ -16,16 +17,14 @@ from kvctl.policy import layout
 from kvctl.policy.compile import Entry, compile_service, pod_of
 
 
-@dataclass(frozen=True, slots=True)
-class Retiring:
+class Retiring(NamedTuple):
     """A VIP whose rules are gone and whose connections are still to be dropped."""
 
     ref: ServiceRef
     vip: Address
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledService:
+class InstalledService(NamedTuple):
     """A Service as the kernel has it; `policy` is None where its chain does not tell an address."""
 
     ref: ServiceRef

@@ -103,7 +103,12 @@ def exclude_text(exclusion: Exclusion) -> str:
 
 def comment_text(rule: Rule) -> str | None:
     """What a comment of ours says after the tag."""
-    match = _COMMENT.fullmatch(rule.comment)
+    return _text_after_tag(rule.comment)
+
+
+@lru_cache(maxsize=65536)
+def _text_after_tag(comment: str) -> str | None:
+    match = _COMMENT.fullmatch(comment)
     return match["text"] if match else None
 
 
@@ -117,6 +122,7 @@ def read_pod(text: str) -> tuple[Rank, str] | None:
     return rank, match["label"]
 
 
+@lru_cache(maxsize=65536)
 def read_service(text: str) -> tuple[ServiceRef, str | None] | None:
     """The Service and its interface in a rule of a Service's chains."""
     match = _SERVICE.fullmatch(text)
@@ -125,6 +131,8 @@ def read_service(text: str) -> tuple[ServiceRef, str | None] | None:
 
 def read_retiring(rule: Rule) -> tuple[ServiceRef, Address] | None:
     """The Service and VIP of a retiring mark, None for any other rule."""
+    if rule.target.verb is not Verb.RETURN:
+        return None
     match = _RETIRING.fullmatch(comment_text(rule) or "")
     if match is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import HOOK_CHAIN, Rule
@@ -13,8 +13,7 @@ from kvctl.netfilter.syntax import parse
 from kvctl.policy import layout
 
 
-@dataclass(frozen=True, slots=True)
-class Attributed:
+class Attributed(NamedTuple):
     """A plan's changes, sorted by what they matter to."""
 
     own: dict[ServiceRef, list[Change]]

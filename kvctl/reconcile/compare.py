@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Address, Family, host_network
 from kvctl.model.policy import EgressPod
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from kvctl.reconcile.wish import Wish
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(NamedTuple):
     """What a comparison found."""
 
     items: list[Item]
@@ -110,7 +108,7 @@ def _with_kube_vip(item: Item, by_kube_vip: set[Address]) -> Item:
         f"kube-vip programs egress for pod {both.address} too: use kvctl.io/egress instead of kube-vip.io/egress, "
         "and kube-vip leaves it alone"
     )
-    return replace(item, warnings=(*item.warnings, text))
+    return item._replace(warnings=(*item.warnings, text))
 
 
 def override_at(found: Look, site: Site, target: Target) -> str | None:
@@ -121,7 +119,7 @@ def override_at(found: Look, site: Site, target: Target) -> str | None:
     asked = (site.family, pods)
     if asked not in found.overrides:
         found.overrides[asked] = find_override(
-            backend=found.choice.backend, family=site.family, pods=list(pods)
+            backend=found.choice.backend, family=site.family, pods=list(pods), nft_chains=found.nft_chains
         )
     return found.overrides[asked]
 
@@ -143,7 +141,7 @@ def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, sc
     lost = {ref: f"{where}: {why}" for ref, why in wanted.lost.items()}
     moved = f"{where}; apply moves it"
     return [
-        replace(item, status=Status.ORPHANED, reason=lost.get(item.ref, moved) if item.ref else moved)
+        item._replace(status=Status.ORPHANED, reason=lost.get(item.ref, moved) if item.ref else moved)
         for item in items
     ]
 
@@ -151,7 +149,7 @@ def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, sc
 def _unreadable_items(found: Look, wish: Wish, scope: Scope) -> list[Item]:
     """What is wanted in a family whose rules could not be read."""
     return [
-        replace(item, status=Status.MISSING, reason=str(found.failed[item.family]), changes=())
+        item._replace(status=Status.MISSING, reason=str(found.failed[item.family]), changes=())
         for item in computed_items(wish.resolution, scope)
         if item.family in found.failed and item.status is Status.WANTED
     ]

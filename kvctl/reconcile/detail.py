@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
@@ -44,7 +44,7 @@ def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> 
             problems = (item.reason,) if item.reason is not None else ()
             result.append(
                 Detail(
-                    replace(item, changes=None, flows=(), problems=(*problems, *item.warnings)),
+                    item._replace(changes=None, flows=(), problems=(*problems, *item.warnings)),
                     item.interface,
                 )
             )
@@ -106,7 +106,7 @@ class _FamilyView:
         if interface is None and item.vip is not None:
             interface = self.host.holds(item.vip) or self.host.interface_for(item.vip)
         return Detail(
-            item=replace(item, changes=None, flows=tuple(flows), problems=(*problems, *item.warnings)),
+            item=item._replace(changes=None, flows=tuple(flows), problems=(*problems, *item.warnings)),
             interface=interface,
             rules=self._rules(item),
         )

@@ -29,6 +29,8 @@ class Look:
     """Families whose rules could not be read: IPv6 where the host has none."""
     others_failed: dict[Family, KvctlError]
     """The same of the back end that is not in use, where it is installed."""
+    nft_chains: str
+    """What `nft -j list chains` printed."""
     overrides: dict[tuple[Family, frozenset[Network]], str | None] = field(default_factory=dict)
     """What was found of other base chains, by the pods it was asked for: asked once a run."""
 
@@ -75,6 +77,7 @@ def look(*, told: bool | None) -> Look:
         warnings=tuple(warnings),
         failed=failed,
         others_failed=others_failed,
+        nft_chains=reading.nft_chains,
     )
 
 

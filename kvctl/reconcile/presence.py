@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvctl.model.host import Host
 from kvctl.policy.interface import not_here
 from kvctl.reconcile.report import Item, Status
@@ -17,5 +15,5 @@ def with_vip_warning(item: Item, *, host: Host, assume_vip: bool) -> Item:
     return (
         item
         if away is None
-        else replace(item, warnings=(*item.warnings, f"{away}: replies will not come back"))
+        else item._replace(warnings=(*item.warnings, f"{away}: replies will not come back"))
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
@@ -37,8 +36,7 @@ class Status(StrEnum):
     FOREIGN = "foreign"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One Service in one family. What cannot be known is None."""
 
     namespace: str | None
@@ -143,7 +141,7 @@ def compared_items(
     if resolution is not None:
         accounted = {*target.kept, *target.lost}
         items += [
-            replace(skipped_item(skip), changes=())
+            skipped_item(skip)._replace(changes=())
             for skip in resolution.skipped
             if skip.family is installed.family and skip.ref not in accounted
         ]
@@ -154,14 +152,13 @@ def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Sc
     """Services that were refused before their families were known and have no rules in any family."""
     accounted = {ref for target in targets for ref in (*target.kept, *target.lost)}
     return [
-        replace(skipped_item(skip), changes=())
+        skipped_item(skip)._replace(changes=())
         for skip in resolution.skipped
         if skip.family is None and skip.ref not in accounted and scope.covers(skip.ref)
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(NamedTuple):
     target: Target
     installed: Installed
     attributed: Attributed
@@ -175,8 +172,7 @@ class _View:
         service = self.installed.services.get(policy.ref)
         changes = self._changes(policy.ref)
         status, reason = self._status(service, changes)
-        return replace(
-            policy_item(policy, status=status, exclusions=self.target.exclusions),
+        return policy_item(policy, status=status, exclusions=self.target.exclusions)._replace(
             reason=reason,
             warnings=self.warnings.get(policy.ref, ()),
             connections=service.connections if service else None,
@@ -191,13 +187,13 @@ class _View:
         if kept is not None:
             warnings = (f"the last good rules are kept: {kept.reason}", *kept.warnings)
             status, reason = self._status(service, changes)
-            return replace(item, status=status, reason=reason, warnings=warnings, changes=changes)
+            return item._replace(status=status, reason=reason, warnings=warnings, changes=changes)
         if ref in self.target.orphans:
             own = tuple(self.attributed.own.get(ref, ()))
             reason = "not in the source; --prune removes it"
-            return replace(item, status=Status.ORPHANED, reason=reason, changes=own)
+            return item._replace(status=Status.ORPHANED, reason=reason, changes=own)
         status, reason = self._status(service, changes)
-        return replace(item, status=status, reason=reason, changes=changes)
+        return item._replace(status=status, reason=reason, changes=changes)
 
     def lost(self, ref: ServiceRef, why: str) -> Item:
         service = self.installed.services[ref]
@@ -205,7 +201,7 @@ class _View:
         status = Status(skip.status.value) if skip is not None else Status.ORPHANED
         item = self._installed_item(service, self.installed.entries_of(ref))
         warnings = skip.warnings if skip is not None else ()
-        return replace(item, status=status, reason=why, warnings=warnings, changes=self._changes(ref))
+        return item._replace(status=status, reason=why, warnings=warnings, changes=self._changes(ref))
 
     def retiring(self) -> list[Item]:
         by_ref = {
@@ -240,7 +236,7 @@ class _View:
                 excluded=tuple(e.network for e in exclusions),
             )
         item = policy_item(service.policy, status=Status.APPLIED, exclusions=exclusions)
-        return replace(item, pods=pods, connections=service.connections)
+        return item._replace(pods=pods, connections=service.connections)
 
     def _status(
         self, service: InstalledService | None, changes: Sequence[Change]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Address, Family
 from kvctl.model.policy import EgressPolicy, Exclusion
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     from kvctl.policy.verdict import Skipped
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Which Services a run is about."""
 
     named: frozenset[ServiceRef] | None = None
@@ -33,8 +31,7 @@ class Scope:
         return self.named is None or ref in self.named
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a family should hold in the end."""
 
     family: Family
@@ -44,9 +41,9 @@ class Target:
     """Services whose chains stay as they are in the kernel."""
     entries: tuple[Entry, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
-    lost: Mapping[ServiceRef, str] = field(default_factory=dict)
+    lost: Mapping[ServiceRef, str] = {}
     """Services that lose the rules they have, and why."""
-    kept: Mapping[ServiceRef, Skipped] = field(default_factory=dict)
+    kept: Mapping[ServiceRef, Skipped] = {}
     """Services whose input is faulty and whose rules stay."""
     orphans: frozenset[ServiceRef] = frozenset()
     """Services in the kernel that are absent from the source and stay."""
@@ -77,8 +74,7 @@ def as_it_is(installed: Installed) -> Target:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Rulesets:
+class Rulesets(NamedTuple):
     """A target as rules, in two steps, so that a kill in between loses nothing."""
 
     first: Ruleset
@@ -102,7 +98,7 @@ def rulesets(target: Target, installed: Installed, snapshot: Snapshot, *, retire
     if marks and EGRESS_CHAIN not in chains:
         # The excluded networks say which addresses are pods: after a kill that is how their connections are found.
         chains[EGRESS_CHAIN] = exclusion_rules(installed.exclusions)
-    return Rulesets(first=replace(final, chains=chains), final=final)
+    return Rulesets(first=final._replace(chains=chains), final=final)
 
 
 def _final_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ruleset:

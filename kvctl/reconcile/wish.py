@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host
@@ -77,7 +77,7 @@ def build_target(
             continue
         stays = verdicts.judge(service, other.entries_of(ref), family=family)
         if stays is not None and service.policy is not None:
-            policies.append(replace(service.policy, pods=tuple(map(pod_of, stays))))
+            policies.append(service.policy._replace(pods=tuple(map(pod_of, stays))))
             entries += stays
     settle = bool(verdicts.held or verdicts.kept or verdicts.orphans)
     return Target(

@@ -21,6 +21,7 @@ SCRIPT = "*nat\n:KVCTL-EGRESS - [0:0]\n-A KVCTL-EGRESS -j RETURN\nCOMMIT\n"
 def _names(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "fp" in request.fixturenames:
         monkeypatch.setattr(kernel_module, "binary", _path)
+        monkeypatch.setattr(kernel_module, "named", _path)
 
 
 def _path(backend: Backend, family: Family, role: Role) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -207,7 +206,7 @@ class TestTree:
         addresses: list[Address] = [IPv4Address(int(IPv4Address("10.0.0.0")) + n) for n in range(0, 2000, 3)]
         before = compiled(policy(pods=addresses))
         it = policy(pods=[*addresses, parse_address("10.0.3.1")])
-        after = compiled(replace(it, pods=tuple(sorted(it.pods, key=lambda p: int(p.address)))))
+        after = compiled(it._replace(pods=tuple(sorted(it.pods, key=lambda p: int(p.address)))))
         changed = [name for name, rules in after.chains.items() if before.chains.get(name) != rules]
         assert len(changed) == 1
 
@@ -254,8 +253,7 @@ class TestComments:
 
     def test_the_longest_names_fit(self, family: Family) -> None:
         its_ref = f"{'n' * 63}/{'s' * 63}"
-        it = replace(
-            policy(family, its_ref),
+        it = policy(family, its_ref)._replace(
             pods=(EgressPod.named(pod_address(family, 1), name="p" * 253),),
             interface="i" * 15,
             created=253_402_300_799,
@@ -277,12 +275,12 @@ class TestComments:
     def test_a_change_of_anything_in_a_service_changes_its_tag(self) -> None:
         base = policy(ports="tcp:80", allowed="192.168.0.0/16", denied="192.168.9.0/24")
         other = (
-            replace(base, vip=parse_address("192.168.0.246")),
-            replace(base, ports=()),
-            replace(base, allowed=networks("192.168.0.0/17")),
-            replace(base, denied=()),
-            replace(base, allowed=base.denied, denied=base.allowed),
-            replace(base, interface="eth1"),
+            base._replace(vip=parse_address("192.168.0.246")),
+            base._replace(ports=()),
+            base._replace(allowed=networks("192.168.0.0/17")),
+            base._replace(denied=()),
+            base._replace(allowed=base.denied, denied=base.allowed),
+            base._replace(interface="eth1"),
         )
         tags = {own_chains(compiled(it))[0][0].comment for it in (base, *other)}
         assert len(tags) == 1 + len(other)
@@ -291,7 +289,7 @@ class TestComments:
         rule = own_chains(compiled(policy()))[0][0]
         for text in ('kvctl:x "', "kvctl:x\n-A", "kvctl:\\", "kvctl:ü", ""):
             with pytest.raises(ValueError, match="characters"):
-                render(replace(rule, comment=text))
+                render(rule._replace(comment=text))
 
 
 @EXAMPLES
@@ -326,7 +324,7 @@ def test_the_text_read_back_is_the_rules_and_the_policies(data: st.DataObject, f
 
 def _bare(it: EgressPolicy) -> EgressPolicy:
     """What a rule can carry of a policy: labels, no nodes."""
-    return replace(it, pods=tuple(EgressPod.labelled(p.address, label=p.label) for p in it.pods))
+    return it._replace(pods=tuple(EgressPod.labelled(p.address, label=p.label) for p in it.pods))
 
 
 @EXAMPLES
@@ -347,7 +345,7 @@ def test_a_service_said_to_be_wholly_shadowed_takes_no_packet(data: st.DataObjec
 
     wanted = data.draw(policies(family, pods=3))
     shadows = find_shadows(wanted)
-    alone = {it.ref: replace(it, vip=VIPS[family]) for it in wanted}
+    alone = {it.ref: it._replace(vip=VIPS[family]) for it in wanted}
     for packet in data.draw(st.lists(packets(family, pods=3), min_size=20, max_size=40)):
         for it in wanted:
             marked = [alone[it.ref] if other is it else other for other in wanted]

@@ -169,11 +169,10 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A PATH with nothing but what the test links into this directory."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(proc, "_SBIN", ())
+    monkeypatch.setattr(binaries, "_versions", {})
     proc.find.cache_clear()
-    binaries.version.cache_clear()
     yield tmp_path
     proc.find.cache_clear()
-    binaries.version.cache_clear()
 
 
 _REAL = {
