@@ -39,6 +39,18 @@ class Service:
     load_balancer_ip: str | None = None
     cluster_ips: tuple[str, ...] = ()
     """Without `None` and empty ones."""
+    uid: str = ""
+    """Empty: unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A Pod's readiness gate `kube-vip.io/egress-enabled`, and the condition that is set so far."""
+
+    status: str | None = None
+    """`True`, `False` or `Unknown`; None: nobody has set the condition."""
+    reason: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,10 @@ class Pod:
     node: str | None = None
     addresses: tuple[Address, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    uid: str = ""
+    """Empty: unknown."""
+    gate: Gate | None = None
+    """None: it does not wait for egress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +131,5 @@ class Objects:
     warnings: tuple[str, ...] = ()
     from_api: bool = False
     """Read through the API, where annotations and spec are a tenant's word."""
+    announced: Mapping[ServiceRef, frozenset[str]] = field(default_factory=dict)
+    """The nodes that announce a Service's VIP by their load balancer's own word (MetalLB's ServiceL2Status)."""
