@@ -50,7 +50,8 @@ def command(
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
     compared = compare(found, wish, scope=scope)
-    details = detail(found, compared, host=read_host(), assume_vip=settings.assume_vip)
+    # With a source it has been judged where the VIP is, by all the evidence there is.
+    details = detail(found, compared, host=read_host(), assume_vip=compares or settings.assume_vip)
     items = [each.item for each in details]
     if output in ("json", "yaml"):
         shown = document(items, backend=str(found.choice.backend), node=settings.this_node)

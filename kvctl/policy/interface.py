@@ -1,4 +1,4 @@
-"""Whether the VIP is on this node, and traffic with it leaves by the interface it belongs to."""
+"""Whether traffic with a VIP leaves by the interface that the VIP belongs to."""
 
 from __future__ import annotations
 
@@ -37,14 +37,3 @@ def interface_warnings(policy: EgressPolicy, host: Host) -> tuple[str, ...]:
             )
             break
     return tuple(warnings)
-
-
-def not_here(vip: Address, *, host: Host | None, assume: bool) -> str | None:
-    """The sentence that says that the VIP is not on this node; None: it is, or nobody looked."""
-    if host is None or assume or host.holds(vip) is not None:
-        return None
-    hint = "use --assume-vip if a load balancer answers for it here without binding it"
-    other = host.present_elsewhere(vip)
-    if other is not None:
-        return f"the VIP {vip} is only on {other}, which does not answer ARP for it: {hint}"
-    return f"the VIP {vip} is on no interface of this node ({hint})"

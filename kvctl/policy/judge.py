@@ -24,7 +24,8 @@ from kvctl.policy.annotations import (
     of_family,
 )
 from kvctl.policy.cidrs import ClusterNetworks
-from kvctl.policy.interface import interface_warnings, not_here
+from kvctl.policy.holder import evidence_of, not_here
+from kvctl.policy.interface import interface_warnings
 from kvctl.policy.pods import Member, Members, PodIndex, members
 from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
 from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
@@ -46,6 +47,7 @@ class Context:
     endpoints_known: bool
     nodes: tuple[str, ...]
     """The names of the source's Nodes; empty: it has none."""
+    announced: Mapping[ServiceRef, frozenset[str]]
 
     @property
     def node_is_unknown(self) -> bool:
@@ -117,7 +119,12 @@ def _judge_family(
         )
         if fault is not None
     ]
-    away = not_here(vip.address, host=context.host, assume=context.settings.assume_vip)
+    evidence = evidence_of(
+        service.annotations,
+        announced=context.announced.get(service.ref, frozenset()),
+        node=context.settings.this_node,
+    )
+    away = not_here(vip.address, host=context.host, assume=context.settings.assume_vip, evidence=evidence)
     if state or away:
         status = SkipStatus.ELSEWHERE if away and not state else SkipStatus.SKIPPED
         reasons = [*([away] if away else []), *state]

@@ -16,6 +16,7 @@ from kvctl.policy.annotations import (
     read_annotations,
 )
 from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
+from kvctl.policy.holder import Evidence, evidence_of
 from kvctl.policy.judge import Context, judge
 from kvctl.policy.pods import PodIndex, index_pods
 from kvctl.policy.shadow import find_shadows
@@ -36,6 +37,7 @@ class Resolution:
     rules: VipRules
     index: PodIndex
     services: Mapping[ServiceRef, Service] = field(default_factory=dict)
+    announced: Mapping[ServiceRef, frozenset[str]] = field(default_factory=dict)
     unidentified: bool = False
     """An object of the source could not be told by name: then no Service is known to be absent."""
     node_is_unknown: bool = False
@@ -44,6 +46,12 @@ class Resolution:
     def policies(self, family: Family) -> list[EgressPolicy]:
         """The policies of one family."""
         return [wanted.policy for wanted in self.wanted if wanted.policy.family is family]
+
+    def evidence(self, ref: ServiceRef, *, node: str | None) -> Evidence:
+        """What is said about who holds the VIP of a Service; `node` is the name of this one."""
+        service = self.services.get(ref)
+        announced = self.announced.get(ref, frozenset())
+        return evidence_of(service.annotations if service else {}, announced=announced, node=node)
 
 
 def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resolution:
@@ -79,6 +87,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
         host=host,
         endpoints_known=objects.endpoints_known,
         nodes=tuple(sorted(node.name for node in objects.nodes)),
+        announced=objects.announced,
     )
     judged: list[Wanted | Skipped] = [
         Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
@@ -97,6 +106,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
         rules=rules,
         index=context.index,
         services={service.ref: service for service in objects.services},
+        announced=objects.announced,
         unidentified=objects.unidentified,
         node_is_unknown=context.node_is_unknown,
     )

@@ -15,7 +15,7 @@ from kvctl.netfilter import conntrack
 from kvctl.netfilter.position import rule_in_the_way
 from kvctl.policy import layout
 from kvctl.policy.connections import ConnectionJudge, judge_of
-from kvctl.policy.interface import not_here
+from kvctl.policy.holder import not_here
 from kvctl.reconcile.compare import Compared
 from kvctl.reconcile.look import Look
 from kvctl.reconcile.report import Item, Status

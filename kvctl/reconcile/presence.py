@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvctl.model.host import Host
-from kvctl.policy.interface import not_here
+from kvctl.policy.holder import not_here
 from kvctl.reconcile.report import Item, Status
 
 

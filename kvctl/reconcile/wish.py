@@ -13,7 +13,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
-from kvctl.policy.interface import not_here
+from kvctl.policy.holder import not_here
 from kvctl.policy.judge import claim_lost, endpoint_refusal
 from kvctl.policy.pods import members
 from kvctl.policy.resolve import Resolution
@@ -160,7 +160,10 @@ def _why_lost(
         if fault is not None:
             return f"the VIP {vip} of its present rules {fault}; {skip.reason}"
         reason = claim_lost(service.ref, vip, resolution.claims) or not_here(
-            vip, host=host, assume=settings.assume_vip
+            vip,
+            host=host,
+            assume=settings.assume_vip,
+            evidence=resolution.evidence(service.ref, node=settings.this_node),
         )
         if reason is not None:
             return f"{reason}; {skip.reason}"
