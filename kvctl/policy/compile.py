@@ -7,6 +7,7 @@ connections nothing. What each chain is for is told in `layout`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -58,8 +59,14 @@ def compile_ruleset(
     return Ruleset(family=family, hook=HOOK if entries else None, chains=chains)
 
 
-def compile_service(policy: EgressPolicy) -> dict[str, tuple[Rule, ...]]:
+def compile_service(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     """The chain of a Service, and a second one where it has networks and ports."""
+    # What a Service's pods are does not show in its own chains: the same ones serve while pods come and go.
+    return _service_chains(policy._replace(pods=(), created=0))
+
+
+@lru_cache(maxsize=16384)
+def _service_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     text = layout.service_text(policy.ref, policy.interface)
     # One tag for all rules of a Service: a rule that somebody took away shows without the source.
     tag = layout.comment(
@@ -159,6 +166,7 @@ def _prefix(address: Address, length: int, family: Family) -> Network:
     return parse_network(f"{base}/{length}")
 
 
+@lru_cache(maxsize=4096)
 def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
     """Where the packet goes now, after DNAT, and where the pod aimed, before it."""
     text = layout.comment(layout.exclude_text(exclusion), exclusion.network)
@@ -168,6 +176,7 @@ def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
     )
 
 
+@lru_cache(maxsize=65536)
 def _jump(item: Entry) -> Rule:
     source = host_network(item.address)
     return Rule(

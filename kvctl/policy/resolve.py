@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family
@@ -63,7 +64,7 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
     )
     read: dict[ServiceRef, tuple[Service, Annotations, Vips]] = {}
     for service in objects.services:
-        annotations = read_annotations(service.annotations)
+        annotations = _annotations_of(tuple(service.annotations.items()))
         if annotations.asks or service.type == "LoadBalancer":
             vips = find_vips(
                 service,
@@ -110,6 +111,12 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
         unidentified=objects.unidentified,
         node_is_unknown=context.node_is_unknown,
     )
+
+
+# An agent judges every Service after each change of one: those that did not change are not read again.
+@lru_cache(maxsize=2048)
+def _annotations_of(items: tuple[tuple[str, str], ...]) -> Annotations:
+    return read_annotations(dict(items))
 
 
 def _without_shadowed(wanted: list[Wanted]) -> tuple[list[Wanted], list[Skipped]]:
