@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import click
@@ -13,14 +12,11 @@ from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped
 from kvctl.cli.output import error_message, note, printable, warning
-from kvctl.model.net import Family
-from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural
-from kvctl.netfilter.diff import Change
 from kvctl.netfilter.lock import namespace_lock
+from kvctl.reconcile.changed import action_on, changed_items
 from kvctl.reconcile.compare import compare
 from kvctl.reconcile.look import look
-from kvctl.reconcile.report import Item, Status, in_order
 from kvctl.reconcile.run import Applied, apply
 from kvctl.reconcile.target import Scope
 
@@ -77,47 +73,12 @@ def command(
         output,
         backend=str(found.choice.backend),
         node=settings.this_node,
-        extra=("CHANGE", [change_word(item, applied) for item in shown]),
+        extra=("CHANGE", [action_on(item, applied) or "-" for item in shown]),
     )
     status = max(wanted.report(), named_but_skipped(items, refs))
     report_look(found)
     explain(items)
     return max(status, report_run(applied, unchanged=f"nothing to change ({count_by_status(items)})"))
-
-
-def changed_items(applied: Applied) -> list[Item]:
-    """The items as they are now, each with the changes that made it so."""
-    changes: dict[tuple[ServiceRef | None, Family | None], list[Change]] = defaultdict(list)
-    for item in applied.before.items:
-        changes[item.ref, item.family] += item.changes or ()
-    now = {(item.ref, item.family) for item in applied.after.items}
-    gone = [
-        item._replace(
-            status=Status.SKIPPED if item.status is Status.ORPHANED else item.status, connections=None
-        )
-        for item in applied.before.items
-        if item.changes and (item.ref, item.family) not in now
-    ]
-    refs_gone = {item.ref for item in gone}
-    items = [
-        item._replace(changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
-        for item in applied.after.items
-        # Refused before its families are known, and said better by the family that lost its rules.
-        if item.family is not None or item.ref not in refs_gone
-    ]
-    return in_order([*items, *gone])
-
-
-def change_word(item: Item, applied: Applied) -> str:
-    """What happened to a Service, in one word."""
-    if not item.changes or item.ref is None:
-        return "-"
-    if any(outcome.errors and item.family in (None, outcome.family) for outcome in applied.outcomes):
-        return "failed"
-    had, has = applied.had(item.ref, item.family), applied.has(item.ref, item.family)
-    if has:
-        return "updated" if had else "moved" if applied.had_in_other(item.ref, item.family) else "added"
-    return "removed"
 
 
 def report_run(applied: Applied, *, unchanged: str | None) -> int:

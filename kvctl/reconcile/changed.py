@@ -1,0 +1,59 @@
+"""What a run changed, Service by Service, for everybody who reports it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import StrEnum
+
+from kvctl.model.net import Family
+from kvctl.model.ref import ServiceRef
+from kvctl.netfilter.diff import Change
+from kvctl.reconcile.report import Item, Status, in_order
+from kvctl.reconcile.run import Applied
+
+
+class Action(StrEnum):
+    """What happened to the rules of a Service in one family."""
+
+    ADDED = "added"
+    UPDATED = "updated"
+    MOVED = "moved"
+    """From the other back end."""
+    REMOVED = "removed"
+    FAILED = "failed"
+
+
+def changed_items(applied: Applied) -> list[Item]:
+    """The items as they are now, each with the changes that made it so."""
+    changes: dict[tuple[ServiceRef | None, Family | None], list[Change]] = defaultdict(list)
+    for item in applied.before.items:
+        changes[item.ref, item.family] += item.changes or ()
+    now = {(item.ref, item.family) for item in applied.after.items}
+    gone = [
+        item._replace(
+            status=Status.SKIPPED if item.status is Status.ORPHANED else item.status, connections=None
+        )
+        for item in applied.before.items
+        if item.changes and (item.ref, item.family) not in now
+    ]
+    refs_gone = {item.ref for item in gone}
+    items = [
+        item._replace(changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
+        for item in applied.after.items
+        # Refused before its families are known, and said better by the family that lost its rules.
+        if item.family is not None or item.ref not in refs_gone
+    ]
+    return in_order([*items, *gone])
+
+
+def action_on(item: Item, applied: Applied) -> Action | None:
+    """What happened to an item of `changed_items`; None: nothing."""
+    if not item.changes or item.ref is None:
+        return None
+    if any(outcome.errors and item.family in (None, outcome.family) for outcome in applied.outcomes):
+        return Action.FAILED
+    if not applied.has(item.ref, item.family):
+        return Action.REMOVED
+    if applied.had(item.ref, item.family):
+        return Action.UPDATED
+    return Action.MOVED if applied.had_in_other(item.ref, item.family) else Action.ADDED
