@@ -40,6 +40,11 @@ class Look:
         sites = (*self.sites.values(), *self.others.values())
         return {ref for site in sites for ref in site.installed.services}
 
+    def renew(self) -> None:
+        """What was found last is where the next run begins."""
+        for site in (*self.sites.values(), *self.others.values()):
+            site.before, site.before_installed = site.snapshot, site.installed
+
     def in_other(self, family: Family) -> Installed | None:
         """What the back end that is not in use held."""
         return self.others[family].before_installed if family in self.others else None

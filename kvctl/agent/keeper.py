@@ -1,0 +1,134 @@
+"""Keeps this node's rules equal to what is asked for: the same run as `apply --prune`, again and again.
+
+What the last run read is kept, so that a change is compared in memory and written once. Whenever somebody
+else may have changed the kernel, or something failed, it is read anew: nothing is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvctl.agent.pushback import Pushback
+from kvctl.model.host import Host
+from kvctl.model.objects import Objects
+from kvctl.model.rules import HOOK_CHAIN
+from kvctl.model.settings import Settings
+from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.lock import namespace_lock
+from kvctl.node.host import read_host
+from kvctl.policy.resolve import Resolution, resolve
+from kvctl.reconcile.compare import Compared, compare
+from kvctl.reconcile.look import Look, look
+from kvctl.reconcile.run import Applied, apply, flush
+from kvctl.reconcile.target import Scope
+from kvctl.reconcile.wish import Wish
+
+_EVERYTHING = Scope(prune=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a run of the keeper did."""
+
+    applied: Applied
+    resolution: Resolution
+    host: Host
+    contested: str | None = None
+    """The sentence about a program that keeps undoing what is written; the repair was put off if nothing was written."""
+
+
+class Keeper:
+    """For one thread. `told`: true nft, false legacy, None by the evidence on this host."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        told: bool | None,
+        keep_connections: bool,
+        clock: Callable[[], float],
+        lock_timeout: float = 10.0,
+    ) -> None:
+        self._settings = settings
+        self._told = told
+        self._keep_connections = keep_connections
+        self._clock = clock
+        self._lock_timeout = lock_timeout
+        self._found: Look | None = None
+        self._host: Host | None = None
+        self.pushback = Pushback()
+
+    @property
+    def backend(self) -> Backend | None:
+        """The back end in use; None before the first look."""
+        return self._found.choice.backend if self._found is not None else None
+
+    @property
+    def why_backend(self) -> str:
+        """Why that one."""
+        return self._found.choice.why if self._found is not None else ""
+
+    def host_changed(self) -> bool:
+        """Read this host's addresses and routes anew; whether they are not what they were. Raises NetlinkError."""
+        host = read_host()
+        changed = host != self._host
+        self._host = host
+        return changed
+
+    def keep(self, objects: Objects, *, read_kernel: bool, asked: bool) -> Kept:
+        """Make the kernel so. Raises KvctlError where nothing could be done at all.
+
+        `read_kernel`: others may have changed it. `asked`: the cluster or the host has changed, so that even
+        a program that keeps undoing it is no reason to wait.
+        """
+        host = self._host if self._host is not None else read_host()
+        self._host = host
+        resolution = resolve(objects, self._settings, host=host)
+        wish = Wish(resolution=resolution, scope=_EVERYTHING, settings=self._settings, host=host)
+        found, self._found = self._found, None
+        with namespace_lock(timeout=self._lock_timeout):
+            if found is None or read_kernel:
+                found = look(told=self._told)
+            else:
+                found.renew()
+            kept = self._keep(found, wish, asked=asked)
+        if not any(outcome.errors for outcome in kept.applied.outcomes):
+            self._found = found
+        return kept
+
+    def _keep(self, found: Look, wish: Wish, *, asked: bool) -> Kept:
+        now = self._clock()
+        if not asked and self.pushback.seconds_left(now=now) > 0:
+            compared = compare(found, wish, scope=_EVERYTHING)
+            if _is_pushed(compared):
+                waiting = Applied(found=found, before=compared, after=compared)
+                return Kept(waiting, wish.resolution, wish.host, self._contested(put_off=True))
+        applied = apply(found, wish, drop_connections=not self._keep_connections)
+        if not asked and _is_pushed(applied.before):
+            self.pushback.repaired(now=now)
+        else:
+            self.pushback.quiet(now=now)
+        contested = self._contested(put_off=False) if self.pushback.is_fight else None
+        return Kept(applied, wish.resolution, wish.host, contested)
+
+    def _contested(self, *, put_off: bool) -> str:
+        left = self.pushback.seconds_left(now=self._clock())
+        done = "kvctl's comes first again" if not put_off else "pods may leave with another address meanwhile"
+        return (
+            f"another program keeps changing {HOOK_CHAIN} so that kvctl's jump does not come first: {done}; "
+            f"the next repair is in {left:.0f} s at the earliest"
+        )
+
+    def remove_everything(self) -> Applied:
+        """Remove all rules of ours, and the connections they gave a source. Raises KvctlError."""
+        self._found = None
+        with namespace_lock(timeout=self._lock_timeout):
+            found = look(told=self._told)
+            return flush(found, None, host=read_host(), drop_connections=not self._keep_connections)
+
+
+def _is_pushed(compared: Compared) -> bool:
+    """Whether all that is wrong is the place of our jump: what a program does that wants the same place."""
+    changes = compared.changes()
+    return bool(changes) and all(change.chain == HOOK_CHAIN for _, change in changes)
