@@ -123,6 +123,17 @@ class Round:
         return found
 
     @cached_property
+    def asking(self) -> Mapping[str, Sequence[ServiceRef]]:
+        """By namespace: the Services that ask for egress, whether they can have it or not."""
+        if self.resolution is None:
+            return {}
+        refs = {w.policy.ref for w in self.resolution.wanted} | {s.ref for s in self.resolution.skipped}
+        found: dict[str, set[ServiceRef]] = {}
+        for ref in refs:
+            found.setdefault(ref.namespace, set()).add(ref)
+        return {namespace: sorted(its) for namespace, its in found.items()}
+
+    @cached_property
     def _pods_by_namespace(self) -> Mapping[str, list[Pod]]:
         found: dict[str, list[Pod]] = {}
         for pod in self.objects.pods:
