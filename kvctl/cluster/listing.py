@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlencode
 
 from kvctl.cluster.collect import ObjectsBuilder
+from kvctl.cluster.failures import OR_FILE, RefusedError, status_words
 from kvctl.cluster.views import SERVICE_OF_SLICE
 from kvctl.cluster.yaml_values import yaml_values
 from kvctl.errors import ClusterError, InputError
@@ -21,8 +21,6 @@ MOST_LISTINGS = 4
 """How often a list that expires while it is read is begun."""
 
 _KUBEADM_CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
-OR_FILE = "or give manifests with -f FILE"
-_KNOWN = frozenset(HTTPStatus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +59,6 @@ _SLICES = _Listing(
     "discovery.k8s.io",
     loss="Services without a selector have no pods",
 )
-
-
-class RefusedError(Exception):
-    """The API server answered with another status than 200."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(str(status))
-        self.status = status
 
 
 class Server(Protocol):
@@ -194,5 +184,6 @@ def _fail(server: Server, what: str, status: int, *, hint: str | None) -> NoRetu
     """Raise for an answer that leaves no way on."""
     if status == 401:
         hint = f"the credentials are not accepted: log in again, choose another --context, {OR_FILE}"
-    reason = f"{status} {HTTPStatus(status).phrase}" if status in _KNOWN else str(status)
-    raise ClusterError(f"{what} at {server.name}: {reason}", hint=hint or f"try again, {OR_FILE}")
+    raise ClusterError(
+        f"{what} at {server.name}: {status_words(status)}", hint=hint or f"try again, {OR_FILE}"
+    )

@@ -1,0 +1,293 @@
+"""Requests to the API server, with its authentication and TLS: for reading once, for watching, for writing.
+
+The client library serves for configuration, authentication and TLS. What comes back is raw JSON (its
+models cost four times the memory and seven times the time), what fails is a ClusterError.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from kvctl.cluster.client import make_client
+from kvctl.cluster.failures import OR_FILE, RefusedError, explained
+from kvctl.cluster.kubeconfig import Source, find_source
+from kvctl.errors import ClusterError
+from kvctl.model.text import quote
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+LARGEST_ANSWER = 256 * 2**20
+LARGEST_LINE = 16 * 2**20
+"""Bytes of one watch event: etcd keeps objects of 1.5 MiB by default."""
+_LARGEST_REFUSAL = 2**16
+_BLOCK = 2**18
+_LONGEST_WAIT = 300.0
+"""Seconds: a Retry-After beyond is not obeyed to the letter."""
+
+
+def open_connection(*, kubeconfig: str | None, context: str | None) -> Connection:
+    """A connection to the cluster that is configured; nothing is sent yet.
+
+    Raises ClusterError if none is configured, or its configuration cannot be read.
+    """
+    source = find_source(kubeconfig=kubeconfig, context=context)
+    if source is None:
+        raise ClusterError(
+            "no cluster configured: no kubeconfig, no KUBECONFIG, no account of a pod",
+            hint="use -f FILE, or name a kubeconfig with --kubeconfig",
+        )
+    return Connection(source)
+
+
+class Connection:
+    """The API server of one configuration; several threads may use it at once.
+
+    Credentials are read anew when the server does not accept them (401) or TLS fails; an account's token
+    also every minute, by the client library.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._client: ApiClient | None = make_client(source)
+        self.name = _host(self._client.configuration.host)
+
+    def get(self, path: str, *, timeout: float, overall: float | None = None) -> Mapping[str, Any]:
+        """The JSON object at `path`.
+
+        `timeout`: how many seconds the server may be silent; `overall`: how many the answer may take, six
+        times as many unless told. Raises RefusedError for a status but 200, else ClusterError.
+        """
+        end = time.monotonic() + (6 * timeout if overall is None else overall)
+        with self._answer("GET", path, timeout=min(timeout, max(0.001, end - time.monotonic()))) as answer:
+            content = self._body(answer, path, end=end, timeout=timeout)
+        return self._parsed(content, path)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        content_type: str = "application/json",
+        timeout: float,
+    ) -> Mapping[str, Any]:
+        """What the server answers to POST, PUT or PATCH of `body`; fails as `get` does."""
+        end = time.monotonic() + 6 * timeout
+        with self._answer(method, path, timeout=timeout, body=body, content_type=content_type) as answer:
+            content = self._body(answer, path, end=end, timeout=timeout)
+        return self._parsed(content, path)
+
+    @contextmanager
+    def stream(self, path: str, *, timeout: float) -> Iterator[Lines]:
+        """The lines at `path` as they come; a line that takes longer than `timeout` seconds is a ClusterError.
+
+        Raises RefusedError for a status but 200. The connection is closed at the end: what is unread is
+        nobody's.
+        """
+        with self._answer("GET", path, timeout=timeout, ends=True) as answer:
+            yield Lines(answer, timeout=timeout, fail=lambda error: self._fail(error, timeout))
+
+    def close(self) -> None:
+        """Close what is idle; requests under way end by themselves, later ones connect anew."""
+        with self._lock:
+            if self._client is not None:
+                self._client.rest_client.close()
+
+    def no_sense(self, path: str) -> NoReturn:
+        """Raise ClusterError: the answer to `path` is none of the API's."""
+        where = path.partition("?")[0]
+        raise ClusterError(
+            f"{self.name} gave an answer to {where} that is not the API's",
+            hint=f"check the server in the kubeconfig and any proxy, {OR_FILE}",
+        ) from None
+
+    @contextmanager
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float,
+        body: Mapping[str, Any] | None = None,
+        content_type: str | None = None,
+        ends: bool = False,
+    ) -> Generator[Any]:
+        """The answer to a request, of which nothing is read yet; `ends`: its connection is not used again."""
+        client, answer, whole = None, None, False
+        try:
+            client, headers = self._prepared(content_type)
+            answer = client.call_api(
+                method,
+                client.configuration.host + path,
+                header_params=headers,
+                body=body,
+                _request_timeout=(timeout, timeout),
+            ).response
+            if not 200 <= answer.status < 300:
+                raise self._refusal(answer)
+            yield answer
+            whole = not ends
+        except ClusterError as error:
+            if client is not None and isinstance(error, RefusedError) and error.status == 401:
+                self._forget(client)
+            raise
+        except Exception as error:
+            if client is not None and _is_tls(error):
+                self._forget(client)
+            self._fail(error, timeout)
+        finally:
+            if answer is not None:
+                # Unread data would be mistaken for the next answer on this connection.
+                answer.release_conn() if whole else answer.close()
+
+    def _prepared(self, content_type: str | None) -> tuple[ApiClient, dict[str, str]]:
+        """A client and the headers of a request, with the credentials of this moment."""
+        with self._lock:
+            if self._client is None:
+                self._client = make_client(self._source)
+            client = self._client
+            _, _, headers, *_ = client.param_serialize(
+                "GET", "", header_params={"Accept": "application/json"}, auth_settings=["BearerToken"]
+            )
+        # A token file may end with a newline, which is none of the token.
+        headers = {name: str(value).rstrip("\r\n") for name, value in headers.items()}
+        return client, headers if content_type is None else {**headers, "Content-Type": content_type}
+
+    def _forget(self, client: ApiClient) -> None:
+        """Make a new client for the next request: this one's credentials or certificates may be of yesterday."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
+                client.rest_client.close()
+
+    def _fail(self, error: Exception, timeout: float) -> NoReturn:
+        why, hint = explained(error, timeout=timeout)
+        # Messages of the libraries may hold what was sent, the token too.
+        raise ClusterError(f"cannot reach the API server at {self.name}: {why}", hint=hint) from None
+
+    def _refusal(self, answer: Any) -> RefusedError:
+        """What the server says with its refusal, as far as it says it in time and in its own language."""
+        said: object = None
+        with suppress(Exception):
+            said = json.loads(answer.read(_LARGEST_REFUSAL))
+        return refusal(
+            said,
+            status=answer.status,
+            server=self.name,
+            retry_after=_seconds(answer.headers.get("Retry-After")),
+        )
+
+    def _body(self, answer: Any, path: str, *, end: float, timeout: float) -> bytes:
+        content = bytearray()
+        while chunk := answer.read1(_BLOCK):
+            content += chunk
+            if len(content) > LARGEST_ANSWER:
+                self.no_sense(path)
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"{self.name} did not answer in the time allowed", hint=f"try again, {OR_FILE}"
+                )
+        return bytes(content)
+
+    def _parsed(self, content: bytes, path: str) -> Mapping[str, Any]:
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError):
+            self.no_sense(path)
+        if not isinstance(value, dict):
+            self.no_sense(path)
+        return value
+
+
+class Lines:
+    """The lines of a stream, without their ends; blank ones too. Ends where the server ends the stream."""
+
+    def __init__(self, answer: Any, *, timeout: float, fail: Callable[[Exception], NoReturn]) -> None:
+        self._answer = answer
+        self._timeout = timeout
+        self._fail = fail
+        self._interrupted = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._lines()
+        except ClusterError:
+            raise
+        except Exception as error:
+            if not self._interrupted:
+                self._fail(error)
+
+    def _lines(self) -> Iterator[bytes]:
+        begun, buffer = time.monotonic(), bytearray()
+        while not self._interrupted and (chunk := self._answer.read1(_BLOCK)):
+            *lines, rest = (buffer + chunk).split(b"\n")
+            for line in lines:
+                yield bytes(line)
+            if lines:
+                begun = time.monotonic()
+            buffer = bytearray(rest)
+            # A server that drips is as good as silent, and a line without an end would fill the memory.
+            if time.monotonic() - begun > self._timeout or len(buffer) > LARGEST_LINE:
+                raise ClusterError(f"no whole event within {self._timeout:g} s")
+        if buffer and not self._interrupted:
+            raise ClusterError("the connection broke off in the middle of an event")
+
+    def interrupt(self) -> None:
+        """End the stream from another thread: its reader wakes up as if the server had ended it."""
+        self._interrupted = True
+        # An answer that has ended meanwhile has no socket left.
+        with suppress(Exception):
+            self._answer.shutdown()
+
+
+def refusal(
+    said: object, *, status: int | None = None, server: str, retry_after: float | None = None
+) -> RefusedError:
+    """A Status object of the API as an error; what it does not hold is passed over."""
+    value = said if isinstance(said, dict) else {}
+    details = value.get("details")
+    if retry_after is None and isinstance(details, dict):
+        retry_after = _seconds(details.get("retryAfterSeconds"))
+    code, reason, message = value.get("code"), value.get("reason"), value.get("message")
+    if status is None:
+        status = code if isinstance(code, int) and 100 <= code <= 999 else 500
+    return RefusedError(
+        status,
+        server=server,
+        reason=reason if isinstance(reason, str) else "",
+        said=message if isinstance(message, str) else "",
+        retry_after=retry_after,
+    )
+
+
+def _seconds(text: object) -> float | None:
+    """Retry-After in seconds; a date, which the API never sends, is passed over."""
+    try:
+        return min(max(0.0, float(int(str(text)))), _LONGEST_WAIT)
+    except ValueError:
+        return None
+
+
+def _is_tls(error: Exception) -> bool:
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import SSLError
+
+    return isinstance(error, SSLError) or (isinstance(error, ApiException) and error.status == 0)
+
+
+def _host(server: str) -> str:
+    """Where the server is, without what a URL may hold besides (user:password@)."""
+    try:
+        parts = urlsplit(server)
+        where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    except ValueError:
+        return "the server in the kubeconfig"
+    return where if where.isascii() and where.isprintable() and len(where) <= 200 else quote(where)
