@@ -17,7 +17,7 @@ from kvctl.model.settings import Settings
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
-from kvctl.policy.resolve import Resolution, resolve
+from kvctl.policy.resolve import resolve
 from kvctl.reconcile.compare import Compared, compare
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.run import Applied, apply, flush
@@ -32,10 +32,9 @@ class Kept:
     """What a run of the keeper did."""
 
     applied: Applied
-    resolution: Resolution
-    host: Host
+    wish: Wish
     contested: str | None = None
-    """The sentence about a program that keeps undoing what is written; the repair was put off if nothing was written."""
+    """The sentence about a program that keeps undoing what is written, while repairs are put off."""
 
 
 class Keeper:
@@ -103,14 +102,14 @@ class Keeper:
             compared = compare(found, wish, scope=_EVERYTHING)
             if _is_pushed(compared):
                 waiting = Applied(found=found, before=compared, after=compared)
-                return Kept(waiting, wish.resolution, wish.host, self._contested(put_off=True))
+                return Kept(waiting, wish, self._contested(put_off=True))
         applied = apply(found, wish, drop_connections=not self._keep_connections)
         if not asked and _is_pushed(applied.before):
             self.pushback.repaired(now=now)
         else:
             self.pushback.quiet(now=now)
         contested = self._contested(put_off=False) if self.pushback.is_fight else None
-        return Kept(applied, wish.resolution, wish.host, contested)
+        return Kept(applied, wish, contested)
 
     def _contested(self, *, put_off: bool) -> str:
         left = self.pushback.seconds_left(now=self._clock())
