@@ -1,4 +1,4 @@
-"""The door to the kernel's netlink sockets: dumps, requests with acknowledgement, attributes.
+"""The door to the kernel's netlink sockets: dumps, requests, multicast messages, attributes.
 
 Numbers and layouts are those of netlink(7) and linux/netlink.h. Written out here because importing a
 general netlink library takes longer than most commands take to run.
@@ -34,6 +34,7 @@ _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 
 _SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -83,7 +84,7 @@ class Netlink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._socket.close()
+        self.close()
 
     def dump(
         self,
@@ -108,6 +109,51 @@ class Netlink:
             errno=errno.EINTR,
             hint="try again",
         )
+
+    def ask(
+        self,
+        *,
+        kind: int,
+        payload: bytes,
+        read: Callable[[bytearray, int, int], Found],
+        what: str,
+    ) -> Found:
+        """Send a request that a single message answers; what `read` (as in `dump`) makes of it."""
+        sequence = self._next_sequence()
+        self._send(_message(kind, NLM_F_REQUEST, sequence, self._port, payload), what=what)
+        while True:
+            length = self._receive(what=what)
+            for answer, flags, number, to, start, end in _messages(self._buffer, length, what):
+                if number != sequence or to != self._port:
+                    continue
+                if answer == _NLMSG_ERROR:
+                    raise _refusal(self._buffer, start, end, flags, what) or malformed("answer")
+                return read(self._buffer, start, end)
+
+    def hear(self, tell: Callable[[int, bytearray, int, int], None], *, most: int, what: str) -> None:
+        """Hand every multicast message that waits to `tell`, of at most `most` datagrams.
+
+        `tell` gets the message's type, the receive buffer and the bounds of the payload in it. Does not
+        wait on a socket that was opened with time-out 0. NetlinkError with ENOBUFS: the kernel had to drop
+        messages since the last time, and goes on.
+        """
+        for _ in range(most):
+            try:
+                length = self._receive(what=what)
+            except NetlinkError as error:
+                if error.errno == errno.EAGAIN:
+                    return
+                raise
+            for kind, _, _, _, start, end in _messages(self._buffer, length, what):
+                tell(kind, self._buffer, start, end)
+
+    def fileno(self) -> int:
+        """The descriptor, to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
     def request(self, *, kind: int, flags: int = 0, payload: bytes, what: str) -> None:
         """Send one request and wait until the kernel has done it."""
@@ -209,8 +255,11 @@ class Netlink:
             return length
 
 
-def open_netlink(*, protocol: int, what: str, timeout: float = 10.0) -> Netlink:
-    """A socket of `protocol` (NETLINK_...); `timeout` is how many seconds a single answer may take."""
+def open_netlink(*, protocol: int, what: str, timeout: float = 10.0, groups: Sequence[int] = ()) -> Netlink:
+    """A socket of `protocol` (NETLINK_...), a member of the multicast `groups` (numbers, not bits).
+
+    `timeout` is how many seconds a single answer may take; 0: nothing waits, for sockets that only hear.
+    """
     import socket
 
     try:
@@ -223,6 +272,8 @@ def open_netlink(*, protocol: int, what: str, timeout: float = 10.0) -> Netlink:
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             _set_if_known(connection, _SOL_NETLINK, option, 1)  # kernels 4.3, 4.12, 4.20
         connection.bind((0, 0))
+        for group in groups:
+            connection.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         return Netlink(connection)
     except OSError as error:
         connection.close()
