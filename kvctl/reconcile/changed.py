@@ -48,7 +48,8 @@ def changed_items(applied: Applied) -> list[Item]:
 
 def action_on(item: Item, applied: Applied) -> Action | None:
     """What happened to an item of `changed_items`; None: nothing."""
-    if not item.changes or item.ref is None:
+    untried = not applied.restores and not any(outcome.errors for outcome in applied.outcomes)
+    if not item.changes or item.ref is None or untried:
         return None
     if any(outcome.errors and item.family in (None, outcome.family) for outcome in applied.outcomes):
         return Action.FAILED
