@@ -26,6 +26,7 @@ _EGRESS_COMMANDS = {
     "list": ("kvctl.cli.list", "List the Services with egress rules on this node."),
     "show": ("kvctl.cli.show", "Show Services in depth: problems, rules, connections."),
     "flush": ("kvctl.cli.flush", "Remove kvctl's rules, and only those."),
+    "wait": ("kvctl.cli.wait", "Wait until a pod's rules are in the kernel; for init containers."),
 }
 _COMMANDS = {
     "lab": ("kvctl.cli.lab", "A pod, a worker and the outside world on this machine, to try egress out."),
