@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from kvctl.agent.round import Cause
 
-
 # A change of a cluster comes as several events: a little patience makes one write of them.
 _SETTLE_SECONDS = 0.005
 _MOST_SETTLE_SECONDS = 0.025
