@@ -92,8 +92,6 @@ class Round:
     """About the node or the cluster as a whole."""
     errors: tuple[KvctlError, ...] = ()
     """What had to be done and could not be."""
-    problems: tuple[InputError, ...] = ()
-    """Faults in the objects themselves."""
     contested: str | None = None
     """The sentence about a program that keeps undoing what the agent writes."""
     disagreements: Mapping[ServiceRef, str] = field(default_factory=dict)
@@ -112,6 +110,18 @@ class Round:
     def failed(self) -> bool:
         """Whether something that had to be done could not be."""
         return bool(self.errors)
+
+    @cached_property
+    def problems(self) -> Sequence[InputError]:
+        """Faults in the objects themselves, each once, as far as a pod of this node is concerned."""
+        skipped = self.resolution.skipped if self.resolution is not None else ()
+        found = {
+            f"{skip.ref}: {problem}": problem.hint
+            for skip in skipped
+            if skip.problems and self.concerns_this_node(skip.ref)
+            for problem in skip.problems
+        }
+        return (*self.objects.errors, *(InputError(text, hint=hint) for text, hint in found.items()))
 
     @cached_property
     def by_ref(self) -> Mapping[ServiceRef, list[Item]]:
@@ -195,7 +205,6 @@ def round_of(
         dropped=len(flows),
         warnings=_warnings(applied, objects, wish.resolution),
         errors=tuple(error for outcome in outcomes for error in outcome.errors),
-        problems=(*objects.errors, *_problems(wish.resolution)),
         contested=contested,
         disagreements=_disagreements(applied.after.items, wish),
         before=tuple(applied.before.items),
@@ -277,12 +286,6 @@ def _warnings(applied: Applied, objects: Objects, resolution: Resolution) -> tup
     written = (text for outcome in applied.outcomes for text in outcome.warnings)
     said = (*objects.warnings, *resolution.networks.warnings, *applied.found.warnings, *written)
     return tuple(dict.fromkeys(said))
-
-
-def _problems(resolution: Resolution) -> Iterable[InputError]:
-    """Every annotation that is not accepted, once."""
-    found = {f"{skip.ref}: {problem}": problem for skip in resolution.skipped for problem in skip.problems}
-    return (InputError(text, hint=problem.hint) for text, problem in found.items())
 
 
 def _disagreements(items: Iterable[Item], wish: Wish) -> Mapping[ServiceRef, str]:

@@ -16,3 +16,13 @@ def quote(text: str) -> str:
 def plural(count: int, noun: str, *, many: str | None = None) -> str:
     """`1 pod`, `2 pods`; `many` where adding an s is wrong."""
     return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
+def one_line(text: str, *, longest: int = 1000) -> str:
+    """`text` as printable ASCII on one line, the rest escaped, cut with `...` at about `longest` characters."""
+    shown = "".join(c if c.isascii() and c.isprintable() else _escaped(c) for c in text[:longest])
+    return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 3] + "..."
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

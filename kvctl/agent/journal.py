@@ -1,0 +1,273 @@
+"""The agent's log on standard error: a line for each change, none while nothing changes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TextIO
+
+from kvctl.agent.round import Round, Turn
+from kvctl.errors import KvctlError, UsageError
+from kvctl.model.text import one_line, plural, quote
+from kvctl.reconcile.changed import Action
+from kvctl.reconcile.report import Item, Status
+
+AGAIN_SECONDS = 3600.0
+"""How long a warning that still holds is not said again."""
+_MOST_REMEMBERED = 4096
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/,+-]+")
+
+
+class LogFormat(StrEnum):
+    """How a line looks: for people, or for what collects logs."""
+
+    AUTO = "auto"
+    """Text on a terminal, else JSON."""
+    TEXT = "text"
+    JSON = "json"
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def parse_log_format(text: str, *, where: str = "egress_logformat") -> LogFormat:
+    """The format of that name, in any case; empty is `auto`. Raises UsageError, which names `where`."""
+    try:
+        return LogFormat(text.strip().lower() or LogFormat.AUTO)
+    except ValueError:
+        raise UsageError(
+            f"{where}: {quote(text)} is no log format", hint=f"write one of {', '.join(LogFormat)}"
+        ) from None
+
+
+class Journal:
+    """Writes lines; any thread may. A log that cannot be written is no reason for the agent to fail.
+
+    `clock` counts seconds and never goes back; `now` tells the time of day, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        form: LogFormat = LogFormat.AUTO,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._is_json = form is LogFormat.JSON or (form is LogFormat.AUTO and not self._stream.isatty())
+        self._clock = clock
+        self._now = now
+        self._lock = threading.Lock()
+        self._standing: dict[str, dict[str, float]] = {}
+        self._once: dict[str, float] = {}
+        self._failures = 0
+        self._begun = False
+
+    def say(self, level: Level, message: str, **fields: object) -> None:
+        """Write one line. Fields that are None are left out; all text is escaped here."""
+        told = {name: _plain(value) for name, value in fields.items() if value is not None}
+        at = (
+            datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
+        text = one_line(message)
+        if self._is_json:
+            line = json.dumps({"time": at, "level": level, "message": text, **told})
+        else:
+            words = (f"{name}={_word(value)}" for name, value in told.items())
+            line = " ".join((at, f"{level.upper():7}", text, *words))
+        with self._lock:
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                pass
+
+    def started(
+        self, *, version: str, node: str, backend: str, why: str, settings: Mapping[str, str]
+    ) -> None:
+        """The first line."""
+        self.say(
+            Level.INFO,
+            f"kvctl {version} keeps the egress rules of node {node} with the {backend} back end ({why})",
+            version=version,
+            node=node,
+            backend=backend,
+            **settings,
+        )
+
+    def stopped(self, *, why: str, rules: str) -> None:
+        """The last line: `why` it ends, and what becomes of the `rules`."""
+        self.say(Level.INFO, f"kvctl ends ({why}): {rules}")
+
+    def complain(self, text: str, *, level: Level = Level.WARNING) -> None:
+        """Say something that may come again and again; the same text at most once an hour."""
+        now = self._clock()
+        with self._lock:
+            if now - self._once.get(text, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                return
+            if len(self._once) >= _MOST_REMEMBERED:
+                del self._once[next(iter(self._once))]
+            self._once.pop(text, None)
+            self._once[text] = now
+        self.say(level, text)
+
+    def standing(
+        self, topic: str, texts: Mapping[str, str], *, level: Level = Level.WARNING, **fields: object
+    ) -> None:
+        """All that holds now on a topic, each text under a key that stays the same while it is the same matter.
+
+        Said when it is new, and again after an hour; what is not among `texts` any more is forgotten, so it is
+        new if it comes back.
+        """
+        now = self._clock()
+        said = self._standing.get(topic, {})
+        kept: dict[str, float] = {}
+        for key, text in texts.items():
+            last = said.get(key)
+            kept[key] = now if last is None or now - last >= AGAIN_SECONDS else last
+            if kept[key] == now and last != now:
+                self.say(level, text, **fields)
+        self._standing[topic] = kept
+
+    def record(self, done: Round) -> None:
+        """Say what a round did."""
+        for turn in done.turns:
+            self._say_turn(turn, done)
+        self._say_failure(done)
+        if not done.complete:
+            return
+        known = sum(turn.dropped for turn in done.turns)
+        if done.dropped > known:
+            self.say(
+                Level.INFO,
+                f"dropped {plural(done.dropped - known, 'connection')} with a VIP of Services that have gone",
+                connections_dropped=done.dropped - known,
+            )
+        self._say_standing(done)
+        if not self._begun:
+            self._begun = True
+            self._say_summary(done)
+
+    def _say_turn(self, turn: Turn, done: Round) -> None:
+        item = turn.item
+        sentence = _sentence(turn)
+        quiet = turn.action is None and not turn.dropped
+        if sentence is None or (quiet and not _is_of_interest(turn, done)):
+            return
+        self.say(
+            _level(turn),
+            sentence,
+            service=item.ref,
+            family=item.family,
+            vip=item.vip,
+            action="repaired" if turn.repaired and turn.action is not Action.FAILED else turn.action,
+            status=item.status,
+            reason=item.reason if turn.action is not None or turn.dropped else None,
+            pods=len(item.pods) or None,
+            connections_dropped=turn.dropped or None,
+            cause=done.cause if turn.action is not None else None,
+            duration_ms=round(done.duration * 1000) if turn.action is not None else None,
+        )
+
+    def _say_failure(self, done: Round) -> None:
+        self.standing("errors", _keyed(map(_with_hint, done.errors)), level=Level.ERROR)
+        if done.failed:
+            self._failures += 1
+        elif self._failures:
+            self.say(Level.INFO, f"works again after {plural(self._failures, 'round')} that failed")
+            self._failures = 0
+
+    def _say_standing(self, done: Round) -> None:
+        self.standing("warnings", _keyed(done.warnings))
+        self.standing("problems", _keyed(map(_with_hint, done.problems)))
+        # What it says of the next repair changes all the time; the matter is the same.
+        self.standing("contested", {"contested": done.contested} if done.contested is not None else {})
+        self.standing(
+            "disagreements", _keyed(f"{ref}: {text}" for ref, text in sorted(done.disagreements.items()))
+        )
+        self.standing("services", _keyed(_item_warnings(done.items)))
+
+    def _say_summary(self, done: Round) -> None:
+        counts = {status: sum(item.status is status for item in done.items) for status in Status}
+        told = {f"services_{status}": count for status, count in counts.items() if count}
+        several = plural(len(done.objects.services), "Service")
+        pods = plural(len(done.objects.pods), "pod")
+        self.say(Level.INFO, f"the first full picture is in: {several}, {pods} here", **told)
+
+
+_UPDATED = {
+    Action.ADDED: "added the rules",
+    Action.UPDATED: "updated the rules",
+    Action.MOVED: "moved the rules from the other back end",
+    Action.REMOVED: "removed the rules",
+    Action.FAILED: "failed to write the rules",
+}
+
+
+def _sentence(turn: Turn) -> str | None:
+    item = turn.item
+    who = f"{item.ref} ({item.family})" if item.family is not None else str(item.ref)
+    if turn.repaired and turn.action is not Action.FAILED:
+        return f"repaired the rules of {who}, which another program had changed: {turn.found or 'they were gone'}"
+    if turn.action is not None:
+        return f"{_UPDATED[turn.action]} of {who}"
+    if turn.dropped:
+        return f"dropped {plural(turn.dropped, 'connection')} of {who} with the wrong source"
+    if item.reason is not None:
+        return f"{who} is {item.status}: {item.reason}"
+    return None if turn.before is None else f"{who} is {item.status}"
+
+
+def _level(turn: Turn) -> Level:
+    if turn.action is Action.FAILED:
+        return Level.ERROR
+    bad = (Status.SKIPPED, Status.OVERRIDDEN, Status.DRIFTED, Status.MISSING)
+    if turn.repaired or (turn.item.status in bad and turn.action is not Action.REMOVED):
+        return Level.WARNING
+    return Level.INFO
+
+
+def _is_of_interest(turn: Turn, done: Round) -> bool:
+    """Of a Service without a pod here other nodes speak; one that was spoken of before is spoken of to the end."""
+    if turn.before is not None and turn.before.status is not Status.SKIPPED:
+        return True
+    ref = turn.item.ref
+    return turn.item.status is not Status.SKIPPED or (ref is not None and done.concerns_this_node(ref))
+
+
+def _item_warnings(items: Iterable[Item]) -> Iterable[str]:
+    for item in items:
+        family = f" ({item.family})" if item.family is not None else ""
+        yield from (f"{item.ref}{family}: {text}" for text in item.warnings if item.pods)
+
+
+def _with_hint(error: KvctlError) -> str:
+    return f"{error.message} (hint: {error.hint})" if error.hint else error.message
+
+
+def _keyed(texts: Iterable[str]) -> dict[str, str]:
+    return {text: text for text in texts}
+
+
+def _plain(value: object) -> str | int | float | bool:
+    if isinstance(value, bool | int | float):
+        return value
+    return one_line(str(value))
+
+
+def _word(value: str | float) -> str:
+    """One field's value as one word, or as a quoted one."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
