@@ -43,7 +43,7 @@ class Cluster(Protocol):
 class Output(Protocol):
     """Somebody who is told of each round."""
 
-    def round(self, done: Round) -> None:
+    def record(self, done: Round) -> None:
         """Take note; never blocks for long, never raises KvctlError."""
 
 
@@ -144,9 +144,10 @@ class Agent:
             asked = bool(causes & {Cause.START, Cause.OBJECTS, Cause.ADDRESSES})
             self._unread = True
             kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
-        except KvctlError as error:
+        except Exception as error:
+            # A node without an agent is worse than an agent with a fault: it is told, and the round tried again.
             return failed_round(
-                error,
+                _as_error(error),
                 previous=self.last,
                 causes=causes,
                 duration=self._clock() - begun,
@@ -193,7 +194,7 @@ class Agent:
             self._due.retry = self._clock() + left
         self._follow_rules()
         for output in self._outputs:
-            output.round(done)
+            output.record(done)
 
     def _follow_rules(self) -> None:
         """Watch the rules of the back end that is in use by now."""
@@ -209,3 +210,12 @@ class Agent:
         self._rules = (backend, watch)
         # What happened between the last look and now is seen by one more look.
         self._inbox.mark(Cause.KERNEL)
+
+
+def _as_error(error: Exception) -> KvctlError:
+    if isinstance(error, KvctlError):
+        return error
+    return KvctlError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this is a fault of kvctl: please report it, with the lines of the log before it",
+    )
