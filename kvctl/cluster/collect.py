@@ -2,45 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, NamedTuple, TypeVar
 
 from kvctl.cluster import cidr_hints, views
-from kvctl.cluster.fields import A_LABEL, A_SUBDOMAIN, Field, Record, describe, is_label, is_subdomain
+from kvctl.cluster.fields import describe
+from kvctl.cluster.kinds import IN_FILES, Kept, examine
 from kvctl.errors import InputError
+from kvctl.model.net import Network
 from kvctl.model.objects import CidrKind, Endpoint, Node, Objects, Service
 from kvctl.model.ref import ServiceRef
 
-_View = TypeVar("_View")
+_View = TypeVar("_View", bound=views.View)
+Key = views.Name | int
+"""What an object is kept by; a number where it has no usable name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How objects of one kind are recognised, named and read."""
+class Part(NamedTuple, Generic[_View]):
+    """What is known of one kind."""
 
-    group: str
-    read: Callable[[Field, views.Name], views.View | None]
-    label_name: bool = False
-    namespaced: bool = True
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "Service": _Kind("", views.service, label_name=True),
-    "Pod": _Kind("", views.pod),
-    "EndpointSlice": _Kind("discovery.k8s.io", views.endpoint_slice),
-    "Endpoints": _Kind("", views.endpoints),
-    "Node": _Kind("", views.node, namespaced=False),
-    "ServiceCIDR": _Kind("networking.k8s.io", views.service_cidr, namespaced=False),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """One object: what it says (None: nothing of use), or what is wrong with it."""
-
-    view: views.View | None
+    views: tuple[_View, ...] = ()
     errors: tuple[InputError, ...] = ()
+    broken: frozenset[views.Name] = frozenset()
+    unnamed: bool = False
+    """Something was there that could not be told by name."""
+
+
+def part_of(kept: Mapping[Key, Kept], type_: type[_View]) -> Part[_View]:
+    """The objects of one kind, sorted out."""
+    faulty = {key: one.errors for key, one in kept.items() if one.errors}
+    return Part(
+        views=tuple(one.view for one in kept.values() if isinstance(one.view, type_)),
+        errors=tuple(error for errors in faulty.values() for error in errors),
+        broken=frozenset(key for key in faulty if isinstance(key, views.Name)),
+        unnamed=any(isinstance(key, int) for key in faulty),
+    )
+
+
+class Ranges(NamedTuple):
+    """What names the cluster's pod and service ranges, besides the Nodes."""
+
+    service_cidrs: tuple[Network, ...] = ()
+    flags: tuple[cidr_hints.Found, ...] = ()
+    kubeadm: cidr_hints.Found = cidr_hints.Found()
+    errors: tuple[InputError, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def assemble(
+    *,
+    services: Part[Service],
+    pods: Part[views.PodView],
+    slices: Part[views.EndpointsView],
+    older_endpoints: Part[views.EndpointsView] = Part(),  # noqa: B008 - immutable
+    nodes: Part[Node],
+    ranges: Ranges,
+    endpoints_known: bool = True,
+    warnings: Iterable[str] = (),
+    from_api: bool,
+) -> Objects:
+    """One picture of all kinds."""
+    hints, hint_warnings = cidr_hints.in_order(
+        service_cidrs=ranges.service_cidrs,
+        flags=ranges.flags,
+        kubeadm=ranges.kubeadm,
+        nodes=[network for node in nodes.views for network in node.pod_cidrs],
+    )
+    return Objects(
+        services=services.views,
+        pods=tuple(view.pod for view in pods.views),
+        endpoints=_endpoints(slices.views, older_endpoints.views),
+        nodes=nodes.views,
+        cidr_hints=hints,
+        errors=(
+            *services.errors,
+            *pods.errors,
+            *slices.errors,
+            *older_endpoints.errors,
+            *nodes.errors,
+            *ranges.errors,
+        ),
+        broken=frozenset(ServiceRef(name.namespace, name.name) for name in services.broken),
+        unidentified=services.unnamed,
+        endpoints_known=endpoints_known,
+        warnings=(*warnings, *ranges.warnings, *hint_warnings),
+        from_api=from_api,
+    )
 
 
 @dataclass(slots=True)
@@ -52,7 +100,7 @@ class ObjectsBuilder:
     """
 
     from_api: bool
-    _kept: dict[str, dict[views.Name | int, _Kept]] = field(default_factory=dict)
+    _kept: dict[str, dict[Key, Kept]] = field(default_factory=dict)
     _kubeadm: cidr_hints.Found = field(default_factory=cidr_hints.Found)
     _warnings: list[str] = field(default_factory=list)
     _endpoints_known: bool = True
@@ -78,7 +126,7 @@ class ObjectsBuilder:
         if not isinstance(its_kind, str):
             self._refuse(f"an object{where}: kind is {describe(its_kind)}, not text", hint=_NOT_AN_OBJECT)
             return
-        rules = _KINDS.get(its_kind)
+        rules = IN_FILES.get(its_kind)
         if rules is None:
             return
         if version is not None and not isinstance(version, str):
@@ -88,23 +136,16 @@ class ObjectsBuilder:
         group = (version or "").rpartition("/")[0]
         if version is not None and group != rules.group:
             return
-        self._read(raw, its_kind, rules, where=where)
+        name, kept = examine(raw, rules, where=where)
+        self._keep(its_kind, name, kept)
 
-    def _read(self, raw: dict[str, object], kind: str, rules: _Kind, *, where: str) -> None:
-        record = Record()
-        root = Field(record, "", raw)
-        name = _name(root, rules)
-        view = rules.read(root, name) if name is not None else None
-        errors = record.errors(f"{kind} {_shown(raw, name, rules)}{where}")
-        self._keep(kind, name, _Kept(None if errors else view, errors))
-
-    def _keep(self, kind: str, name: views.Name | None, kept: _Kept) -> None:
+    def _keep(self, kind: str, name: views.Name | None, kept: Kept) -> None:
         of_kind = self._kept.setdefault(kind, {})
         of_kind[len(of_kind) if name is None else name] = kept
 
     def _refuse(self, message: str, *, hint: str) -> None:
         # By its text: five thousand empty entries are one line.
-        self._keep("", views.Name("", message), _Kept(None, (InputError(message, hint=hint),)))
+        self._keep("", views.Name("", message), Kept(None, (InputError(message, hint=hint),)))
 
     def forget(self, kind: str) -> None:
         """Drop every object of `kind`: its list has to be read anew."""
@@ -133,76 +174,45 @@ class ObjectsBuilder:
             kinds.add(CidrKind.SERVICE)
         return kinds
 
+    def ranges(self) -> Ranges:
+        """What the objects taken so far say of the cluster's ranges, and every warning so far."""
+        cidrs = self._part("ServiceCIDR", views.ServiceCidr)
+        return Ranges(
+            service_cidrs=tuple(network for view in cidrs.views for network in view.networks),
+            flags=tuple(self._flags()),
+            kubeadm=self._kubeadm,
+            errors=cidrs.errors,
+            warnings=tuple(self._warnings),
+        )
+
     def build(self) -> Objects:
         """Everything taken so far."""
-        nodes = tuple(self._views("Node", Node))
-        hints, warnings = cidr_hints.in_order(
-            service_cidrs=[n for v in self._views("ServiceCIDR", views.ServiceCidr) for n in v.networks],
-            flags=self._flags(),
-            kubeadm=self._kubeadm,
-            nodes=[network for node in nodes for network in node.pod_cidrs],
-        )
-        return Objects(
-            services=tuple(self.services()),
-            pods=tuple(view.pod for view in self._views("Pod", views.PodView)),
-            endpoints=_endpoints(
-                self._views("EndpointSlice", views.EndpointsView),
-                self._views("Endpoints", views.EndpointsView),
-            ),
-            nodes=nodes,
-            cidr_hints=hints,
-            errors=tuple(
-                e for of_kind in self._kept.values() for kept in of_kind.values() for e in kept.errors
-            ),
-            broken=frozenset(
-                ServiceRef(name.namespace, name.name)
-                for name, kept in self._kept.get("Service", {}).items()
-                if kept.view is None and isinstance(name, views.Name)
-            ),
-            unidentified=bool(self._kept.get(""))
-            or any(isinstance(name, int) for name in self._kept.get("Service", {})),
+        objects = assemble(
+            services=self._part("Service", Service),
+            pods=self._part("Pod", views.PodView),
+            slices=self._part("EndpointSlice", views.EndpointsView),
+            older_endpoints=self._part("Endpoints", views.EndpointsView),
+            nodes=self._part("Node", Node),
+            ranges=self.ranges(),
             endpoints_known=self._endpoints_known,
-            warnings=(*self._warnings, *warnings),
             from_api=self.from_api,
         )
+        refused = [error for kept in self._kept.get("", {}).values() for error in kept.errors]
+        if not refused:
+            return objects
+        return replace(objects, errors=(*objects.errors, *refused), unidentified=True)
 
     def _flags(self) -> list[cidr_hints.Found]:
         return [view.flags for view in self._views("Pod", views.PodView) if view.flags is not None]
 
+    def _part(self, kind: str, type_: type[_View]) -> Part[_View]:
+        return part_of(self._kept.get(kind, {}), type_)
+
     def _views(self, kind: str, type_: type[_View]) -> Iterator[_View]:
-        for kept in self._kept.get(kind, {}).values():
-            if isinstance(kept.view, type_):
-                yield kept.view
+        return iter(self._part(kind, type_).views)
 
 
 _NOT_AN_OBJECT = "give Kubernetes manifests: objects with apiVersion, kind and metadata"
-
-
-def _name(root: Field, rules: _Kind) -> views.Name | None:
-    """The object's name and namespace, or None with the problems reported."""
-    accepted, fits = (A_LABEL, is_label) if rules.label_name else (A_SUBDOMAIN, is_subdomain)
-    name = _checked(root.at("metadata", "name"), accepted, fits, default="")
-    if not rules.namespaced:
-        return None if name is None else views.Name("", name)
-    namespace = _checked(root.at("metadata", "namespace"), A_LABEL, is_label, default="default")
-    return None if name is None or namespace is None else views.Name(namespace, name)
-
-
-def _checked(place: Field, accepted: str, fits: Callable[[str], bool], *, default: str) -> str | None:
-    text = place.value or default
-    if isinstance(text, str) and fits(text):
-        return text
-    place.wrong(accepted)
-    return None
-
-
-def _shown(raw: dict[str, object], name: views.Name | None, rules: _Kind) -> str:
-    """How messages call an object, also one whose name is no name."""
-    if name is not None:
-        return f"{name.namespace}/{name.name}" if rules.namespaced else name.name
-    meta = raw.get("metadata")
-    written = meta.get("name") if isinstance(meta, dict) else None
-    return describe(written) if isinstance(written, str) else "without a name"
 
 
 def _endpoints(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlencode
 
-from kvctl.cluster.collect import ObjectsBuilder
+from kvctl.cluster import kinds
+from kvctl.cluster.cidr_hints import CONTROLLER_MANAGER, SYSTEM_NAMESPACE
+from kvctl.cluster.collect import ObjectsBuilder, Ranges
 from kvctl.cluster.failures import OR_FILE, RefusedError, status_words
+from kvctl.cluster.kinds import Kind
 from kvctl.cluster.views import SERVICE_OF_SLICE
 from kvctl.cluster.yaml_values import yaml_values
 from kvctl.errors import ClusterError, InputError
-from kvctl.model.objects import CidrKind, Objects
+from kvctl.model.objects import CidrKind, Objects, Service
 from kvctl.model.ref import ServiceRef
 
 PAGE = 500
@@ -20,45 +22,17 @@ PAGE = 500
 MOST_LISTINGS = 4
 """How often a list that expires while it is read is begun."""
 
+LOSSES = {
+    kinds.NODE.name: "addresses of Nodes are not excluded, and their podCIDRs do not tell the pod CIDR",
+    kinds.SERVICE_CIDR.name: "they do not tell the service CIDR",
+    kinds.ENDPOINT_SLICE.name: "Services without a selector have no pods",
+}
+"""What follows where a kind is forbidden; those not named are indispensable."""
+
 _KUBEADM_CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """A kind that is listed in all namespaces."""
-
-    kind: str
-    resource: str
-    """As RBAC calls it."""
-    group: str = ""
-    loss: str | None = None
-    """What follows where it is forbidden; None: nothing can be done without."""
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/v1" if self.group else "v1"
-
-    @property
-    def path(self) -> str:
-        return f"/{'apis' if self.group else 'api'}/{self.api_version}/{self.resource}"
-
-
-_SERVICES = _Listing("Service", "services")
-_PODS = _Listing("Pod", "pods")
-_NODES = _Listing(
-    "Node",
-    "nodes",
-    loss="addresses of Nodes are not excluded, and their podCIDRs do not tell the pod CIDR",
-)
-_SERVICE_CIDRS = _Listing(
-    "ServiceCIDR", "servicecidrs", "networking.k8s.io", loss="they do not tell the service CIDR"
-)
-_SLICES = _Listing(
-    "EndpointSlice",
-    "endpointslices",
-    "discovery.k8s.io",
-    loss="Services without a selector have no pods",
-)
+_CONTROLLER_MANAGERS = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/pods"
+_LABEL_OF_MANAGERS = f"component={CONTROLLER_MANAGER}"
+"""As kubeadm, kOps and others label the static Pod."""
 
 
 class Server(Protocol):
@@ -78,25 +52,147 @@ class Server(Protocol):
 def read_objects(server: Server) -> Objects:
     """All kinds. Raises ClusterError unless what fails is dispensable, and forbidden or unknown."""
     builder = ObjectsBuilder(from_api=True)
-    _list(server, _SERVICES, builder)
-    _list(server, _PODS, builder)
-    # The one `default/kubernetes` has no selector in any cluster: ask only for Services that concern us.
-    without_selector = {s.ref for s in builder.services() if not s.selector and s.annotations}
+    _list(server, kinds.SERVICE, builder)
+    _list(server, kinds.POD, builder)
+    without_selector = {service.ref for service in builder.services() if needs_slices(service)}
     if without_selector:
-        _list(server, _SLICES, builder, wanted=lambda raw: _slice_owner(raw) in without_selector)
-    _list(server, _SERVICE_CIDRS, builder)
+        _list(
+            server,
+            kinds.ENDPOINT_SLICE,
+            builder,
+            wanted=lambda raw: slice_owner(raw) in without_selector,
+        )
+    _list(server, kinds.SERVICE_CIDR, builder)
     if builder.known_ranges() != set(CidrKind):
         _read_kubeadm(server, builder)
-    _list(server, _NODES, builder)
+    _list(server, kinds.NODE, builder)
     return builder.build()
 
 
-def _slice_owner(raw: object) -> ServiceRef | None:
+def read_ranges(server: Server) -> Ranges:
+    """What tells the cluster's ranges, without reading every Pod for it. Fails as `read_objects` does."""
+    builder = ObjectsBuilder(from_api=True)
+    _list(server, kinds.SERVICE_CIDR, builder)
+    query = {"labelSelector": _LABEL_OF_MANAGERS}
+    _list(server, kinds.POD, builder, path=_CONTROLLER_MANAGERS, query=query)
+    if builder.known_ranges() != set(CidrKind):
+        _read_kubeadm(server, builder)
+    return builder.ranges()
+
+
+def needs_slices(service: Service) -> bool:
+    """Whether its EndpointSlices tell the pods of a Service that may ask for egress.
+
+    The one `default/kubernetes` has no selector in any cluster: it has no annotation of ours either.
+    """
+    return not service.selector and bool(service.annotations)
+
+
+def slice_owner(raw: object) -> ServiceRef | None:
+    """The Service that a raw EndpointSlice names by its label."""
     meta = raw.get("metadata") if isinstance(raw, dict) else None
     labels = meta.get("labels") if isinstance(meta, dict) else None
     if not isinstance(meta, dict) or not isinstance(labels, dict):
         return None
     return ServiceRef(str(meta.get("namespace")), str(labels.get(SERVICE_OF_SLICE)))
+
+
+def read_list(
+    server: Server,
+    path: str,
+    *,
+    query: Mapping[str, str],
+    begin: Callable[[], None],
+    take: Callable[[object], None],
+) -> str:
+    """Give every item of a list to `take`, and return its resource version (empty: it has none).
+
+    `begin` is called first, and again whenever the list has expired while it was read (410): then what
+    was taken is of yesterday. Raises ClusterError, RefusedError too.
+    """
+    for _ in range(MOST_LISTINGS):
+        begin()
+        version = _pages(server, path, query, take)
+        if version is not None:
+            return version
+    raise ClusterError(
+        f"cannot list {path.rpartition('/')[2]} at {server.name}: the list expired {MOST_LISTINGS} times"
+        " while it was read",
+        hint=f"try again, {OR_FILE}",
+    )
+
+
+def _pages(server: Server, path: str, query: Mapping[str, str], take: Callable[[object], None]) -> str | None:
+    """Read page after page; None if the list has expired meanwhile and must be begun again."""
+    token = ""
+    while True:
+        asked = {**query, "limit": str(PAGE), **({"continue": token} if token else {})}
+        try:
+            page = server.get(f"{path}?{urlencode(asked)}")
+        except RefusedError as error:
+            if error.status == 410 and token:
+                return None
+            raise
+        items, meta = page.get("items"), page.get("metadata")
+        if not isinstance(items, list | None):
+            server.no_sense(path)
+        for item in items or ():
+            take(item)
+        meta = meta if isinstance(meta, dict) else {}
+        following = meta.get("continue")
+        if not following:
+            version = meta.get("resourceVersion")
+            return version if isinstance(version, str) else ""
+        if not isinstance(following, str) or following == token:
+            server.no_sense(path)
+        token = following
+
+
+def _list(
+    server: Server,
+    kind: Kind,
+    builder: ObjectsBuilder,
+    *,
+    path: str | None = None,
+    query: Mapping[str, str] | None = None,
+    wanted: Callable[[object], bool] = lambda raw: True,
+) -> None:
+    """Give all objects of a kind to `builder`, those forbidden as a warning if they can be done without."""
+
+    def take(item: object) -> None:
+        if wanted(item):
+            builder.add(item, kind=kind.name, api_version=kind.api_version)
+
+    try:
+        read_list(
+            server,
+            path or kind.path,
+            query=query or {},
+            begin=lambda: builder.forget(kind.name),
+            take=take,
+        )
+    except RefusedError as error:
+        _refused(server, kind, builder, error.status)
+
+
+def _refused(server: Server, kind: Kind, builder: ObjectsBuilder, status: int) -> None:
+    builder.forget(kind.name)
+    loss = LOSSES.get(kind.name)
+    if loss is not None and status == 404:
+        # An older server without this kind.
+        return
+    if loss is not None and status == 403:
+        builder.warn(forbidden(kind))
+        if kind is kinds.ENDPOINT_SLICE:
+            builder.without_endpoints()
+        return
+    grant = f"grant the verb list on {kind.called} in all namespaces, {OR_FILE}"
+    _fail(server, f"cannot list {kind.called}", status, hint=grant if status == 403 else None)
+
+
+def forbidden(kind: Kind) -> str:
+    """The warning about a dispensable kind that must not be listed."""
+    return f"cannot list {kind.called} (403 Forbidden): {LOSSES[kind.name]}"
 
 
 def _read_kubeadm(server: Server, builder: ObjectsBuilder) -> None:
@@ -113,71 +209,6 @@ def _read_kubeadm(server: Server, builder: ObjectsBuilder) -> None:
             _fail(server, f"cannot get {what}", error.status, hint=f"try again, {OR_FILE}")
     except InputError as error:
         builder.warn(f"{error.message}: it does not tell pod and service CIDR")
-
-
-def _list(
-    server: Server,
-    listing: _Listing,
-    builder: ObjectsBuilder,
-    *,
-    wanted: Callable[[object], bool] = lambda raw: True,
-) -> None:
-    """Give all objects of a kind to `builder`, those forbidden as a warning if they can be done without."""
-    try:
-        for _ in range(MOST_LISTINGS):
-            builder.forget(listing.kind)
-            if _pages(server, listing, builder, wanted):
-                return
-    except RefusedError as error:
-        _refused(server, listing, builder, error.status)
-        return
-    raise ClusterError(
-        f"cannot list {listing.resource} at {server.name}: the list expired {MOST_LISTINGS} times while"
-        " it was read",
-        hint=f"try again, {OR_FILE}",
-    )
-
-
-def _pages(
-    server: Server, listing: _Listing, builder: ObjectsBuilder, wanted: Callable[[object], bool]
-) -> bool:
-    """Read page after page; False if the list has expired meanwhile (410) and must be begun again."""
-    token = ""
-    while True:
-        query = {"limit": str(PAGE), **({"continue": token} if token else {})}
-        try:
-            page = server.get(f"{listing.path}?{urlencode(query)}")
-        except RefusedError as error:
-            if error.status == 410 and token:
-                return False
-            raise
-        items, meta = page.get("items"), page.get("metadata")
-        if not isinstance(items, list | None):
-            server.no_sense(listing.path)
-        for item in items or ():
-            if wanted(item):
-                builder.add(item, kind=listing.kind, api_version=listing.api_version)
-        following = meta.get("continue") if isinstance(meta, dict) else None
-        if not following:
-            return True
-        if not isinstance(following, str) or following == token:
-            server.no_sense(listing.path)
-        token = following
-
-
-def _refused(server: Server, listing: _Listing, builder: ObjectsBuilder, status: int) -> None:
-    called = f"{listing.resource}.{listing.group}" if listing.group else listing.resource
-    builder.forget(listing.kind)
-    if listing.loss is not None and status == 404:
-        # An older server without this kind.
-        return
-    if listing.loss is not None and status == 403:
-        builder.warn(f"cannot list {called} (403 Forbidden): {listing.loss}")
-        if listing is _SLICES:
-            builder.without_endpoints()
-        return
-    grant = f"grant the verb list on {called} in all namespaces, {OR_FILE}"
-    _fail(server, f"cannot list {called}", status, hint=grant if status == 403 else None)
 
 
 def _fail(server: Server, what: str, status: int, *, hint: str | None) -> NoReturn:

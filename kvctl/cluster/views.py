@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from kvctl.cluster.cidr_hints import CONTROLLER_MANAGER, SYSTEM_NAMESPACE, Found, from_flags
 from kvctl.cluster.fields import Field, is_label, is_subdomain
 from kvctl.model.net import Address, Network
-from kvctl.model.objects import Endpoint, Ingress, Node, Pod, Service
+from kvctl.model.objects import Endpoint, Gate, Ingress, Node, Pod, Service
 from kvctl.model.ref import ServiceRef
 
 ANNOTATION_PREFIXES = ("kube-vip.io/", "kvctl.io/")
 SERVICE_OF_SLICE = "kubernetes.io/service-name"
+READINESS_GATE = "kube-vip.io/egress-enabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,15 @@ class ServiceCidr:
     networks: tuple[Network, ...]
 
 
-View = Service | PodView | EndpointsView | Node | ServiceCidr
+@dataclass(frozen=True, slots=True)
+class L2Status:
+    """Which node announces a Service's VIP, by MetalLB's own word."""
+
+    service: ServiceRef
+    node: str
+
+
+View = Service | PodView | EndpointsView | Node | ServiceCidr | L2Status
 
 
 def service(root: Field, name: Name) -> Service:
@@ -68,6 +77,7 @@ def service(root: Field, name: Name) -> Service:
         ingress=tuple(ingress),
         load_balancer_ip=spec.at("loadBalancerIP").text(),
         cluster_ips=tuple(address for address in addresses if address != "None"),
+        uid=meta.at("uid").text() or "",
     )
 
 
@@ -86,10 +96,26 @@ def pod(root: Field, name: Name) -> PodView:
             node=spec.at("nodeName").subdomain(),
             addresses=addresses or _present([status.at("podIP").address()]),
             labels=meta.at("labels").text_map(),
+            uid=meta.at("uid").text() or "",
+            gate=_gate(spec, status),
         ),
         # Anybody may name a container so in a namespace of their own; kube-system is the admin's.
         _controller_manager_flags(spec, name) if name.namespace == SYSTEM_NAMESPACE else None,
     )
+
+
+def _gate(spec: Field, status: Field) -> Gate | None:
+    """The readiness gate of ours with its condition so far; None: the Pod does not declare it."""
+    if not any(g.at("conditionType").text() == READINESS_GATE for g in spec.at("readinessGates").entries()):
+        return None
+    for condition in status.at("conditions").entries():
+        if condition.at("type").text() == READINESS_GATE:
+            return Gate(
+                status=condition.at("status").text(),
+                reason=condition.at("reason").text() or "",
+                message=condition.at("message").text() or "",
+            )
+    return Gate()
 
 
 def _controller_manager_flags(spec: Field, name: Name) -> Found | None:
@@ -163,6 +189,16 @@ def service_cidr(root: Field, name: Name) -> ServiceCidr:
     """A ServiceCIDR (networking.k8s.io)."""
     networks = [entry.network() for entry in root.at("spec", "cidrs").entries()]
     return ServiceCidr(tuple(network for network in networks if network is not None))
+
+
+def l2_status(root: Field, name: Name) -> L2Status | None:
+    """A ServiceL2Status; None while MetalLB has not filled it. Its own namespace is the speaker's."""
+    status = root.at("status")
+    service, namespace = status.at("serviceName").text(), status.at("serviceNamespace").text()
+    node = status.at("node").subdomain()
+    if node is None or not is_label(service or "") or not is_label(namespace or ""):
+        return None
+    return L2Status(ServiceRef(str(namespace), str(service)), node)
 
 
 def _present(addresses: Iterable[Address | None]) -> tuple[Address, ...]:
