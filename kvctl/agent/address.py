@@ -43,7 +43,7 @@ def parse_listen(text: str, *, where: str = "egress_listen") -> Listen | None:
     try:
         if not colon or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
             raise ValueError(text)
-        if bare and (parse_address(bare).version == 6) != (bare != host):
+        if host and (parse_address(bare).version == 6) != (bare != host):
             raise ValueError(text)
     except ValueError:
         raise UsageError(

@@ -133,7 +133,9 @@ class Endpoint:
         assert task is not None
         self._open[task] = None
         if len(self._open) > self._limits.connections:
-            next(iter(self._open)).cancel()
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
         try:
             await self._attend(reader, writer)
         except (asyncio.CancelledError, TimeoutError, asyncio.IncompleteReadError, OSError):

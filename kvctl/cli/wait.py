@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import click
 
@@ -53,7 +53,7 @@ def command(
     """
     name = _told("--pod", pod, "POD_NAME", is_subdomain, A_SUBDOMAIN, field="metadata.name")
     where = _told("--namespace", namespace, "POD_NAMESPACE", is_label, A_LABEL, field="metadata.namespace")
-    address = _agent(agent)
+    address = agent_of(agent, os.environ)
     who = f"{where}/{name}"
     # The first process of a container is not ended by SIGTERM unless it asks for it (pid_namespaces(7)).
     with orderly():
@@ -87,13 +87,13 @@ def _told(
     return text
 
 
-def _agent(flag: str | None) -> AgentAddress:
-    """--agent, else egress_agent, else the node's own address."""
+def agent_of(flag: str | None, environ: Mapping[str, str]) -> AgentAddress:
+    """--agent, else egress_agent, else the node's own address. Raises UsageError."""
     if flag is not None:
         return parse_agent(flag, where="--agent")
-    if url := os.environ.get("egress_agent", "").strip():
+    if url := environ.get("egress_agent", "").strip():
         return parse_agent(url, where="environment variable egress_agent")
-    host = os.environ.get("HOST_IP", "").strip()
+    host = environ.get("HOST_IP", "").strip()
     if not host:
         raise UsageError(
             "neither --agent, egress_agent nor HOST_IP says where the agent of this node is",
