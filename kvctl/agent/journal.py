@@ -141,7 +141,7 @@ class Journal:
                 self.say(level, text, **fields)
         self._standing[topic] = kept
 
-    def record(self, done: Round) -> None:
+    def round(self, done: Round) -> None:
         """Say what a round did."""
         for turn in done.turns:
             self._say_turn(turn, done)

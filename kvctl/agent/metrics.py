@@ -26,7 +26,7 @@ _REPORTED = tuple(status for status in Status if status not in (Status.WANTED, S
 
 
 class Metrics:
-    """One registry. `record` is for the loop, `render` for whoever asks, in any thread."""
+    """One registry. `round` is for the loop, `render` for whoever asks, in any thread."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Metrics:
         for action in Action:
             self._changes.labels(action)
 
-    def record(self, done: Round) -> None:
+    def round(self, done: Round) -> None:
         """Count a round."""
         self._duration.observe(done.duration)
         self._syncs.labels(done.cause, "failed" if done.failed else "ok").inc()
