@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from kvctl import proc
@@ -28,6 +30,19 @@ _LEGACY_TABLES = {
 # Stands for all rules of a chain that native ones hide: it is no rule of ours, so the chain is replaced.
 _HIDDEN = FoundRule(text="(native nft rules)", rule=None)
 _FAILED_LINE = re.compile(r"line:? ?(?P<line>[0-9]+)")
+
+Witness = Callable[[Backend, Family], None]
+_witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
+
+
+@contextmanager
+def witnessed(witness: Witness) -> Iterator[None]:
+    """In the block `witness` is called after each restore that went through, before the kernel is read again."""
+    token = _witness.set(witness)
+    try:
+        yield
+    finally:
+        _witness.reset(token)
 
 
 class RestoreError(ProcessError):
@@ -121,6 +136,9 @@ class Kernel:
         argv = (binary(self.backend, family, Role.RESTORE), "--noflush", "-w", str(LOCK_SECONDS))
         done = proc.run(argv, stdin=text, deadline=_PROCESS_SECONDS)
         if done.status == 0:
+            witness = _witness.get()
+            if witness is not None:
+                witness(self.backend, family)
             return
         stderr = done.stderr.strip()
         if _is_unavailable(stderr):
