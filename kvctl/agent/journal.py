@@ -124,21 +124,21 @@ class Journal:
         self.say(level, text)
 
     def standing(
-        self, topic: str, texts: Mapping[str, str], *, level: Level = Level.WARNING, **fields: object
+        self, topic: str, texts: Mapping[str, str], *, level: Level = Level.WARNING, again: bool = True
     ) -> None:
         """All that holds now on a topic, each text under a key that stays the same while it is the same matter.
 
-        Said when it is new, and again after an hour; what is not among `texts` any more is forgotten, so it is
-        new if it comes back.
+        Said when it is new, and (`again`) after an hour; what is not among `texts` any more is forgotten, so it
+        is new if it comes back.
         """
         now = self._clock()
         said = self._standing.get(topic, {})
         kept: dict[str, float] = {}
         for key, text in texts.items():
             last = said.get(key)
-            kept[key] = now if last is None or now - last >= AGAIN_SECONDS else last
+            kept[key] = now if last is None or (again and now - last >= AGAIN_SECONDS) else last
             if kept[key] == now and last != now:
-                self.say(level, text, **fields)
+                self.say(level, text)
         self._standing[topic] = kept
 
     def round(self, done: Round) -> None:
@@ -163,8 +163,7 @@ class Journal:
     def _say_turn(self, turn: Turn, done: Round) -> None:
         item = turn.item
         sentence = _sentence(turn)
-        quiet = turn.action is None and not turn.dropped
-        if sentence is None or (quiet and not _is_of_interest(turn, done)):
+        if sentence is None:
             return
         self.say(
             _level(turn),
@@ -198,6 +197,7 @@ class Journal:
             "disagreements", _keyed(f"{ref}: {text}" for ref, text in sorted(done.disagreements.items()))
         )
         self.standing("services", _keyed(_item_warnings(done.items)))
+        self.standing("skipped", _keyed(_skipped(done)), again=False)
 
     def _say_summary(self, done: Round) -> None:
         counts = {status: sum(item.status is status for item in done.items) for status in Status}
@@ -218,13 +218,15 @@ _UPDATED = {
 
 def _sentence(turn: Turn) -> str | None:
     item = turn.item
-    who = f"{item.ref} ({item.family})" if item.family is not None else str(item.ref)
+    who = _who(item)
     if turn.repaired and turn.action is not Action.FAILED:
         return f"repaired the rules of {who}, which another program had changed: {turn.found or 'they were gone'}"
     if turn.action is not None:
         return f"{_UPDATED[turn.action]} of {who}"
     if turn.dropped:
         return f"dropped {plural(turn.dropped, 'connection')} of {who} with the wrong source"
+    if turn.told_before or item.status is Status.SKIPPED:  # what is skipped is said as long as it stands
+        return None
     if item.reason is not None:
         return f"{who} is {item.status}: {item.reason}"
     return None if turn.before is None else f"{who} is {item.status}"
@@ -239,18 +241,20 @@ def _level(turn: Turn) -> Level:
     return Level.INFO
 
 
-def _is_of_interest(turn: Turn, done: Round) -> bool:
-    """Of a Service without a pod here other nodes speak; one that was spoken of before is spoken of to the end."""
-    if turn.before is not None and turn.before.status is not Status.SKIPPED:
-        return True
-    ref = turn.item.ref
-    return turn.item.status is not Status.SKIPPED or (ref is not None and done.concerns_this_node(ref))
-
-
 def _item_warnings(items: Iterable[Item]) -> Iterable[str]:
     for item in items:
-        family = f" ({item.family})" if item.family is not None else ""
-        yield from (f"{item.ref}{family}: {text}" for text in item.warnings if item.pods)
+        yield from (f"{_who(item)}: {text}" for text in item.warnings if item.pods)
+
+
+def _who(item: Item) -> str:
+    return f"{item.ref} ({item.family})" if item.family is not None else str(item.ref)
+
+
+def _skipped(done: Round) -> Iterable[str]:
+    """Of a Service without a pod here other nodes speak."""
+    for item in done.items:
+        if item.status is Status.SKIPPED and item.ref is not None and done.concerns_this_node(item.ref):
+            yield f"{_who(item)} is skipped: {item.reason}"
 
 
 def _with_hint(error: KvctlError) -> str:

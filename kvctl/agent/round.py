@@ -123,6 +123,20 @@ class Round:
         }
         return (*self.objects.errors, *(InputError(text, hint=hint) for text, hint in found.items()))
 
+    @property
+    def services(self) -> Mapping[ServiceRef, Service]:
+        """All Services that could be read."""
+        return self.resolution.services if self.resolution is not None else {}
+
+    def invalid(self, ref: ServiceRef) -> bool:
+        """Whether an annotation of the Service is not accepted."""
+        return ref in self._invalid
+
+    @cached_property
+    def _invalid(self) -> frozenset[ServiceRef]:
+        skipped = self.resolution.skipped if self.resolution is not None else ()
+        return frozenset(skip.ref for skip in skipped if skip.problems)
+
     @cached_property
     def by_ref(self) -> Mapping[ServiceRef, list[Item]]:
         """The items of each Service."""
@@ -156,7 +170,7 @@ class Round:
 
     def concerns_this_node(self, ref: ServiceRef) -> bool:
         """Whether a pod of this node belongs to the Service: of others' Services other nodes speak."""
-        service = self.resolution.services.get(ref) if self.resolution is not None else None
+        service = self.services.get(ref)
         pods = self._pods_by_namespace.get(ref.namespace, ())
         if service is None or not pods:
             return False
