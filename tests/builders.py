@@ -9,6 +9,9 @@ from kvctl.model.objects import CidrHint, Endpoint, Ingress, Node, Objects, Pod,
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 
+Thing = Service | Pod | Endpoint | Node | CidrHint
+"""What `objects` takes."""
+
 EGRESS = {"kube-vip.io/egress": "true"}
 
 
@@ -108,7 +111,7 @@ def node(name: str, *addresses: str, pod_cidrs: Iterable[str] = ()) -> Node:
     )
 
 
-def objects(*things: Service | Pod | Endpoint | Node | CidrHint, from_api: bool = False) -> Objects:
+def objects(*things: Thing, from_api: bool = False) -> Objects:
     """Everything read from one source, in any order."""
     return Objects(
         services=tuple(thing for thing in things if isinstance(thing, Service)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,14 +48,17 @@ class Output(Protocol):
         """Take note; never blocks for long, never raises KvctlError."""
 
 
-class Watch(Protocol):
-    """A thread that marks what it sees."""
+class RuleWatch(Protocol):
+    """A thread that marks when others change rules."""
 
     def start(self) -> None:
         """Begin."""
 
     def stop(self) -> None:
         """End, at once."""
+
+    def own_writes(self) -> AbstractContextManager[None]:
+        """What is written in this block is not marked."""
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Agent:
         inbox: Inbox,
         health: Health,
         outputs: Sequence[Output],
-        watch_rules: Callable[[Backend], Watch] | None = None,
+        watch_rules: Callable[[Backend], RuleWatch] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
@@ -95,7 +99,7 @@ class Agent:
         self._now = now
         self._chance = chance
         self._due = _Due()
-        self._rules: tuple[Backend, Watch] | None = None
+        self._rules: tuple[Backend, RuleWatch] | None = None
         self._seen: Objects | None = None
         self._unread = False
         self.last: Round | None = None
@@ -143,7 +147,8 @@ class Agent:
             read_kernel = self._unread or bool(causes & {Cause.START, Cause.KERNEL, Cause.TIMER})
             asked = bool(causes & {Cause.START, Cause.OBJECTS, Cause.ADDRESSES})
             self._unread = True
-            kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
+            with self._rules[1].own_writes() if self._rules is not None else nullcontext():
+                kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
         except Exception as error:
             # A node without an agent is worse than an agent with a fault: it is told, and the round tried again.
             return failed_round(
