@@ -60,6 +60,7 @@ def assemble(
     ranges: Ranges,
     endpoints_known: bool = True,
     warnings: Iterable[str] = (),
+    announced: Mapping[ServiceRef, frozenset[str]] | None = None,
     from_api: bool,
 ) -> Objects:
     """One picture of all kinds."""
@@ -88,6 +89,7 @@ def assemble(
         endpoints_known=endpoints_known,
         warnings=(*warnings, *ranges.warnings, *hint_warnings),
         from_api=from_api,
+        announced=announced or {},
     )
 
 

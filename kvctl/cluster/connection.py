@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -66,9 +66,9 @@ class Connection:
         times as many unless told. Raises RefusedError for a status but 200, else ClusterError.
         """
         end = time.monotonic() + (6 * timeout if overall is None else overall)
-        with self._answer("GET", path, timeout=min(timeout, max(0.001, end - time.monotonic()))) as answer:
-            content = self._body(answer, path, end=end, timeout=timeout)
-        return self._parsed(content, path)
+        timeout = min(timeout, max(0.001, end - time.monotonic()))
+        answer = self._request("GET", path, timeout=timeout)
+        return self._parsed(self._body(answer, path, end=end, timeout=timeout), path)
 
     def send(
         self,
@@ -81,9 +81,8 @@ class Connection:
     ) -> Mapping[str, Any]:
         """What the server answers to POST, PUT or PATCH of `body`; fails as `get` does."""
         end = time.monotonic() + 6 * timeout
-        with self._answer(method, path, timeout=timeout, body=body, content_type=content_type) as answer:
-            content = self._body(answer, path, end=end, timeout=timeout)
-        return self._parsed(content, path)
+        answer = self._request(method, path, timeout=timeout, body=body, content_type=content_type)
+        return self._parsed(self._body(answer, path, end=end, timeout=timeout), path)
 
     @contextmanager
     def stream(self, path: str, *, timeout: float) -> Iterator[Lines]:
@@ -92,8 +91,11 @@ class Connection:
         Raises RefusedError for a status but 200. The connection is closed at the end: what is unread is
         nobody's.
         """
-        with self._answer("GET", path, timeout=timeout, ends=True) as answer:
+        answer = self._request("GET", path, timeout=timeout)
+        try:
             yield Lines(answer, timeout=timeout, fail=lambda error: self._fail(error, timeout))
+        finally:
+            answer.close()
 
     def close(self) -> None:
         """Close what is idle; requests under way end by themselves, later ones connect anew."""
@@ -109,8 +111,7 @@ class Connection:
             hint=f"check the server in the kubeconfig and any proxy, {OR_FILE}",
         ) from None
 
-    @contextmanager
-    def _answer(
+    def _request(
         self,
         method: str,
         path: str,
@@ -118,10 +119,9 @@ class Connection:
         timeout: float,
         body: Mapping[str, Any] | None = None,
         content_type: str | None = None,
-        ends: bool = False,
-    ) -> Generator[Any]:
-        """The answer to a request, of which nothing is read yet; `ends`: its connection is not used again."""
-        client, answer, whole = None, None, False
+    ) -> Any:
+        """The answer to a request, of which nothing is read yet. The caller closes or releases it."""
+        client = None
         try:
             client, headers = self._prepared(content_type)
             answer = client.call_api(
@@ -131,22 +131,17 @@ class Connection:
                 body=body,
                 _request_timeout=(timeout, timeout),
             ).response
-            if not 200 <= answer.status < 300:
-                raise self._refusal(answer)
-            yield answer
-            whole = not ends
-        except ClusterError as error:
-            if client is not None and isinstance(error, RefusedError) and error.status == 401:
-                self._forget(client)
+        except ClusterError:
             raise
         except Exception as error:
             if client is not None and _is_tls(error):
                 self._forget(client)
             self._fail(error, timeout)
-        finally:
-            if answer is not None:
-                # Unread data would be mistaken for the next answer on this connection.
-                answer.release_conn() if whole else answer.close()
+        if 200 <= answer.status < 300:
+            return answer
+        if answer.status == 401:
+            self._forget(client)
+        raise self._refusal(answer)
 
     def _prepared(self, content_type: str | None) -> tuple[ApiClient, dict[str, str]]:
         """A client and the headers of a request, with the credentials of this moment."""
@@ -178,6 +173,8 @@ class Connection:
         said: object = None
         with suppress(Exception):
             said = json.loads(answer.read(_LARGEST_REFUSAL))
+        # Unread data would be mistaken for the next answer on this connection.
+        answer.close()
         return refusal(
             said,
             status=answer.status,
@@ -187,14 +184,22 @@ class Connection:
 
     def _body(self, answer: Any, path: str, *, end: float, timeout: float) -> bytes:
         content = bytearray()
-        while chunk := answer.read1(_BLOCK):
-            content += chunk
-            if len(content) > LARGEST_ANSWER:
-                self.no_sense(path)
-            if time.monotonic() > end:
-                raise ClusterError(
-                    f"{self.name} did not answer in the time allowed", hint=f"try again, {OR_FILE}"
-                )
+        try:
+            while chunk := answer.read1(_BLOCK):
+                content += chunk
+                if len(content) > LARGEST_ANSWER:
+                    self.no_sense(path)
+                if time.monotonic() > end:
+                    raise ClusterError(
+                        f"{self.name} did not answer in the time allowed", hint=f"try again, {OR_FILE}"
+                    )
+        except ClusterError:
+            answer.close()
+            raise
+        except Exception as error:
+            answer.close()
+            self._fail(error, timeout)
+        answer.release_conn()
         return bytes(content)
 
     def _parsed(self, content: bytes, path: str) -> Mapping[str, Any]:
