@@ -1,0 +1,69 @@
+"""What `deploy/` holds, parsed: with the settings that are commented out, and as kustomize would put it together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import kvctl
+
+DEPLOY = Path(kvctl.__file__).parent.parent / "deploy"
+COMPONENTS = DEPLOY / "components"
+
+# A list entry in YAML's flow style behind a #.
+_COMMENTED = re.compile(r"^ *# (?P<entry>- \{name: .*\})$", re.MULTILINE)
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file."""
+    return [each for each in yaml.safe_load_all(path.read_text()) if each is not None]
+
+
+def manifests() -> list[Path]:
+    """Every YAML file that is no kustomization."""
+    return [path for path in sorted(DEPLOY.rglob("*.yaml")) if path.name != "kustomization.yaml"]
+
+
+def kustomizations() -> list[Path]:
+    """Every kustomization, of the whole, the base and the components."""
+    return sorted(DEPLOY.rglob("kustomization.yaml"))
+
+
+def commented_variables(path: Path) -> dict[str, str]:
+    """The environment variables that a file names behind a #, with their example values."""
+    entries = [yaml.safe_load(match["entry"])[0] for match in _COMMENTED.finditer(path.read_text())]
+    return {entry["name"]: entry["value"] for entry in entries}
+
+
+def objects_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """The objects of a kind in the files that a kustomization lists as resources."""
+    listed = documents(folder / "kustomization.yaml")[0].get("resources", [])
+    found = [each for name in listed for each in documents(folder / name)]
+    return [each for each in found if each["kind"] == kind]
+
+
+def daemonset(folder: Path) -> dict[str, Any]:
+    """The DaemonSet of the base, or a component's patch of it."""
+    return documents(folder / "daemonset.yaml")[0]
+
+
+def pod_spec(workload: dict[str, Any]) -> dict[str, Any]:
+    """The pod's spec of a Pod, DaemonSet or Deployment."""
+    spec: dict[str, Any] = workload["spec"]
+    return spec if workload["kind"] == "Pod" else spec["template"]["spec"]
+
+
+def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Init containers and containers."""
+    return [*spec.get("initContainers", []), *spec.get("containers", [])]
+
+
+def variables(container: dict[str, Any]) -> dict[str, str]:
+    """Name and value (or the field it is taken from) of what a container's environment holds."""
+    return {
+        each["name"]: each["value"] if "value" in each else each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container.get("env", [])
+    }
