@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kvctl.agent.notes import Note, disputes_of, incidents_of, state_of
+from kvctl.agent.notes import Note, Reason, disputes_of, incidents_of, state_of
 from kvctl.agent.outbox import Limits, Outbox
 from kvctl.agent.round import Round, Subject
 from kvctl.cluster.events import Sender, ServiceEvent, count_event, create_event
@@ -88,6 +88,8 @@ class Events:
         for turn in done.turns:
             for note in incidents_of(turn, done, node=self._node):
                 self._tell(note, done, is_state=False)
+                if note.reason is Reason.REMOVED:
+                    self._states.pop(Subject(note.ref, turn.item.family), None)
         disputes = {note.ref: note for note in disputes_of(done, node=self._node)}
         for ref, note in disputes.items():
             if self._disputes.get(ref) != note:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from kvctl.agent.round import Round, selects
 from kvctl.model.net import Address, family_of
 from kvctl.model.objects import Pod, Service
-from kvctl.policy.annotations import read_annotations
 from kvctl.reconcile.report import Item, Status
 
 
@@ -95,15 +94,10 @@ def _graver(judged: Readiness) -> tuple[bool, int]:
 
 
 def _asking(done: Round, pod: Pod) -> Iterable[Service]:
-    """The egress Services that select the pod; one that is told to be ignored does not ask."""
-    assert done.resolution is not None
+    """The egress Services that select the pod."""
     for ref in done.asking.get(pod.namespace, ()):
-        service = done.resolution.services.get(ref)
-        if (
-            service is not None
-            and not read_annotations(service.annotations).ignore
-            and selects(service, pod, objects=done.objects)
-        ):
+        service = done.services.get(ref)
+        if service is not None and selects(service, pod, objects=done.objects):
             yield service
 
 

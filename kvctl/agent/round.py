@@ -14,6 +14,7 @@ from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family
 from kvctl.model.objects import Objects, Pod, Service
 from kvctl.model.ref import ServiceRef
+from kvctl.policy.annotations import read_annotations
 from kvctl.policy.holder import disagreement
 from kvctl.policy.resolve import Resolution
 from kvctl.reconcile.changed import Action, action_on, changed_items
@@ -148,13 +149,15 @@ class Round:
 
     @cached_property
     def asking(self) -> Mapping[str, Sequence[ServiceRef]]:
-        """By namespace: the Services that ask for egress, whether they can have it or not."""
+        """By namespace: the Services that ask for egress, whether they can have it or not; the ignored do not ask."""
         if self.resolution is None:
             return {}
         refs = {w.policy.ref for w in self.resolution.wanted} | {s.ref for s in self.resolution.skipped}
         found: dict[str, set[ServiceRef]] = {}
         for ref in refs:
-            found.setdefault(ref.namespace, set()).add(ref)
+            service = self.services.get(ref)
+            if service is None or not read_annotations(service.annotations).ignore:
+                found.setdefault(ref.namespace, set()).add(ref)
         return {namespace: sorted(its) for namespace, its in found.items()}
 
     @cached_property
