@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
 from kvctl.cli.diff import print_comparison
 from kvctl.cli.inputs import Inputs, takes_inputs
@@ -28,6 +29,7 @@ from kvctl.reconcile.target import Scope
 @options.backend
 @options.prune
 @options.keep_connections
+@options.force
 @options.lock_timeout
 @options.output()
 @click.option("--dry-run", is_flag=True, help="Change nothing; print what diff prints, with exit status 0.")
@@ -39,6 +41,7 @@ def command(
     nftables: bool | None,
     prune: bool,
     keep_connections: bool | None,
+    force: bool,
     lock_timeout: float,
     output: str,
     dry_run: bool,
@@ -53,6 +56,8 @@ def command(
     refs = inputs.services(services, namespace=namespace)
     settings = inputs.settings()
     scope = Scope(named=refs, prune=prune)
+    if not (force or dry_run):
+        refuse_beside_agent()
     wanted = inputs.wanted(scope)
     if dry_run:
         found = look(told=told)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
 from kvctl.cli.apply import report_run
 from kvctl.cli.items import IDENTITY, identity, print_items, report_look
@@ -24,6 +25,7 @@ from kvctl.reconcile.run import flush
 @click.option("--all", "everything", is_flag=True, help="Everything that is kvctl's, in both back ends.")
 @options.backend
 @options.keep_connections
+@options.force
 @options.lock_timeout
 @options.output()
 def command(
@@ -33,6 +35,7 @@ def command(
     everything: bool,
     nftables: bool | None,
     keep_connections: bool | None,
+    force: bool,
     lock_timeout: float,
     output: str,
 ) -> int:
@@ -48,6 +51,8 @@ def command(
     refs = options.parse_services(services, namespace=namespace, kubeconfig=None, context=None)
     told = options.told_backend(nftables)
     keep = options.told_keep_connections(keep_connections)
+    if not force:
+        refuse_beside_agent()
     host = read_host()
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)

@@ -116,6 +116,9 @@ keep_connections = click.option(
     default=None,
     help="Drop no connection that has the wrong source. [environment: egress_keepconnections]",
 )
+force = click.option(
+    "--force", is_flag=True, help="Go on beside a living agent (kvctl egress watch), which may undo it."
+)
 lock_timeout = click.option(
     "--lock-timeout",
     type=click.FloatRange(min=0, max=3600),
