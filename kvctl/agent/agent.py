@@ -44,7 +44,7 @@ class Cluster(Protocol):
 class Output(Protocol):
     """Somebody who is told of each round."""
 
-    def record(self, done: Round) -> None:
+    def round(self, done: Round) -> None:
         """Take note; never blocks for long, never raises KvctlError."""
 
 
@@ -199,7 +199,7 @@ class Agent:
             self._due.retry = self._clock() + left
         self._follow_rules()
         for output in self._outputs:
-            output.record(done)
+            output.round(done)
 
     def _follow_rules(self) -> None:
         """Watch the rules of the back end that is in use by now."""

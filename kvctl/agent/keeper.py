@@ -33,6 +33,7 @@ class Kept:
 
     applied: Applied
     wish: Wish
+    objects: Objects
     contested: str | None = None
     """The sentence about a program that keeps undoing what is written, while repairs are put off."""
 
@@ -91,25 +92,25 @@ class Keeper:
                 found = look(told=self._told)
             else:
                 found.renew()
-            kept = self._keep(found, wish, asked=asked)
+            kept = self._keep(found, wish, objects, asked=asked)
         if not any(outcome.errors for outcome in kept.applied.outcomes):
             self._found = found
         return kept
 
-    def _keep(self, found: Look, wish: Wish, *, asked: bool) -> Kept:
+    def _keep(self, found: Look, wish: Wish, objects: Objects, *, asked: bool) -> Kept:
         now = self._clock()
         if not asked and self.pushback.seconds_left(now=now) > 0:
             compared = compare(found, wish, scope=_EVERYTHING)
             if _is_pushed(compared):
                 waiting = Applied(found=found, before=compared, after=compared)
-                return Kept(waiting, wish, self._contested(put_off=True))
+                return Kept(waiting, wish, objects, self._contested(put_off=True))
         applied = apply(found, wish, drop_connections=not self._keep_connections)
         if not asked and _is_pushed(applied.before):
             self.pushback.repaired(now=now)
         else:
             self.pushback.quiet(now=now)
         contested = self._contested(put_off=False) if self.pushback.is_fight else None
-        return Kept(applied, wish, contested)
+        return Kept(applied, wish, objects, contested)
 
     def _contested(self, *, put_off: bool) -> str:
         left = self.pushback.seconds_left(now=self._clock())

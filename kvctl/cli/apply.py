@@ -18,6 +18,7 @@ from kvctl.netfilter.lock import namespace_lock
 from kvctl.reconcile.changed import action_on, changed_items
 from kvctl.reconcile.compare import compare
 from kvctl.reconcile.look import look
+from kvctl.reconcile.report import Item
 from kvctl.reconcile.run import Applied, apply
 from kvctl.reconcile.target import Scope
 
@@ -71,19 +72,30 @@ def command(
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
         applied = apply(found, wanted.wish, drop_connections=not keep)
+    items = print_changes(applied, output, node=settings.this_node)
+    status = max(wanted.report(), named_but_skipped(items, refs))
+    return max(status, report_applied(applied, items))
+
+
+def print_changes(applied: Applied, output: str, *, node: str | None) -> list[Item]:
+    """Print what a run changed; all the items there are."""
     items = changed_items(applied)
     shown = items if output in ("json", "yaml") else [item for item in items if item.changes]
     print_items(
         shown,
         output,
-        backend=str(found.choice.backend),
-        node=settings.this_node,
+        backend=str(applied.found.choice.backend),
+        node=node,
         extra=("CHANGE", [action_on(item, applied) or "-" for item in shown]),
     )
-    status = max(wanted.report(), named_but_skipped(items, refs))
-    report_look(found)
+    return items
+
+
+def report_applied(applied: Applied, items: Sequence[Item]) -> int:
+    """Say what there is to know beside the table; the exit status this makes."""
+    report_look(applied.found)
     explain(items)
-    return max(status, report_run(applied, unchanged=f"nothing to change ({count_by_status(items)})"))
+    return report_run(applied, unchanged=f"nothing to change ({count_by_status(items)})")
 
 
 def report_run(applied: Applied, *, unchanged: str | None) -> int:

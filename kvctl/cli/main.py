@@ -26,6 +26,7 @@ _EGRESS_COMMANDS = {
     "list": ("kvctl.cli.list", "List the Services with egress rules on this node."),
     "show": ("kvctl.cli.show", "Show Services in depth: problems, rules, connections."),
     "flush": ("kvctl.cli.flush", "Remove kvctl's rules, and only those."),
+    "watch": ("kvctl.cli.watch", "Keep this node's rules right, in a cluster: the agent of a DaemonSet."),
     "wait": ("kvctl.cli.wait", "Wait until a pod's rules are in the kernel; for init containers."),
 }
 _COMMANDS = {

@@ -54,7 +54,7 @@ class Rig:
     health: Health
     rounds: list[Round] = field(default_factory=list)
 
-    def record(self, done: Round) -> None:
+    def round(self, done: Round) -> None:
         """Take note, as outputs do."""
         self.rounds.append(done)
 

@@ -1,0 +1,163 @@
+"""What the agent of a node consists of, put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from kvctl import __version__
+from kvctl.agent.address import Listen
+from kvctl.agent.agent import Agent, Output
+from kvctl.agent.endpoint import Endpoint, Questions
+from kvctl.agent.events import Events
+from kvctl.agent.gates import Gates
+from kvctl.agent.health import Health
+from kvctl.agent.inbox import Inbox
+from kvctl.agent.journal import Journal, Level, LogFormat
+from kvctl.agent.keeper import Keeper
+from kvctl.agent.metrics import Metrics
+from kvctl.agent.readiness import pod_ready
+from kvctl.agent.round import Cause
+from kvctl.agent.sign import take_sign
+from kvctl.cluster.connection import Connection
+from kvctl.cluster.watched import WatchedCluster
+from kvctl.errors import KvctlError
+from kvctl.model.settings import Settings
+from kvctl.netfilter.watching import RuleChanges
+from kvctl.node.changes import HostChanges
+
+_LOCK_SECONDS = 10.0
+_EVENTS_PATIENCE = 1.0
+
+
+class Options(NamedTuple):
+    """How an agent is to be."""
+
+    settings: Settings
+    node: str
+    told: bool | None = None
+    """True nft, false legacy, None by the evidence on this host."""
+    keep_connections: bool = False
+    clean: bool = False
+    """Remove all rules at the end."""
+    listen: Listen | None = None
+    log_format: LogFormat = LogFormat.AUTO
+    events: bool = True
+    gates: bool = False
+
+
+def run_agent(connection: Connection, options: Options) -> None:
+    """Until SIGTERM or SIGINT. Raises KvctlError where it cannot begin: another agent lives here, the port is taken."""
+    inbox, health = Inbox(), Health()
+    journal = Journal(options.log_format)
+    keeper = new_keeper(options)
+    with ExitStack() as stack:
+        stop = stack.enter_context(_stopped_by_signals(inbox))
+        sign = stack.enter_context(take_sign(node=options.node, version=__version__))
+        if sign.warning is not None:
+            journal.complain(sign.warning)
+        cluster = WatchedCluster(connection, node=options.node, notify=inbox.marker(Cause.OBJECTS))
+        metrics = Metrics(version=__version__, states=lambda: {s.name: s for s in cluster.states()})
+        outputs: list[Output] = [metrics, journal]
+        if options.events:
+            events = Events(
+                connection, node=options.node, complain=journal.complain, count=metrics.count_report
+            )
+            events.start()
+            stack.callback(events.stop, patience=_EVENTS_PATIENCE)
+            outputs.append(events)
+        if options.gates:
+            gates = Gates(connection, complain=journal.complain, count=metrics.count_report)
+            gates.start()
+            stack.callback(gates.stop)
+            outputs.append(gates)
+        agent = Agent(
+            cluster=cluster,
+            keeper=keeper,
+            inbox=inbox,
+            health=health,
+            outputs=outputs,
+            watch_rules=lambda backend: RuleChanges(backend, inbox.marker(Cause.KERNEL)),
+        )
+        if options.listen is not None:
+            stack.enter_context(
+                Endpoint(
+                    options.listen, questions=_questions(agent, health, metrics), complain=journal.complain
+                )
+            )
+        host = HostChanges(inbox.marker(Cause.ADDRESSES))
+        host.start()
+        stack.callback(host.stop)
+        cluster.start()
+        stack.callback(cluster.stop)
+        _introduce(journal, options, connection)
+        agent.run()
+        journal.stopped(why=stop(), rules=_farewell(keeper, options, journal))
+
+
+def new_keeper(options: Options) -> Keeper:
+    """What makes the rules so, for these options."""
+    return Keeper(
+        settings=options.settings,
+        told=options.told,
+        keep_connections=options.keep_connections,
+        clock=time.monotonic,
+        lock_timeout=_LOCK_SECONDS,
+    )
+
+
+def _introduce(journal: Journal, options: Options, connection: Connection) -> None:
+    """The first line of the log."""
+    listen = str(options.listen) if options.listen is not None else "off"
+    journal.say(
+        Level.INFO,
+        f"kvctl {__version__} watches {connection.name} for node {options.node}",
+        version=__version__,
+        node=options.node,
+        listen=listen,
+        clean=options.clean,
+        events=options.events,
+        readiness_gates=options.gates,
+    )
+
+
+def _farewell(keeper: Keeper, options: Options, journal: Journal) -> str:
+    """What becomes of the rules."""
+    if not options.clean:
+        return "the rules stay in the kernel, and the next agent goes on with them"
+    try:
+        removed = keeper.remove_everything()
+    except KvctlError as error:
+        journal.complain(f"the rules could not be removed: {error}", level=Level.ERROR)
+        return "the rules could not be removed"
+    failed = [error for outcome in removed.outcomes for error in outcome.errors]
+    for failure in failed:
+        journal.complain(f"rules could not be removed: {failure}", level=Level.ERROR)
+    return "some rules could not be removed" if failed else "the rules are removed (egress_clean)"
+
+
+def _questions(agent: Agent, health: Health, metrics: Metrics) -> Questions:
+    def pod(namespace: str, name: str) -> tuple[bool, str] | None:
+        return pod_ready(agent.last, namespace, name) if agent.last is not None else None
+
+    return Questions(alive=health.alive, ready=health.ready, pod=pod, metrics=metrics.render)
+
+
+@contextmanager
+def _stopped_by_signals(inbox: Inbox) -> Iterator[Callable[[], str]]:
+    """SIGTERM and SIGINT end the loop after what it is at; what is yielded names the signal that came."""
+    came: list[str] = []
+
+    def stop(number: int, frame: object) -> None:
+        came.append(signal.Signals(number).name)
+        inbox.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: came[0] if came else "asked to"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

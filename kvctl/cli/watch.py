@@ -1,0 +1,118 @@
+"""`kvctl egress watch`: keep this node right, in a cluster."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import click
+
+from kvctl.agent.address import DEFAULT_LISTEN, Listen, parse_listen
+from kvctl.agent.journal import LogFormat, parse_log_format
+from kvctl.agent.start import Options, run_agent
+from kvctl.cli import options
+from kvctl.cli.inputs import Inputs, takes_inputs
+from kvctl.cluster.connection import open_connection
+from kvctl.errors import UsageError
+
+
+@click.command()
+@takes_inputs()
+@options.backend
+@options.keep_connections
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Make the rules right once, print what changed, and end: for cron and debugging.",
+)
+@click.option(
+    "--clean",
+    is_flag=True,
+    default=None,
+    help="Remove all rules at the end instead of leaving them to the next agent. [environment: egress_clean]",
+)
+@click.option(
+    "--listen",
+    metavar="[ADDRESS]:PORT",
+    help="Where metrics, health and the readiness of pods are told; off: nowhere. "
+    f"[environment: egress_listen; default: {DEFAULT_LISTEN}]",
+)
+@click.option(
+    "--events/--no-events",
+    "events",
+    default=None,
+    help="Tell Services' states as Kubernetes Events. [environment: egress_events; default: yes]",
+)
+@click.option(
+    "--readiness-gates",
+    "gates",
+    is_flag=True,
+    default=None,
+    help="Set the condition kube-vip.io/egress-enabled of Pods that have it as a readiness gate. "
+    "[environment: egress_readinessgates]",
+)
+@options.output()
+@click.option(
+    "--log-format",
+    metavar="FORMAT",
+    help=f"One of {', '.join(LogFormat)}. [environment: egress_logformat; default: auto]",
+)
+def command(
+    *,
+    inputs: Inputs,
+    nftables: bool | None,
+    keep_connections: bool | None,
+    once: bool,
+    clean: bool | None,
+    listen: str | None,
+    events: bool | None,
+    gates: bool | None,
+    log_format: str | None,
+    output: str,
+) -> int:
+    """Keep the rules of this node equal to what Services and Pods ask for, until it is told to end.
+
+    Runs on each node (a DaemonSet). What others undo is mended within seconds; SIGTERM leaves the rules in place.
+    """
+    if inputs.filenames:
+        raise UsageError(
+            "-f: an agent follows a cluster, not files", hint="for files: kvctl egress apply -f FILE"
+        )
+    settings = inputs.settings()
+    told = Options(
+        settings=settings,
+        node=options.this_node(inputs.node),
+        told=options.told_backend(nftables),
+        keep_connections=options.told_keep_connections(keep_connections),
+        clean=_switch(clean, "egress_clean", default=False),
+        listen=_listen(listen),
+        log_format=_log_format(log_format),
+        events=_switch(events, "egress_events", default=True),
+        gates=_switch(gates, "egress_readinessgates", default=False),
+    )
+    connection = open_connection(kubeconfig=inputs.kubeconfig, context=inputs.context)
+    if once:
+        from kvctl.cli.once import once as run_once
+
+        return run_once(connection, told, output=output)
+    # What was set for a command that ends soon is not for a process that stays.
+    gc.set_threshold(2000, 20, 20)
+    run_agent(connection, told)
+    return 0
+
+
+def _switch(flag: bool | None, variable: str, *, default: bool) -> bool:
+    told = flag if flag is not None else options.environment_bool(variable)
+    return default if told is None else told
+
+
+def _listen(flag: str | None) -> Listen | None:
+    if flag is not None:
+        return parse_listen(flag, where="--listen")
+    return parse_listen(os.environ.get("egress_listen", DEFAULT_LISTEN))
+
+
+def _log_format(flag: str | None) -> LogFormat:
+    if flag is not None:
+        return parse_log_format(flag, where="--log-format")
+    return parse_log_format(os.environ.get("egress_logformat", ""))
