@@ -211,6 +211,7 @@ _UPDATED = {
     Action.ADDED: "added the rules",
     Action.UPDATED: "updated the rules",
     Action.MOVED: "moved the rules from the other back end",
+    Action.DROPPING: "began to drop the traffic",
     Action.REMOVED: "removed the rules",
     Action.FAILED: "failed to write the rules",
 }

@@ -12,7 +12,6 @@ from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped
 from kvctl.cli.output import note, printable
 from kvctl.model.net import Family
-from kvctl.model.rules import TABLE
 from kvctl.netfilter.diff import Change, restore_text
 from kvctl.reconcile.compare import Compared, compare
 from kvctl.reconcile.look import Look, look
@@ -85,6 +84,6 @@ def print_comparison(compared: Compared, output: str, *, found: Look, node: str 
 def _line(family: Family, change: Change) -> str:
     if change.rule is None:
         word = "delete chain" if change.op == "delete-chain" else "empty chain"
-        return f"{_SIGNS[change.op]} {family} {TABLE}: {word} {change.chain}"
+        return f"{_SIGNS[change.op]} {family} {change.table}: {word} {change.chain}"
     verb = "-I" if change.op == "insert" else "-A"
-    return f"{_SIGNS[change.op]} {family} {TABLE}: {verb} {change.chain} {change.rule}"
+    return f"{_SIGNS[change.op]} {family} {change.table}: {verb} {change.chain} {change.rule}"

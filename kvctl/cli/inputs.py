@@ -30,6 +30,7 @@ class Inputs(NamedTuple):
     service_cidrs: Sequence[str]
     exclude_cidrs: Sequence[str]
     vip_ranges: Sequence[str]
+    without_vip: str | None = None
     assume_vip: bool | None = None
     ask_cluster: bool = False
 
@@ -58,6 +59,7 @@ class Inputs(NamedTuple):
             only_here=only_here,
             interface=self.interface,
             assume_vip=self.assume_vip,
+            without_vip=self.without_vip,
         )
 
     def objects(self) -> Objects:
@@ -90,7 +92,7 @@ def takes_inputs(*, of_node: bool = True, by_choice: bool = False) -> Callable[[
         result: Command = command
         if of_node:
             result = options.assume_vip(result)
-        for option in (options.interface, options.node, options.networks):
+        for option in (options.without_vip, options.interface, options.node, options.networks):
             result = option(result)
         if by_choice:
             result = options.cluster(result)

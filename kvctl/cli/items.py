@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
 from kvctl.model.net import Address
-from kvctl.model.rules import TABLE
+from kvctl.model.rules import Table, table_of
 from kvctl.netfilter.diff import Change
+from kvctl.netfilter.nft import IPTABLES_TABLE
 from kvctl.reconcile.report import Item, Status
 
 if TYPE_CHECKING:
     from kvctl.model.flows import Flow
     from kvctl.reconcile.look import Look
+    from kvctl.reconcile.site import Site
 
 SCHEMA_VERSION = 1
 
@@ -68,7 +70,7 @@ def item_json(item: Item) -> Json:
 
 def change_json(change: Change) -> Json:
     """One rule that comes or goes."""
-    return {"table": TABLE, "chain": change.chain, "op": change.op, "rule": change.rule}
+    return {"table": str(change.table), "chain": change.chain, "op": change.op, "rule": change.rule}
 
 
 def flow_json(flow: Flow) -> Json:
@@ -146,7 +148,10 @@ def _row(item: Item) -> list[str]:
     return [
         *identity(item),
         str(len(item.pods)),
-        _joined(list(item.ports), "-" if item.status in (Status.SKIPPED, Status.ELSEWHERE) else "all"),
+        _joined(
+            list(item.ports),
+            "-" if item.status in (Status.SKIPPED, Status.ELSEWHERE) and not item.pods else "all",
+        ),
         str(item.status),
     ]
 
@@ -194,14 +199,27 @@ def report_look(look: Look) -> None:
     for text in look.warnings:
         warning(printable(text))
     for site in (*look.sites.values(), *look.others.values()):
-        if site.snapshot.chains and not site.installed.services and not site.installed.retiring:
+        for table in _emptied(site):
             warning(
-                f"kvctl's chains are here ({site.kernel.backend}, {site.family}), but empty: somebody flushed the nat "
-                "table; kvctl egress apply writes the rules again, flush --all removes the chains"
+                f"kvctl's chains are here ({site.kernel.backend}, {site.family}), but empty: somebody flushed the "
+                f"{table} table; kvctl egress apply writes the rules again, flush --all removes the chains"
             )
     for family, site in look.sites.items():
-        if not site.snapshot.position_known:
-            warning(
-                f"{family}: native nft rules in table nat hide its text; whether another rule comes before kvctl's "
-                "jump cannot be seen (nft list table ip nat shows it)"
-            )
+        for table, beside in site.snapshot.around.items():
+            if not beside.position_known:
+                place = IPTABLES_TABLE[family][0]
+                warning(
+                    f"{family}: native nft rules in table {table} hide its text; whether another rule comes before "
+                    f"kvctl's jump cannot be seen (nft list table {place} {table} shows it)"
+                )
+
+
+def _emptied(site: Site) -> list[Table]:
+    """Tables with chains of ours that say nothing any more."""
+    installed = site.installed
+    with_chains = {table_of(chain) for chain in site.snapshot.chains}
+    with_rules = {
+        Table.NAT: bool(installed.services or installed.retiring),
+        Table.MANGLE: bool(installed.drops.services),
+    }
+    return [table for table in Table if table in with_chains and not with_rules[table]]

@@ -16,6 +16,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.text import quote
 
 if TYPE_CHECKING:
+    from kvctl.model.policy import WithoutVip
     from kvctl.model.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,6 +110,13 @@ assume_vip = click.option(
     help="Take the VIP as being here: for load balancers that answer ARP without binding it, or bind it on lo. "
     "[environment: egress_assumevip]",
 )
+without_vip = click.option(
+    "--without-vip",
+    type=click.Choice(["drop", "node-address"]),
+    default=None,
+    help="What becomes of the traffic of Services without the annotation kvctl.io/without-vip, where their VIP is "
+    "not: it is dropped, or leaves with the node's address. [environment: egress_withoutvip; default: node-address]",
+)
 prune = click.option("--prune", is_flag=True, help="Remove Services that are absent from the source, too.")
 keep_connections = click.option(
     "--keep-connections",
@@ -171,6 +179,23 @@ def told_assume_vip(flag: bool | None) -> bool:
     return bool(flag if flag is not None else environment_bool("egress_assumevip"))
 
 
+def told_without_vip(flag: str | None) -> WithoutVip:
+    """What becomes of traffic where the VIP is not. Raises UsageError for a value that is none."""
+    from kvctl.model.policy import WithoutVip
+
+    text = flag if flag is not None else os.environ.get("egress_withoutvip", "").strip()
+    if not text:
+        return WithoutVip.NODE_ADDRESS
+    try:
+        return WithoutVip(text)
+    except ValueError:
+        accepted = " nor ".join(WithoutVip)
+        raise UsageError(
+            f"environment variable egress_withoutvip: {quote(text)} is neither {accepted}",
+            hint="set egress_withoutvip=drop, egress_withoutvip=node-address, or unset it",
+        ) from None
+
+
 def this_node(flag: str | None) -> str:
     """The name of the node kvctl runs on."""
     told = _told("--node", flag, "NODE_NAME", "vip_nodename", form=_SUBDOMAIN, what="the name of a Node")
@@ -195,6 +220,7 @@ def settings(
     only_here: bool,
     interface: str | None,
     assume_vip: bool | None = None,
+    without_vip: str | None = None,
 ) -> Settings:
     """Flag, else environment, else default.
 
@@ -221,6 +247,7 @@ def settings(
         node=here if node is not None or only_here else None,
         this_node=here,
         assume_vip=told_assume_vip(assume_vip),
+        without_vip=told_without_vip(without_vip),
         interface=told_interface,
     )
 

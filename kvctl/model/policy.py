@@ -85,6 +85,14 @@ def canonical(exclusions: Iterable[Exclusion]) -> tuple[Exclusion, ...]:
     return tuple(kept)
 
 
+class WithoutVip(StrEnum):
+    """What becomes of a Service's traffic on a node where its VIP is not."""
+
+    NODE_ADDRESS = "node-address"
+    """It leaves as if nobody had asked for egress: with the address of the node."""
+    DROP = "drop"
+
+
 class RankClass(IntEnum):
     """Which Services come first where a pod belongs to several: the more exact ones."""
 

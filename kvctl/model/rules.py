@@ -9,10 +9,36 @@ from typing import NamedTuple
 from kvctl.model.net import Address, Family, Network
 
 EGRESS_CHAIN = "KVCTL-EGRESS"
+"""Where the rewriting begins, in the nat table."""
+DROP_CHAIN = "KVCTL-DROP"
+"""Where the dropping begins, in the mangle table."""
 CHAIN_PREFIX = "KVCTL-"
 COMMENT_PREFIX = "kvctl:"
-TABLE = "nat"
 HOOK_CHAIN = "POSTROUTING"
+
+
+class Table(StrEnum):
+    """A table that kvctl writes to."""
+
+    NAT = "nat"
+    """Only the first packet of a connection comes through: here it is rewritten."""
+    MANGLE = "mangle"
+    """Every packet comes through, before nat: here it is dropped, which nat cannot do."""
+
+
+ROOTS: Mapping[Table, str] = {Table.NAT: EGRESS_CHAIN, Table.MANGLE: DROP_CHAIN}
+"""The chain that our hook in each table jumps to."""
+
+DROP_SERVICE_PREFIX = CHAIN_PREFIX + "DROP-"
+DROP_OUT_PREFIX = CHAIN_PREFIX + "DOUT-"
+DROP_LEAF_PREFIX = CHAIN_PREFIX + "DIN-"
+DROP_PASS_PREFIX = CHAIN_PREFIX + "DPASS-"
+_IN_MANGLE = (DROP_SERVICE_PREFIX, DROP_OUT_PREFIX, DROP_LEAF_PREFIX, DROP_PASS_PREFIX)
+
+
+def table_of(chain: str) -> Table:
+    """The table of a chain of ours: its name tells, so that no two tables have a chain of one name."""
+    return Table.MANGLE if chain == DROP_CHAIN or chain.startswith(_IN_MANGLE) else Table.NAT
 
 
 class Verb(StrEnum):
@@ -22,6 +48,7 @@ class Verb(StrEnum):
     JUMP = "jump"
     GOTO = "goto"
     SNAT = "SNAT"
+    DROP = "DROP"
 
 
 class Target(NamedTuple):
@@ -33,6 +60,7 @@ class Target(NamedTuple):
 
 
 RETURN = Target(verb=Verb.RETURN)
+DROP = Target(verb=Verb.DROP)
 
 
 class Rule(NamedTuple):
@@ -50,14 +78,16 @@ class Rule(NamedTuple):
     """`-m conntrack --ctorigdst`: where the connection was aimed before DNAT."""
     protocol: str | None = None
     ports: tuple[tuple[int, int], ...] = ()
+    asked_only: bool = False
+    """`-m conntrack --ctdir ORIGINAL`: no packet that answers, whoever began the connection."""
 
 
 class Ruleset(NamedTuple):
-    """What one family's nat table should hold of ours."""
+    """What one family's tables should hold of ours."""
 
     family: Family
-    hook: Rule | None = None
-    """Our jump, first in POSTROUTING; None: there is to be none."""
+    hooks: Mapping[Table, Rule] = {}
+    """Our jumps, each first in POSTROUTING of its table; absent: there is to be none."""
     chains: Mapping[str, tuple[Rule, ...]] = {}
     untouched: frozenset[str] = frozenset()
     """Chains of ours that stay as they are, whatever is in them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvctl.model.net import Network
+from kvctl.model.policy import WithoutVip
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +25,7 @@ class Settings:
     """The node kvctl runs on, for messages and for its own addresses."""
     assume_vip: bool = False
     """The VIP counts as here without an address on an interface."""
+    without_vip: WithoutVip = WithoutVip.NODE_ADDRESS
+    """What becomes of the traffic of Services that do not say it themselves, where their VIP is not."""
     interface: str | None = None
     """The interface of Services that name none; None: found from addresses and routes."""

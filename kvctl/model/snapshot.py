@@ -1,4 +1,4 @@
-"""What one family's nat table holds, as far as kvctl is concerned: found, not wanted."""
+"""What one family's tables hold, as far as kvctl is concerned: found, not wanted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import Rule
+from kvctl.model.rules import Rule, Table
 
 
 class FoundRule(NamedTuple):
@@ -18,20 +18,35 @@ class FoundRule(NamedTuple):
     """None: the back end could not be asked for counters."""
 
 
+class Surroundings(NamedTuple):
+    """What is in one table beside our own chains."""
+
+    hook_chain: tuple[FoundRule, ...] = ()
+    """POSTROUTING, ours and foreign rules in their order."""
+    foreign: Mapping[str, tuple[str, ...]] = {}
+    """The chains that are not ours: the rules' text."""
+    position_known: bool = True
+    """False: native nft rules hide POSTROUTING, only the presence of the hook could be checked."""
+
+
+NOTHING = Surroundings()
+
+
 class Snapshot(NamedTuple):
     """One family of one back end at one moment."""
 
     family: Family
     chains: Mapping[str, tuple[FoundRule, ...]] = {}
-    """Chains named KVCTL-…, with everything in them."""
-    hook_chain: tuple[FoundRule, ...] = ()
-    """POSTROUTING, ours and foreign rules in their order."""
-    foreign: Mapping[str, tuple[str, ...]] = {}
-    """The other chains of the nat table: the rules' text."""
-    position_known: bool = True
-    """False: native nft rules hide POSTROUTING, only the presence of the hook could be checked."""
+    """Chains of ours, with everything in them; their names tell their tables."""
+    around: Mapping[Table, Surroundings] = {}
+    """The tables; absent: there is no such table."""
+
+    def beside(self, table: Table) -> Surroundings:
+        """What is in a table beside our chains."""
+        return self.around.get(table, NOTHING)
 
     @property
     def is_empty(self) -> bool:
         """Nothing of ours is here."""
-        return not self.chains and not any(found.rule for found in self.hook_chain)
+        hooks = (found.rule for each in self.around.values() for found in each.hook_chain)
+        return not self.chains and not any(hooks)

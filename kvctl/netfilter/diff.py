@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import HOOK_CHAIN, TABLE, Rule, Ruleset
+from kvctl.model.rules import HOOK_CHAIN, Rule, Ruleset, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.position import is_hook, referrers
 from kvctl.netfilter.syntax import is_chain_name, render
+
+_NOWHERE: Mapping[Table, str] = MappingProxyType({})
 
 
 class Change(NamedTuple):
@@ -23,6 +26,7 @@ class Change(NamedTuple):
     """The rule's text; None where the change is about the chain."""
     new_chain: bool = False
     """The chain does not exist yet."""
+    table: Table = Table.NAT
 
 
 class ChainWrite(NamedTuple):
@@ -35,7 +39,7 @@ class ChainWrite(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that has to change in one family's nat table; false in a condition when nothing has."""
+    """Everything that has to change in one family's tables; false in a condition when nothing has."""
 
     family: Family
     writes: tuple[ChainWrite, ...] = ()
@@ -45,8 +49,8 @@ class Plan(NamedTuple):
     """Chains of ours that go."""
     flushes: tuple[str, ...] = ()
     """Chains that would go, but a foreign rule leads to them: emptied only."""
-    hooks_deleted: tuple[str, ...] = ()
-    hook_inserted: Rule | None = None
+    hooks_deleted: tuple[tuple[Table, str], ...] = ()
+    hooks_inserted: tuple[tuple[Table, Rule], ...] = ()
     pinned: tuple[tuple[str, str], ...] = ()
     """(chain, foreign rule) for chains that stay, empty, because of that rule."""
     unwritable: tuple[str, ...] = ()
@@ -59,12 +63,23 @@ class Plan(NamedTuple):
             or self.deletes
             or self.flushes
             or self.hooks_deleted
-            or self.hook_inserted
+            or self.hooks_inserted
+        )
+
+    def of(self, table: Table) -> Plan:
+        """What has to change in one table."""
+        return self._replace(
+            writes=tuple(write for write in self.writes if table_of(write.chain) is table),
+            trims=tuple(trim for trim in self.trims if table_of(trim[0]) is table),
+            deletes=tuple(chain for chain in self.deletes if table_of(chain) is table),
+            flushes=tuple(chain for chain in self.flushes if table_of(chain) is table),
+            hooks_deleted=tuple(hook for hook in self.hooks_deleted if hook[0] is table),
+            hooks_inserted=tuple(hook for hook in self.hooks_inserted if hook[0] is table),
         )
 
 
-def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: str | None = None) -> Plan:
-    """What turns `found` into `wanted`; `in_the_way` is a foreign rule above our hook, if one is."""
+def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Table, str] = _NOWHERE) -> Plan:
+    """What turns `found` into `wanted`; `in_the_way`: the tables where a foreign rule is above our hook."""
     writes: list[ChainWrite] = []
     trims: list[tuple[str, str]] = []
     for chain, rules in wanted.chains.items():
@@ -81,18 +96,22 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: str | None = None) -> 
     gone = [c for c in found.chains if c not in wanted.chains and c not in wanted.untouched]
     unwritable = tuple(c for c in gone if not is_chain_name(c))
     gone = [c for c in gone if c not in unwritable]
-    hooks = [item for item in found.hook_chain if is_hook(item)]
-    hook_is_right = [item.rule for item in hooks] == (
-        [wanted.hook] if wanted.hook else []
-    ) and in_the_way is None
+    hooks_deleted: list[tuple[Table, str]] = []
+    hooks_inserted: list[tuple[Table, Rule]] = []
+    for table in Table:
+        hooks = [item for item in found.beside(table).hook_chain if is_hook(item, table)]
+        hook = [wanted.hooks[table]] if table in wanted.hooks else []
+        if [item.rule for item in hooks] != hook or table in in_the_way:
+            hooks_deleted += [(table, item.text) for item in hooks]
+            hooks_inserted += [(table, rule) for rule in hook]
     return Plan(
         family=wanted.family,
         writes=tuple(writes),
         trims=tuple(trims),
         deletes=tuple(c for c in gone if c not in leading),
         flushes=tuple(c for c in gone if c in leading and found.chains[c]),
-        hooks_deleted=() if hook_is_right else tuple(item.text for item in hooks),
-        hook_inserted=None if hook_is_right else wanted.hook,
+        hooks_deleted=tuple(hooks_deleted),
+        hooks_inserted=tuple(hooks_inserted),
         pinned=tuple((c, leading[c]) for c in gone if c in leading),
         unwritable=unwritable,
     )
@@ -109,15 +128,26 @@ def _surplus_at_end(before: Sequence[FoundRule], rules: Sequence[Rule]) -> Seque
     return tail if mended and tail and not repeats else None
 
 
-def restore_text(plan: Plan) -> str:
-    """The plan for `iptables-restore --noflush`: one transaction of one table."""
-    lines = [f"*{TABLE}"]
+def restore_text(plan: Plan, *, order: Sequence[Table] | None = None) -> str:
+    """The plan for `iptables-restore --noflush`: one transaction a table that changes, in this order; nat's if none does.
+
+    Without an order what is dropped comes first, unless something is dropped no more: then that goes last.
+    """
+    if order is None:
+        mangle = plan.of(Table.MANGLE)
+        less = mangle.trims or mangle.deletes or mangle.flushes or mangle.hooks_deleted
+        order = (Table.NAT, Table.MANGLE) if less else (Table.MANGLE, Table.NAT)
+    sections = [_section(table, part) for table in order if (part := plan.of(table))]
+    return "".join(sections) or _section(Table.NAT, plan)
+
+
+def _section(table: Table, plan: Plan) -> str:
+    lines = [f"*{table}"]
     # With --noflush a chain line creates the chain, or empties it, and touches no other.
     written = [write.chain for write in plan.writes]
     lines += [f":{chain} - [0:0]" for chain in (*written, *plan.deletes, *plan.flushes)]
-    lines += [f"-D {HOOK_CHAIN} {text}" for text in plan.hooks_deleted]
-    if plan.hook_inserted is not None:
-        lines.append(f"-I {HOOK_CHAIN} 1 {render(plan.hook_inserted)}")
+    lines += [f"-D {HOOK_CHAIN} {text}" for _, text in plan.hooks_deleted]
+    lines += [f"-I {HOOK_CHAIN} 1 {render(rule)}" for _, rule in plan.hooks_inserted]
     for write in plan.writes:
         lines += [f"-A {write.chain} {render(rule)}" for rule in write.rules]
     lines += [f"-D {chain} {text}" for chain, text in plan.trims]
@@ -128,18 +158,21 @@ def restore_text(plan: Plan) -> str:
 
 def changes(plan: Plan) -> list[Change]:
     """The plan rule by rule, for people."""
-    result = [Change(HOOK_CHAIN, "remove", text) for text in plan.hooks_deleted]
-    if plan.hook_inserted is not None:
-        result.append(Change(HOOK_CHAIN, "insert", render(plan.hook_inserted)))
+    result = [Change(HOOK_CHAIN, "remove", text, table=table) for table, text in plan.hooks_deleted]
+    result += [Change(HOOK_CHAIN, "insert", render(rule), table=table) for table, rule in plan.hooks_inserted]
     for write in plan.writes:
         if write.before is None:
-            result += [Change(write.chain, "add", render(rule), new_chain=True) for rule in write.rules]
+            result += [_change(write.chain, "add", render(rule), new_chain=True) for rule in write.rules]
         else:
             result += _chain_changes(write.chain, write.before, write.rules)
-    result += [Change(chain, "remove", text) for chain, text in plan.trims]
-    result += [Change(chain, "flush-chain", None) for chain in plan.flushes]
-    result += [Change(chain, "delete-chain", None) for chain in plan.deletes]
+    result += [_change(chain, "remove", text) for chain, text in plan.trims]
+    result += [_change(chain, "flush-chain", None) for chain in plan.flushes]
+    result += [_change(chain, "delete-chain", None) for chain in plan.deletes]
     return result
+
+
+def _change(chain: str, op: str, rule: str | None, *, new_chain: bool = False) -> Change:
+    return Change(chain, op, rule, new_chain=new_chain, table=table_of(chain))
 
 
 def _chain_changes(chain: str, before: Iterable[FoundRule], rules: Iterable[Rule]) -> list[Change]:
@@ -152,8 +185,8 @@ def _chain_changes(chain: str, before: Iterable[FoundRule], rules: Iterable[Rule
     if not removed and not added:  # the order alone is wrong
         removed, added = old, new
     return [
-        *(Change(chain, "remove", text) for text in removed),
-        *(Change(chain, "add", text) for text in added),
+        *(_change(chain, "remove", text) for text in removed),
+        *(_change(chain, "add", text) for text in added),
     ]
 
 

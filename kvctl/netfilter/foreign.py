@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Network, parse_address, parse_network
-from kvctl.model.rules import HOOK_CHAIN, TABLE
+from kvctl.model.rules import HOOK_CHAIN, Table
 from kvctl.netfilter.savetext import SavedTables
 from kvctl.netfilter.syntax import tokenize
 
@@ -32,11 +32,11 @@ def kube_vip_rules(saved: SavedTables) -> list[ForeignEgress]:
     """kube-vip's rules in one family."""
     found = [
         item
-        for packets, text in saved.chain(TABLE, HOOK_CHAIN)
+        for packets, text in saved.chain(Table.NAT, HOOK_CHAIN)
         if (item := _translation(text, packets)) is not None
     ]
     translated = {item.pod for item in found}
-    for _, text in saved.chain("mangle", _MARKING_CHAIN):
+    for _, text in saved.chain(Table.MANGLE, _MARKING_CHAIN):
         words = tokenize(text)
         source = _network(_value(words, "-s"))
         if "MARK" in words and source not in translated:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from kvctl import proc
 from kvctl.errors import KvctlError, NetfilterUnavailableError, ProcessError
 from kvctl.model.net import Family
-from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN, TABLE, Rule
-from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.model.rules import HOOK_CHAIN, ROOTS, Rule, Table
+from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.binaries import Backend, Role, binary, learn, named
-from kvctl.netfilter.nft import Question, nat_chain_names
-from kvctl.netfilter.savetext import SavedTables, parse_tables, rule_lines, snapshot_of
-from kvctl.netfilter.syntax import parse, render
+from kvctl.netfilter.nft import Question, chain_names
+from kvctl.netfilter.savetext import SavedTables, is_own, parse_tables, rule_lines, snapshot_of
+from kvctl.netfilter.syntax import parse, render, tokenize
 
 # xtables-legacy(8): without -w some versions wait for the lock for ever, others fail at once.
 LOCK_SECONDS = 5
@@ -46,7 +46,10 @@ def witnessed(witness: Witness) -> Iterator[None]:
 
 
 class RestoreError(ProcessError):
-    """A restore was refused, and nothing of it is in the kernel; `transient`: it may go through when read anew."""
+    """A restore was refused, and nothing of the table at fault is in the kernel.
+
+    `transient`: it may go through when read anew.
+    """
 
     transient = False
 
@@ -83,56 +86,65 @@ class Kernel:
         return finish
 
     def snapshot(
-        self, family: Family, saved: SavedTables, *, hook: Rule, known: Iterable[str] = ()
+        self, family: Family, saved: SavedTables, *, hooks: Mapping[Table, Rule], known: Iterable[str] = ()
     ) -> Snapshot:
-        """The nat table of what was read; where native nft rules hide it, chain by chain.
+        """Our tables of what was read; where native nft rules hide one, chain by chain.
 
         `known`: chains of ours that were there before, and may be still with no jump to them left.
         """
-        if TABLE in saved.incompatible:
-            return self._snapshot_by_chain(family, hook, known)
-        return snapshot_of(saved, family)
+        found = snapshot_of(saved, family)
+        for table in Table:
+            if table in saved.incompatible:
+                of_table = [name for name in known if is_own(table, name)]
+                chains, beside = self._read_by_chain(family, table, hooks[table], of_table)
+                found = found._replace(
+                    chains={**found.chains, **chains}, around={**found.around, table: beside}
+                )
+        return found
 
-    def _snapshot_by_chain(self, family: Family, hook: Rule, known: Iterable[str]) -> Snapshot:
+    def _read_by_chain(
+        self, family: Family, table: Table, hook: Rule, known: Iterable[str]
+    ) -> tuple[dict[str, tuple[FoundRule, ...]], Surroundings]:
         chains: dict[str, tuple[FoundRule, ...]] = {}
-        named = [name for name in nat_chain_names(family) if name.startswith(CHAIN_PREFIX)]
-        todo = [*known, *named, EGRESS_CHAIN]
+        named = [name for name in chain_names(family, table) if is_own(table, name)]
+        todo = [*known, *named, ROOTS[table]]
         while todo:
             name = todo.pop()
-            rules = self._list(family, name) if name not in chains else None
+            rules = self._list(family, table, name) if name not in chains else None
             if rules is None and name in named and name not in chains:
                 rules = (_HIDDEN,)
             if rules is not None:
                 chains[name] = rules
                 todo += [f.rule.target.chain for f in rules if f.rule and f.rule.target.chain]
-        hook_chain = self._list(family, HOOK_CHAIN)
-        if hook_chain is None:
-            present = self._check(family, HOOK_CHAIN, hook)
-            hook_chain = (FoundRule(text=render(hook), rule=hook),) if present else ()
-            return Snapshot(family=family, chains=chains, hook_chain=hook_chain, position_known=False)
-        return Snapshot(family=family, chains=chains, hook_chain=hook_chain)
+        hook_chain = self._list(family, table, HOOK_CHAIN)
+        if hook_chain is not None:
+            return chains, Surroundings(hook_chain=hook_chain)
+        present = self._has(family, table, HOOK_CHAIN, hook)
+        hook_chain = (FoundRule(text=render(hook), rule=hook),) if present else ()
+        return chains, Surroundings(hook_chain=hook_chain, position_known=False)
 
-    def _list(self, family: Family, chain: str) -> tuple[FoundRule, ...] | None:
+    def _list(self, family: Family, table: Table, chain: str) -> tuple[FoundRule, ...] | None:
         """One chain's rules; None: there is no such chain, or native rules hide it (1.8.9 says the same of both)."""
-        done = self._rule(family, "-S", chain)
+        done = self._rule(family, table, "-S", chain)
         if done.status != 0:
             return None
         prefix = f"-A {chain} "
         texts = [line[len(prefix) :] for line in rule_lines(done.stdout) if line.startswith(prefix)]
         return tuple(FoundRule(text=text, rule=parse(text)) for text in texts)
 
-    def _check(self, family: Family, chain: str, rule: Rule) -> bool:
-        assert rule.target.chain is not None
-        comment = ("-m", "comment", "--comment", rule.comment)
-        return self._rule(family, "-C", chain, *comment, "-j", rule.target.chain).status == 0
+    def _has(self, family: Family, table: Table, chain: str, rule: Rule) -> bool:
+        return self._rule(family, table, "-C", chain, *tokenize(render(rule))).status == 0
 
-    def _rule(self, family: Family, *arguments: str) -> proc.Completed:
+    def _rule(self, family: Family, table: Table, *arguments: str) -> proc.Completed:
         path = binary(self.backend, family, Role.RULE)
-        argv = (path, "-w", str(LOCK_SECONDS), "-t", TABLE, *arguments)
+        argv = (path, "-w", str(LOCK_SECONDS), "-t", str(table), *arguments)
         return proc.run(argv, deadline=_PROCESS_SECONDS)
 
     def write(self, family: Family, text: str) -> None:
-        """One restore, all or nothing; raises RestoreError or NetfilterUnavailableError."""
+        """One restore, each table all or nothing; raises RestoreError or NetfilterUnavailableError.
+
+        Tables are written in their order, and what fails in one leaves those before it written.
+        """
         argv = (binary(self.backend, family, Role.RESTORE), "--noflush", "-w", str(LOCK_SECONDS))
         done = proc.run(argv, stdin=text, deadline=_PROCESS_SECONDS)
         if done.status == 0:
@@ -144,15 +156,15 @@ class Kernel:
         if _is_unavailable(stderr):
             raise unavailable(done, f"cannot write the {family} rules")
         failed = _failed_line(stderr, text)
+        several = text.count("\nCOMMIT\n") > 1
+        unchanged = "the table it stopped at was not changed" if several else "nothing was changed"
         error = RestoreError(
             f"{argv[0]} refused the {family} rules (status {done.status}): {stderr or 'no reason given'}",
             argv=argv,
             status=done.status,
             stderr=stderr,
             line=failed,
-            hint=f"nothing was changed; the line it stopped at: {failed}"
-            if failed
-            else "nothing was changed",
+            hint=f"{unchanged}; the line it stopped at: {failed}" if failed else unchanged,
         )
         # 4: the table changed under us (legacy EAGAIN), or a chain is in use. A failing COMMIT line without
         # a reason is legacy's EAGAIN in iptables-restore.

@@ -8,6 +8,7 @@ from typing import Any
 from kvctl import proc
 from kvctl.errors import ProcessError
 from kvctl.model.net import Family
+from kvctl.model.rules import Table
 
 IPTABLES_TABLE = {Family.IPV4: ("ip", "nat"), Family.IPV6: ("ip6", "nat")}
 """Where iptables-nft keeps its nat table: nft's family and name of it."""
@@ -57,7 +58,8 @@ def read_objects(answer: str) -> list[Json]:
     return [entry for entry in found if isinstance(entry, dict)]
 
 
-def nat_chain_names(family: Family) -> list[str]:
-    """The chains of iptables-nft's nat table."""
+def chain_names(family: Family, table: Table) -> list[str]:
+    """The chains of one of iptables-nft's tables."""
+    place = (IPTABLES_TABLE[family][0], str(table))
     chains = (entry["chain"] for entry in nft("list", "chains") if "chain" in entry)
-    return [chain["name"] for chain in chains if (chain["family"], chain["table"]) == IPTABLES_TABLE[family]]
+    return [chain["name"] for chain in chains if (chain["family"], chain["table"]) == place]

@@ -1,4 +1,4 @@
-"""Whether a packet of one of our pods reaches our hook: the nat table's first match ends the walk."""
+"""Whether a packet of one of our pods reaches our hook: the first match that is final ends a table's walk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from kvctl.model.net import Network, contains, overlap, parse_network
-from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, HOOK_CHAIN
+from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, ROOTS, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.syntax import tokenize
 
@@ -26,6 +26,20 @@ _PASSING_TARGETS = frozenset(
         "SET",
     )
 )
+# Those that only the mangle table has; and what is dropped there already does not leave with the node's address.
+_PASSING_IN_MANGLE = _PASSING_TARGETS | {
+    "CHECKSUM",
+    "DSCP",
+    "ECN",
+    "HL",
+    "TCPMSS",
+    "TCPOPTSTRIP",
+    "TEE",
+    "TOS",
+    "TTL",
+    "DROP",
+    "REJECT",
+}
 # Chains within chains: more than anybody writes, and few enough for our stack.
 _DEEPEST = 100
 _TARGETS = ("-j", "-g", "--jump", "--goto")
@@ -34,20 +48,20 @@ _KUBE_POSTROUTING = "KUBE-POSTROUTING"
 _UNMARKED_RETURNS = ["-m", "mark", "!", "--mark", "0x4000/0x4000", "-j", "RETURN"]
 
 
-def is_hook(found: FoundRule) -> bool:
-    """Whether this is our jump, whatever its tag: written by some version of kvctl."""
+def is_hook(found: FoundRule, table: Table) -> bool:
+    """Whether this is our jump in a table, whatever its tag: written by some version of kvctl."""
     rule = found.rule
-    return rule is not None and rule.target.chain == EGRESS_CHAIN
+    return rule is not None and rule.target.chain == ROOTS[table]
 
 
-def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network]) -> str | None:
-    """The text of the first foreign rule above our hook that may end the walk of a packet of `pods`.
+def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network], table: Table = Table.NAT) -> str | None:
+    """The text of the first foreign rule above a table's hook that may end the walk of a packet of `pods`.
 
     What cannot be judged counts as in the way. None: there is none, or there is no hook.
     """
-    walk = _Walk(snapshot, pods)
-    for found in snapshot.hook_chain:
-        if is_hook(found):
+    walk = _Walk(snapshot, pods, table)
+    for found in snapshot.beside(table).hook_chain:
+        if is_hook(found, table):
             return None
         if walk.may_end_at(found.text, in_base=True):
             return found.text
@@ -57,8 +71,9 @@ def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network]) -> str | None:
 class _Walk:
     """Judges rules and the chains they lead to, each chain once."""
 
-    def __init__(self, snapshot: Snapshot, pods: Sequence[Network]) -> None:
-        self._chains = snapshot.foreign
+    def __init__(self, snapshot: Snapshot, pods: Sequence[Network], table: Table) -> None:
+        self._chains = snapshot.beside(table).foreign
+        self._passing = _PASSING_IN_MANGLE if table is Table.MANGLE else _PASSING_TARGETS
         self._pods = pods
         self._verdicts: dict[str, bool] = {}
 
@@ -71,7 +86,7 @@ class _Walk:
         if option is None or option + 1 >= len(words):
             return False
         target = words[option + 1]
-        if target in _PASSING_TARGETS:
+        if target in self._passing:
             return False
         if target == "RETURN":
             # From the base chain that is the end of the walk, from a chain that was jumped to it is not.
@@ -120,19 +135,30 @@ def _without_comment(text: str) -> list[str]:
 def referrers(snapshot: Snapshot, *, staying: Collection[str] = ()) -> dict[str, str]:
     """Chains of ours that a rule which is not ours to change leads to, each with that rule as text.
 
-    These are the foreign rules of the nat table, and what is in chains of ours that are `staying` as they are.
+    These are the foreign rules of the tables, and what is in chains of ours that are `staying` as they are.
     """
-    hooks = {found.text for found in snapshot.hook_chain if is_hook(found)}
-    kept = {
-        name: [found.text for found in snapshot.chains[name]] for name in staying if name in snapshot.chains
-    }
     result: dict[str, str] = {}
-    for name, rules in (*snapshot.foreign.items(), *kept.items()):
-        for text in rules:
-            if CHAIN_PREFIX not in text or (name == HOOK_CHAIN and text in hooks):
-                continue
-            words = _without_comment(text)
-            for option, target in pairwise(words):
-                if option in _TARGETS and target in snapshot.chains:
+    for table in Table:
+        beside = snapshot.beside(table)
+        hooks = {found.text for found in beside.hook_chain if is_hook(found, table)}
+        kept = {
+            name: [found.text for found in snapshot.chains[name]]
+            for name in staying
+            if name in snapshot.chains and table_of(name) is table
+        }
+        for name, rules in (*beside.foreign.items(), *kept.items()):
+            for text in rules:
+                if CHAIN_PREFIX not in text or (name == HOOK_CHAIN and text in hooks):
+                    continue
+                for target in _own_targets(text, snapshot, table):
                     result.setdefault(target, f"-A {name} {text}")
     return result
+
+
+def _own_targets(text: str, snapshot: Snapshot, table: Table) -> list[str]:
+    """The chains of ours in this table that a rule leads to."""
+    return [
+        target
+        for option, target in pairwise(_without_comment(text))
+        if option in _TARGETS and target in snapshot.chains and table_of(target) is table
+    ]

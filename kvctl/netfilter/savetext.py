@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, TABLE
-from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, Table, table_of
+from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.syntax import parse
 
 _RULE = re.compile(r"(?:\[(?P<packets>[0-9]+):[0-9]+\] )?-A (?P<chain>[^ ]+) ?(?P<text>.*)", re.DOTALL)
@@ -91,23 +91,31 @@ def _quotes(text: str) -> int:
 
 
 def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
-    """The nat table as kvctl sees it: own chains as values, POSTROUTING in order, the rest as text."""
-    table = saved.tables.get(TABLE)
-    chains = table.chains if table else {}
-    return Snapshot(
-        family=family,
-        chains={
-            name: tuple(_found(*rule) for rule in rules)
-            for name, rules in chains.items()
-            if name.startswith(CHAIN_PREFIX)
-        },
-        hook_chain=tuple(_found(*rule) for rule in chains.get(HOOK_CHAIN, ())),
-        foreign={
-            name: tuple(text for _, text in rules)
-            for name, rules in chains.items()
-            if not name.startswith(CHAIN_PREFIX)
-        },
-    )
+    """Our tables as kvctl sees them: own chains as values, POSTROUTING in order, the rest as text."""
+    own: dict[str, tuple[FoundRule, ...]] = {}
+    around: dict[Table, Surroundings] = {}
+    for table in Table:
+        saved_table = saved.tables.get(table)
+        if saved_table is None:
+            continue
+        chains = saved_table.chains
+        own |= {
+            name: tuple(_found(*r) for r in rules) for name, rules in chains.items() if is_own(table, name)
+        }
+        around[table] = Surroundings(
+            hook_chain=tuple(_found(*rule) for rule in chains.get(HOOK_CHAIN, ())),
+            foreign={
+                name: tuple(text for _, text in rules)
+                for name, rules in chains.items()
+                if not is_own(table, name)
+            },
+        )
+    return Snapshot(family=family, chains=own, around=around)
+
+
+def is_own(table: Table, chain: str) -> bool:
+    """Whether a chain of a table is one of ours; in a table where it has no business its name makes it none."""
+    return chain.startswith(CHAIN_PREFIX) and table_of(chain) is table
 
 
 def _found(packets: int | None, text: str) -> FoundRule:

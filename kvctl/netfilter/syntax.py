@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from kvctl.model.net import Network, host_network, parse_address, parse_network
-from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, RETURN, Rule, Target, Verb
+from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, DROP, RETURN, Rule, Target, Verb
 
 # Blanks alone separate words: `\s` would take characters for blanks that iptables does not.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([^ ]+)', re.DOTALL)
@@ -24,10 +24,11 @@ _RULE = re.compile(
     r"(?:-d (?P<destination>[^ ]+) )?"
     r"(?:-p (?P<protocol>[a-z0-9]+) )?"
     r"(?:-m conntrack --ctorigdst (?P<original>[^ ]+) )?"
+    r"(?P<asked>-m conntrack --ctdir ORIGINAL )?"
     r"(?(protocol)(?:-m "
     rf"(?:multiport --dports (?P<several>{_PORT}(?:,{_PORT})*)|(?P=protocol) --dport (?P<one>{_PORT})) )?)"
     rf'-m comment --comment "(?P<comment>{COMMENT_PREFIX}[A-Za-z0-9 :/._~@-]{{1,249}})" '
-    rf"(?:-j (?P<return>RETURN)|-j SNAT --to-source (?P<vip>[0-9a-f.:]+)|"
+    rf"(?:-j (?P<return>RETURN)|-j (?P<drop>DROP)|-j SNAT --to-source (?P<vip>[0-9a-f.:]+)|"
     rf"-(?P<option>[jg]) (?P<chain>{CHAIN_PREFIX}[A-Za-z0-9._-]{{1,22}}))"
 )
 
@@ -52,6 +53,8 @@ def render(rule: Rule) -> str:
         network = rule.original_destination
         single = network.num_addresses == 1
         parts.append(f"-m conntrack --ctorigdst {network.network_address if single else network}")
+    if rule.asked_only:
+        parts.append("-m conntrack --ctdir ORIGINAL")
     if rule.ports:
         ports = ",".join(str(a) if a == b else f"{a}:{b}" for a, b in rule.ports)
         several = len(rule.ports) > 1
@@ -62,8 +65,8 @@ def render(rule: Rule) -> str:
 
 
 def _render_target(target: Target) -> str:
-    if target.verb is Verb.RETURN:
-        return "-j RETURN"
+    if target.verb in (Verb.RETURN, Verb.DROP):
+        return f"-j {target.verb}"
     if target.verb is Verb.SNAT:
         return f"-j SNAT --to-source {target.address}"
     assert target.chain is not None
@@ -87,6 +90,7 @@ def parse(text: str) -> Rule | None:
             original_destination=_parse_original(original) if original else None,
             protocol=match["protocol"],
             ports=_parse_ports(match["several"] or match["one"] or ""),
+            asked_only=match["asked"] is not None,
         )
     except ValueError:
         return None
@@ -106,6 +110,8 @@ def _parse_original(text: str) -> Network:
 def _parse_target(match: re.Match[str]) -> Target:
     if match["return"]:
         return RETURN
+    if match["drop"]:
+        return DROP
     if match["vip"]:
         return Target(verb=Verb.SNAT, address=parse_address(match["vip"]))
     return Target(verb=Verb.JUMP if match["option"] == "j" else Verb.GOTO, chain=match["chain"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kvctl.model.net import Address, Family, Network, contains, family_of, parse_address, parse_network
-from kvctl.model.policy import PROTOCOLS, PortMatch
+from kvctl.model.policy import PROTOCOLS, PortMatch, WithoutVip
 from kvctl.model.text import quote
 
 EGRESS = "kube-vip.io/egress"
@@ -25,6 +25,7 @@ IPV6 = "kube-vip.io/egress-ipv6"
 ADDRESSES = "kube-vip.io/loadbalancerIPs"
 INTERFACE = "kube-vip.io/serviceInterface"
 IGNORE = "kube-vip.io/ignore"
+WITHOUT_VIP = "kvctl.io/without-vip"
 
 WITHOUT_EFFECT: Mapping[str, str] = {
     "kube-vip.io/egress-source-ports": "source ports are never matched",
@@ -37,7 +38,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """kube-vip's other egress annotations and why they do nothing here."""
 
-_KNOWN = frozenset((EGRESS, KVCTL_EGRESS, PORTS, ALLOWED, DENIED, IPV6))
+_KNOWN = frozenset((EGRESS, KVCTL_EGRESS, PORTS, ALLOWED, DENIED, IPV6, WITHOUT_VIP))
 _OWN_PREFIXES = (EGRESS, "kvctl.io/")
 
 MAX_PORTS = 64
@@ -84,6 +85,8 @@ class Annotations:
     denied: tuple[Network, ...]
     addresses: tuple[Address, ...]
     interface: str | None
+    without_vip: WithoutVip | None
+    """None: not said, or faulty."""
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
@@ -117,6 +120,19 @@ class _Reader:
             self.fault(name, value, 'is neither "true" nor "false"', hint)
             return None
         return value == "true"
+
+    def without_vip(self) -> WithoutVip | None:
+        value = self._annotations.get(WITHOUT_VIP)
+        if value is None:
+            return None
+        try:
+            return WithoutVip(value)
+        except ValueError:
+            meant = value.strip().lower().replace("_", "-")
+            hint = f'write "{meant}"' if meant in list(WithoutVip) else None
+            accepted = " nor ".join(f'"{each}"' for each in WithoutVip)
+            self.fault(WITHOUT_VIP, value, f"is neither {accepted}", hint)
+            return None
 
     def items(self, name: str, *, most: int, what: str) -> tuple[str, ...]:
         """The comma-separated entries of an annotation, without white space and duplicates, bounded."""
@@ -179,6 +195,7 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
         denied=_without_covered(reader.each(DENIED, _parse_network, most=MAX_NETWORKS, what="networks")),
         addresses=reader.each(ADDRESSES, _parse_address, most=MAX_ADDRESSES, what="addresses"),
         interface=reader.interface(),
+        without_vip=reader.without_vip(),
         problems=tuple(reader.problems),
         warnings=(*_without_effect(annotations), *_unknown(annotations)),
     )

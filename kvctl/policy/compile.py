@@ -1,19 +1,21 @@
 """From policies to rules: the only place that spells one.
 
 Only the first packet of a connection meets the nat table, so the rewriting costs established
-connections nothing. What each chain is for is told in `layout`.
+connections nothing. What is dropped is dropped in mangle, which comes before nat and sees every packet.
+What each chain is for is told in `layout`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, host_network, parse_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, PortMatch, Rank
-from kvctl.model.rules import EGRESS_CHAIN, RETURN, Rule, Ruleset, Target, Verb
+from kvctl.model.ref import ServiceRef
+from kvctl.model.rules import DROP, DROP_CHAIN, EGRESS_CHAIN, RETURN, Rule, Ruleset, Table, Target, Verb
 from kvctl.policy import layout
 
 MAX_LEAF = 16
@@ -24,7 +26,15 @@ _SPLIT_BITS = 4
 _MULTIPORT_SLOTS = 15
 
 HOOK = Rule(comment=layout.comment("egress"), target=Target(verb=Verb.JUMP, chain=EGRESS_CHAIN))
-"""Our jump in POSTROUTING."""
+"""Our jump in POSTROUTING of nat."""
+
+DROP_HOOK = Rule(
+    comment=layout.comment("drop"), target=Target(verb=Verb.JUMP, chain=DROP_CHAIN), asked_only=True
+)
+"""Our jump in POSTROUTING of mangle. What answers a connection from outside has to pass."""
+
+HOOKS: Mapping[Table, Rule] = {Table.NAT: HOOK, Table.MANGLE: DROP_HOOK}
+"""Our jump in each table."""
 
 
 class Entry(NamedTuple):
@@ -47,16 +57,41 @@ def entry(rank: Rank, pod: EgressPod) -> Entry:
 
 
 def compile_ruleset(
-    *, family: Family, policies: Iterable[EgressPolicy], exclusions: Sequence[Exclusion]
+    *,
+    family: Family,
+    policies: Iterable[EgressPolicy],
+    exclusions: Sequence[Exclusion],
+    dropped: Iterable[EgressPolicy] = (),
 ) -> Ruleset:
-    """The rules of one family for these policies alone."""
-    policies = list(policies)
+    """The rules of one family for these policies alone, of which some are dropped."""
+    policies, dropped = list(policies), list(dropped)
     chains: dict[str, tuple[Rule, ...]] = {}
     for policy in policies:
         chains.update(compile_service(policy))
+    for policy in dropped:
+        chains.update(compile_drop(policy))
     entries = [item for policy in policies for item in entries_of(policy)]
     chains.update(compile_dispatch(family=family, entries=entries, exclusions=exclusions))
-    return Ruleset(family=family, hook=HOOK if entries else None, chains=chains)
+    drops = [item for policy in dropped for item in entries_of(policy)]
+    chains.update(
+        compile_drop_dispatch(
+            family=family, entries=drops, exclusions=exclusions, rewritten=by_address(policies, entries)
+        )
+    )
+    hooks = {table: HOOKS[table] for table, used in ((Table.NAT, entries), (Table.MANGLE, drops)) if used}
+    return Ruleset(family=family, hooks=hooks, chains=chains)
+
+
+def by_address(
+    policies: Iterable[EgressPolicy], entries: Iterable[Entry]
+) -> dict[Address, list[EgressPolicy]]:
+    """Which of `policies` each address has by `entries`, highest rank first."""
+    known = {policy.ref: policy for policy in policies}
+    found: dict[Address, list[EgressPolicy]] = {}
+    for item in sorted(entries, key=lambda each: each.rank):
+        if item.rank.ref in known:
+            found.setdefault(item.address, []).append(known[item.rank.ref])
+    return found
 
 
 def compile_service(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
@@ -65,29 +100,104 @@ def compile_service(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     return _service_chains(policy._replace(pods=(), created=0))
 
 
+def compile_drop(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
+    """The same chains, of other names and in mangle: what would be rewritten is dropped."""
+    return _drop_chains(policy._replace(pods=(), created=0))
+
+
 @lru_cache(maxsize=16384)
 def _service_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
-    text = layout.service_text(policy.ref, policy.interface)
+    snat = Target(verb=Verb.SNAT, address=policy.vip)
+    return _own_chains(
+        policy, layout.REWRITING, text=layout.service_text(policy.ref, policy.interface), action=snat
+    )
+
+
+@lru_cache(maxsize=16384)
+def _drop_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
+    text = layout.drop_text(policy.ref, policy.interface, policy.vip)
+    return _own_chains(policy, layout.DROPPING, text=text, action=DROP)
+
+
+def _own_chains(
+    policy: EgressPolicy, names: layout.Names, *, text: str, action: Target
+) -> Mapping[str, tuple[Rule, ...]]:
     # One tag for all rules of a Service: a rule that somebody took away shows without the source.
     tag = layout.comment(
         text, policy.vip, *policy.ports, "allowed", *policy.allowed, "denied", *policy.denied
     )
-    snat = Target(verb=Verb.SNAT, address=policy.vip)
-    by_ports = [
-        Rule(comment=tag, target=snat, protocol=protocol, ports=pairs)
-        for protocol, pairs in _port_groups(policy.ports)
-    ] or [Rule(comment=tag, target=snat)]
     denied = [Rule(comment=tag, target=RETURN, destination=network) for network in policy.denied]
-    chain = layout.service_chain(policy.ref)
+    matching, more = _matching(
+        policy, tag=tag, action=action, out=names.out_chain(policy.ref), verb=Verb.JUMP
+    )
+    return {names.service_chain(policy.ref): (*denied, *matching), **more}
+
+
+def _matching(
+    policy: EgressPolicy, *, tag: str, action: Target, out: str, verb: Verb, rest: tuple[Rule, ...] = ()
+) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
+    """The rules that do `action` with what a policy matches but for its denied networks, and `out` if that is needed.
+
+    Networks by ports would multiply: `out` holds the ports, and is entered by `verb`; `rest` ends it.
+    """
+    by_ports = [
+        Rule(comment=tag, target=action, protocol=protocol, ports=pairs)
+        for protocol, pairs in _port_groups(policy.ports)
+    ] or [Rule(comment=tag, target=action)]
     if policy.allowed and policy.ports:
-        out = layout.out_chain(policy.ref)
-        jump = Target(verb=Verb.JUMP, chain=out)
-        allowed = [Rule(comment=tag, target=jump, destination=network) for network in policy.allowed]
-        return {chain: (*denied, *allowed), out: tuple(by_ports)}
+        to_ports = Target(verb=verb, chain=out)
+        allowed = [Rule(comment=tag, target=to_ports, destination=network) for network in policy.allowed]
+        return allowed, {out: (*by_ports, *rest)}
     if policy.allowed:
-        by_network = [Rule(comment=tag, target=snat, destination=network) for network in policy.allowed]
-        return {chain: (*denied, *by_network)}
-    return {chain: (*denied, *by_ports)}
+        return [Rule(comment=tag, target=action, destination=network) for network in policy.allowed], {}
+    return by_ports, {}
+
+
+class Passing(NamedTuple):
+    """Where a pod enters a dropped Service, and the chains that takes beside the Service's own."""
+
+    chain: str
+    chains: Mapping[str, tuple[Rule, ...]]
+
+
+def compile_passing(before: Sequence[EgressPolicy], ref: ServiceRef) -> Passing:
+    """Let pass what Services of higher rank rewrite, and lead the rest to the dropped Service `ref`.
+
+    `before`: highest rank first. A goto goes on to the next of them, and what one of them takes returns to
+    where the walk came from: no network has to be written for each port, and none negated.
+    """
+    # Only what they match shows in the rules.
+    bare = tuple(p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family]) for p in before)
+    return _passing(bare, ref)
+
+
+_ANY_VIP = {
+    Family.IPV4: parse_network("0.0.0.0/0").network_address,
+    Family.IPV6: parse_network("::/0").network_address,
+}
+
+
+@lru_cache(maxsize=16384)
+def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef) -> Passing:
+    if not before:
+        return Passing(chain=layout.DROPPING.service_chain(ref), chains={})
+    first, *others = before
+    rest = _passing(tuple(others), ref)
+    content = (first.ref, *first.ports, "allowed", *first.allowed, "denied", *first.denied, rest.chain)
+    tag = layout.comment(layout.pass_text(ref), *content)
+    onward = Target(verb=Verb.GOTO, chain=rest.chain)
+    end = Rule(comment=tag, target=onward)
+    denied = [Rule(comment=tag, target=onward, destination=network) for network in first.denied]
+    matching, more = _matching(
+        first,
+        tag=tag,
+        action=RETURN,
+        out=layout.pass_chain("ports", *content),
+        verb=Verb.GOTO,
+        rest=(end,),
+    )
+    chain = layout.pass_chain(*content)
+    return Passing(chain=chain, chains={chain: (*denied, *matching, end), **more, **rest.chains})
 
 
 def _port_groups(ports: Iterable[PortMatch]) -> Iterable[tuple[str, tuple[tuple[int, int], ...]]]:
@@ -109,15 +219,46 @@ def compile_dispatch(
     *, family: Family, entries: Iterable[Entry], exclusions: Sequence[Exclusion]
 ) -> dict[str, tuple[Rule, ...]]:
     """The chains from the hook to the Services: one, or a tree of prefixes; empty without entries."""
-    by_address: dict[Address, list[Entry]] = {}
-    for item in sorted(entries, key=lambda e: (int(e.address), e.rank)):
-        by_address.setdefault(item.address, []).append(item)
-    if not by_address:
-        return {}
-    head = exclusion_rules(exclusions)
+    return _compile_tree(
+        family, entries, exclusions, layout.REWRITING, lambda item: layout.service_chain(item.rank.ref)
+    )
+
+
+def compile_drop_dispatch(
+    *,
+    family: Family,
+    entries: Iterable[Entry],
+    exclusions: Sequence[Exclusion],
+    rewritten: Mapping[Address, Sequence[EgressPolicy]],
+) -> dict[str, tuple[Rule, ...]]:
+    """The same for what is dropped; `rewritten`: the policies of each pod that are not, highest rank first."""
     chains: dict[str, tuple[Rule, ...]] = {}
-    _place(EGRESS_CHAIN, 0, list(by_address), by_address, head, family, chains)
+
+    def leads_to(item: Entry) -> str:
+        before = [policy for policy in rewritten.get(item.address, ()) if policy.rank < item.rank]
+        passing = compile_passing(before, item.rank.ref)
+        chains.update(passing.chains)
+        return passing.chain
+
+    chains.update(_compile_tree(family, entries, exclusions, layout.DROPPING, leads_to))
     return chains
+
+
+def _compile_tree(
+    family: Family,
+    entries: Iterable[Entry],
+    exclusions: Sequence[Exclusion],
+    names: layout.Names,
+    leads_to: Callable[[Entry], str],
+) -> dict[str, tuple[Rule, ...]]:
+    jumps: dict[Address, list[Rule]] = {}
+    for item in sorted(entries, key=lambda e: (int(e.address), e.rank)):
+        jumps.setdefault(item.address, []).append(_jump(item, leads_to(item)))
+    if not jumps:
+        return {}
+    tree = _Tree(family=family, names=names, jumps=jumps, head=exclusion_rules(exclusions), chains={})
+    tree.place(names.root, 0, list(jumps))
+    return tree.chains
 
 
 def exclusion_rules(exclusions: Iterable[Exclusion]) -> tuple[Rule, ...]:
@@ -125,39 +266,39 @@ def exclusion_rules(exclusions: Iterable[Exclusion]) -> tuple[Rule, ...]:
     return tuple(rule for exclusion in exclusions for rule in _exclusion_rules(exclusion))
 
 
-def _place(
-    chain: str,
-    length: int,
-    addresses: list[Address],
-    by_address: Mapping[Address, list[Entry]],
-    head: tuple[Rule, ...],
-    family: Family,
-    chains: dict[str, tuple[Rule, ...]],
-) -> None:
-    """Fill `chain`, which is for `addresses` (sorted, all in one prefix of `length` bits), and those below it."""
-    if len(addresses) <= MAX_LEAF:
-        jumps = (_jump(item) for address in addresses for item in by_address[address])
-        chains[chain] = (*head, *jumps)
-        return
-    groups: list[list[Address]] = []
-    while len(groups) < 2:  # a level with one child is left out
-        length += _SPLIT_BITS
-        shift = family.bits - length
-        groups = [list(group) for _, group in groupby(addresses, key=lambda a: int(a) >> shift)]
-    rules = []
-    chains[chain] = ()
-    for group in groups:
-        prefix = _prefix(group[0], length, family)
-        child = layout.leaf_chain(prefix)
-        rules.append(
-            Rule(
-                comment=layout.comment(f"branch {prefix}"),
-                target=Target(verb=Verb.GOTO, chain=child),
-                source=prefix,
+class _Tree(NamedTuple):
+    family: Family
+    names: layout.Names
+    jumps: Mapping[Address, list[Rule]]
+    head: tuple[Rule, ...]
+    chains: dict[str, tuple[Rule, ...]]
+    """What has been written so far."""
+
+    def place(self, chain: str, length: int, addresses: list[Address]) -> None:
+        """Fill `chain`, for `addresses` (sorted, all in one prefix of `length` bits), and those below it."""
+        if len(addresses) <= MAX_LEAF:
+            jumps = (jump for address in addresses for jump in self.jumps[address])
+            self.chains[chain] = (*self.head, *jumps)
+            return
+        groups: list[list[Address]] = []
+        while len(groups) < 2:  # a level with one child is left out
+            length += _SPLIT_BITS
+            shift = self.family.bits - length
+            groups = [list(group) for _, group in groupby(addresses, key=lambda a: int(a) >> shift)]
+        rules = []
+        self.chains[chain] = ()
+        for group in groups:
+            prefix = _prefix(group[0], length, self.family)
+            child = self.names.leaf_chain(prefix)
+            rules.append(
+                Rule(
+                    comment=layout.comment(f"branch {prefix}"),
+                    target=Target(verb=Verb.GOTO, chain=child),
+                    source=prefix,
+                )
             )
-        )
-        _place(child, length, group, by_address, head, family, chains)
-    chains[chain] = tuple(rules)
+            self.place(child, length, group)
+        self.chains[chain] = tuple(rules)
 
 
 def _prefix(address: Address, length: int, family: Family) -> Network:
@@ -177,11 +318,11 @@ def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
 
 
 @lru_cache(maxsize=65536)
-def _jump(item: Entry) -> Rule:
+def _jump(item: Entry, chain: str) -> Rule:
     source = host_network(item.address)
     return Rule(
         comment=layout.comment(layout.pod_text(item.rank, item.label), source),
-        target=Target(verb=Verb.JUMP, chain=layout.service_chain(item.rank.ref)),
+        target=Target(verb=Verb.JUMP, chain=chain),
         source=source,
     )
 

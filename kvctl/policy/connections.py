@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Network, contains, within
 from kvctl.model.policy import EgressPolicy
-from kvctl.policy.decode import Installed
+from kvctl.policy.decode import Installed, Part
 
 # Open vSwitch tracks a pod's packets in zones of its own before the host does: there nobody translates, and
 # an entry without the VIP is no fault.
@@ -38,6 +38,8 @@ class ConnectionJudge:
     excluded: tuple[Network, ...]
     """The networks excluded by now: to what was excluded before, a rule may rewrite."""
     is_local: Callable[[Address], bool] = field(repr=False)
+    dropped: dict[Address, list[EgressPolicy]] = field(default_factory=dict)
+    """For each pod address the policies whose traffic is dropped."""
     ambiguous: frozenset[Address] = frozenset()
     """VIPs that the host itself may choose as a source, so that not every connection with one has it from us."""
     before: ConnectionJudge | None = None
@@ -55,6 +57,10 @@ class ConnectionJudge:
         if any(within(destination, self.excluded) for destination in destinations):
             # Left alone, but a VIP that goes goes from everywhere: this began before the network was excluded.
             return seen_as in self.going
+        if self.is_dropped(flow):
+            return (
+                seen_as in self.going
+            )  # none of its packets gets out: whatever its source was, it harms nobody
         wanted = self.wanted_source(flow)
         if wanted is None and seen_as in self.ambiguous and seen_as not in self.going:
             # It may have it from the host's own masquerading: only what our rules gave it before is theirs.
@@ -65,10 +71,21 @@ class ConnectionJudge:
 
     def wanted_source(self, flow: Flow) -> Address | None:
         """The VIP the connection should have; None: no rule is for it."""
-        for policy in self.policies.get(flow.original.source, ()):
-            if _matches(policy, flow):
-                return policy.vip
-        return None
+        policy = _first(self.policies.get(flow.original.source, ()), flow)
+        return policy.vip if policy is not None else None
+
+    def is_dropped(self, flow: Flow) -> bool:
+        """Whether our rules drop what the pod sends in this connection."""
+        dropped = _first(self.dropped.get(flow.original.source, ()), flow)
+        if dropped is None:
+            return False
+        rewritten = _first(self.policies.get(flow.original.source, ()), flow)
+        return rewritten is None or dropped.rank < rewritten.rank
+
+
+def _first(policies: Iterable[EgressPolicy], flow: Flow) -> EgressPolicy | None:
+    """The first of them, highest rank first, that matches."""
+    return next((policy for policy in policies if _matches(policy, flow)), None)
 
 
 def _matches(policy: EgressPolicy, flow: Flow) -> bool:
@@ -97,6 +114,7 @@ def judge_of(
     """
     everything = (acting, *before)
     policies, unsure = _policies_by_pod(acting)
+    dropped, unsure_dropped = _policies_by_pod(acting.drops)
     vips = frozenset(
         address
         for part in everything
@@ -107,7 +125,8 @@ def judge_of(
     )
     judge = ConnectionJudge(
         policies=policies,
-        unsure=unsure,
+        unsure=unsure | unsure_dropped,
+        dropped=dropped,
         pods=frozenset(item.address for part in everything for item in part.entries),
         pod_networks=tuple({n for part in everything for n in part.pod_networks} | set(pod_networks)),
         vips=vips,
@@ -123,7 +142,7 @@ def judge_of(
 
 
 def _policies_by_pod(
-    installed: Installed,
+    installed: Part,
 ) -> tuple[dict[Address, list[EgressPolicy]], frozenset[Address]]:
     """Each pod's policies, highest rank first, and the pods whose rules are not as kvctl writes them."""
     policies: dict[Address, list[EgressPolicy]] = defaultdict(list)

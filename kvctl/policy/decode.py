@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from typing import NamedTuple
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import EGRESS_CHAIN, Rule, Target, Verb
+from kvctl.model.rules import Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.policy import layout
-from kvctl.policy.compile import Entry, compile_service, pod_of
+from kvctl.policy.compile import Entry, compile_drop, compile_service, pod_of
 
 
 class Retiring(NamedTuple):
@@ -38,14 +38,11 @@ class InstalledService(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Installed:
-    """Everything of ours in one family."""
+class Part:
+    """The Services of one table, and the jumps of their pods."""
 
-    family: Family
     services: Mapping[ServiceRef, InstalledService] = field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
-    exclusions: tuple[Exclusion, ...] = ()
-    retiring: tuple[Retiring, ...] = ()
 
     def entries_of(self, ref: ServiceRef) -> list[Entry]:
         """The jumps of one Service's pods."""
@@ -58,6 +55,22 @@ class Installed:
             by_ref[item.rank.ref].append(item)
         return dict(by_ref)
 
+
+@dataclass(frozen=True)
+class Installed(Part):
+    """Everything of ours in one family; the Services and jumps of its own are those that rewrite."""
+
+    family: Family = Family.IPV4
+    exclusions: tuple[Exclusion, ...] = ()
+    retiring: tuple[Retiring, ...] = ()
+    drops: Part = field(default_factory=Part)
+    """What is dropped because its VIP was not here."""
+
+    @property
+    def refs(self) -> frozenset[ServiceRef]:
+        """Every Service that has rules."""
+        return frozenset((*self.services, *self.drops.services))
+
     @property
     def pod_networks(self) -> tuple[Network, ...]:
         """The pod CIDRs that the rules exclude."""
@@ -66,41 +79,50 @@ class Installed:
 
 def decode(snapshot: Snapshot) -> Installed:
     """Read everything of ours; what is not understood is left out here and found by the comparison of rules."""
-    entries: list[Entry] = []
     exclusions: dict[Network, Exclusion] = {}
-    for name in _reachable(snapshot):
-        for found in snapshot.chains[name]:
-            if found.rule is not None:
-                _read_dispatch_rule(found.rule, entries, exclusions, chains=snapshot.chains)
-    by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
-    for item in entries:
-        by_service[item.rank.ref].append(item)
-    names = {layout.service_chain(ref): ref for ref in by_service}
-    services: dict[ServiceRef, InstalledService] = {}
-    retiring: list[Retiring] = []
-    for name, rules in snapshot.chains.items():
-        if not layout.is_service_chain(name):
-            continue
-        retiring.extend(_retiring_in(rules))
-        ref = names.get(name) or _owner(rules)
-        if ref is not None and any(f.rule is None or layout.read_retiring(f.rule) is None for f in rules):
-            services[ref] = _read_service(ref, snapshot, by_service.get(ref, []))
-    for ref, items in by_service.items():
-        if ref not in services:
-            services[ref] = _read_service(ref, snapshot, items)
+    rewritten, retiring = _decode_table(snapshot, layout.REWRITING, exclusions)
+    dropped, _ = _decode_table(snapshot, layout.DROPPING, exclusions)
     return Installed(
         family=snapshot.family,
-        services=services,
-        entries=tuple(entries),
+        services=rewritten.services,
+        entries=rewritten.entries,
         exclusions=canonical(exclusions.values()),
         retiring=tuple(retiring),
+        drops=dropped,
     )
 
 
-def _reachable(snapshot: Snapshot) -> list[str]:
+def _decode_table(
+    snapshot: Snapshot, names: layout.Names, exclusions: dict[Network, Exclusion]
+) -> tuple[Part, list[Retiring]]:
+    entries: list[Entry] = []
+    for name in _reachable(snapshot, names):
+        for found in snapshot.chains[name]:
+            if found.rule is not None:
+                _read_dispatch_rule(found.rule, snapshot, names, entries, exclusions)
+    by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
+    for item in entries:
+        by_service[item.rank.ref].append(item)
+    chains = {names.service_chain(ref): ref for ref in by_service}
+    services: dict[ServiceRef, InstalledService] = {}
+    retiring: list[Retiring] = []
+    for name, rules in snapshot.chains.items():
+        if not names.is_service(name):
+            continue
+        retiring.extend(_retiring_in(rules))
+        ref = chains.get(name) or _owner(rules)
+        if ref is not None and any(f.rule is None or layout.read_retiring(f.rule) is None for f in rules):
+            services[ref] = _read_service(ref, snapshot, names, by_service.get(ref, []))
+    for ref, items in by_service.items():
+        if ref not in services:
+            services[ref] = _read_service(ref, snapshot, names, items)
+    return Part(services=services, entries=tuple(entries)), retiring
+
+
+def _reachable(snapshot: Snapshot, names: layout.Names) -> list[str]:
     """The dispatch chains that packets come through, in order."""
     found: list[str] = []
-    todo = [EGRESS_CHAIN]
+    todo = [names.root]
     while todo:
         name = todo.pop()
         if name in found or name not in snapshot.chains:
@@ -109,13 +131,17 @@ def _reachable(snapshot: Snapshot) -> list[str]:
         todo.extend(
             rule.rule.target.chain
             for rule in reversed(snapshot.chains[name])
-            if rule.rule and rule.rule.target.chain and layout.is_dispatch_chain(rule.rule.target.chain)
+            if rule.rule and rule.rule.target.chain and names.is_dispatch(rule.rule.target.chain)
         )
     return found
 
 
 def _read_dispatch_rule(
-    rule: Rule, entries: list[Entry], exclusions: dict[Network, Exclusion], *, chains: Container[str]
+    rule: Rule,
+    snapshot: Snapshot,
+    names: layout.Names,
+    entries: list[Entry],
+    exclusions: dict[Network, Exclusion],
 ) -> None:
     """A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing."""
     text = layout.comment_text(rule)
@@ -131,8 +157,11 @@ def _read_dispatch_rule(
     if pod is None or rule.source is None or rule.source.num_addresses != 1:
         return
     rank, label = pod
-    chain = layout.service_chain(rank.ref)
-    if rule.target == Target(verb=Verb.JUMP, chain=chain) and chain in chains:
+    chain = rule.target.chain
+    if rule.target.verb is not Verb.JUMP or chain is None or chain not in snapshot.chains:
+        return
+    by_way = names is layout.DROPPING and layout.is_pass_chain(chain)
+    if by_way or chain == names.service_chain(rank.ref):
         entries.append(Entry(address=rule.source.network_address, rank=rank, label=label))
 
 
@@ -145,15 +174,18 @@ def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
 
 def _owner(rules: Iterable[FoundRule]) -> ServiceRef | None:
     for found in rules:
-        read = layout.read_service((layout.comment_text(found.rule) or "") if found.rule else "")
+        text = (layout.comment_text(found.rule) or "") if found.rule else ""
+        read = layout.read_service(text) or layout.read_dropped(text)
         if read is not None:
             return read[0]
     return None
 
 
-def _read_service(ref: ServiceRef, snapshot: Snapshot, items: Sequence[Entry]) -> InstalledService:
-    chain = snapshot.chains.get(layout.service_chain(ref), ())
-    out = snapshot.chains.get(layout.out_chain(ref), ())
+def _read_service(
+    ref: ServiceRef, snapshot: Snapshot, names: layout.Names, items: Sequence[Entry]
+) -> InstalledService:
+    chain = snapshot.chains.get(names.service_chain(ref), ())
+    out = snapshot.chains.get(names.out_chain(ref), ())
     rules = [
         found.rule
         for found in (*chain, *out)
@@ -161,22 +193,38 @@ def _read_service(ref: ServiceRef, snapshot: Snapshot, items: Sequence[Entry]) -
     ]
     snats = [found for found in (*chain, *out) if found.rule and found.rule.target.verb is Verb.SNAT]
     counts = [found.packets for found in snats]
-    vips = tuple(dict.fromkeys(r.target.address for r in rules if r.target.address is not None))
+    vips = tuple(dict.fromkeys(vip for vip in map(_vip_of, rules) if vip is not None))
     policy = _policy(ref, snapshot.family, rules, items, vips[0]) if vips else None
+    counted = names is layout.REWRITING and None not in counts
     return InstalledService(
         ref=ref,
         policy=policy,
-        intact=policy is not None and _same_rules(policy, snapshot),
-        connections=None if None in counts else sum(count or 0 for count in counts),
+        intact=policy is not None and _same_rules(policy, snapshot, names),
+        connections=sum(count or 0 for count in counts) if counted else None,
         vips=vips,
     )
+
+
+def _vip_of(rule: Rule) -> Address | None:
+    """What a rule rewrites to, or would if it did not drop."""
+    if rule.target.verb is not Verb.DROP:
+        return rule.target.address
+    dropped = layout.read_dropped(layout.comment_text(rule) or "")
+    return dropped[2] if dropped is not None else None
+
+
+def _interface_of(rule: Rule) -> tuple[str | None] | None:
+    """The interface that a rule's comment names, in a tuple; None: it does not say."""
+    text = layout.comment_text(rule) or ""
+    read = layout.read_service(text) or layout.read_dropped(text)
+    return (read[1],) if read is not None else None
 
 
 def _policy(
     ref: ServiceRef, family: Family, rules: Sequence[Rule], items: Sequence[Entry], vip: Address
 ) -> EgressPolicy:
     ranks: list[Rank] = [item.rank for item in items]
-    interfaces = [read[1] for rule in rules if (read := layout.read_service(layout.comment_text(rule) or ""))]
+    interfaces = [read[0] for rule in rules if (read := _interface_of(rule)) is not None]
     return EgressPolicy(
         ref=ref,
         family=family,
@@ -203,8 +251,9 @@ def _policy(
     )
 
 
-def _same_rules(policy: EgressPolicy, snapshot: Snapshot) -> bool:
-    for chain, rules in compile_service(policy).items():
+def _same_rules(policy: EgressPolicy, snapshot: Snapshot, names: layout.Names) -> bool:
+    wanted = compile_service(policy) if names is layout.REWRITING else compile_drop(policy)
+    for chain, rules in wanted.items():
         found = [
             f.rule
             for f in snapshot.chains.get(chain, ())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, collapse, parse_address, within
 from kvctl.model.objects import Service
-from kvctl.model.policy import EgressPod, EgressPolicy
+from kvctl.model.policy import EgressPod, EgressPolicy, WithoutVip
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.model.text import quote
@@ -19,6 +19,7 @@ from kvctl.policy.annotations import (
     DENIED,
     IGNORE,
     KVCTL_EGRESS,
+    WITHOUT_VIP,
     Annotations,
     Problem,
     of_family,
@@ -27,7 +28,7 @@ from kvctl.policy.cidrs import ClusterNetworks
 from kvctl.policy.holder import evidence_of, not_here
 from kvctl.policy.interface import interface_warnings
 from kvctl.policy.pods import Member, Members, PodIndex, members
-from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
+from kvctl.policy.verdict import DROPPED, Fate, Skipped, SkipStatus, Wanted
 from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
 
 # What the API server lets a selector hold, as long as a message may be; a file may hold anything.
@@ -63,7 +64,17 @@ def judge(
         return
     problems = (*annotations.problems, *vips.problems)
     warnings = (*annotations.warnings, *vips.warnings)
-    skipped = Skipped(ref=service.ref, reason="", fate=Fate.LOSE, problems=problems, warnings=warnings)
+    without_vip = annotations.without_vip
+    if without_vip is None and not annotations.faulty(WITHOUT_VIP):
+        without_vip = context.settings.without_vip
+    skipped = Skipped(
+        ref=service.ref,
+        reason="",
+        fate=Fate.LOSE,
+        problems=problems,
+        warnings=warnings,
+        without_vip=without_vip,
+    )
     state = _state_faults(service)
     if state:
         yield replace(skipped, reason=_sentence(state, problems))
@@ -125,10 +136,14 @@ def _judge_family(
         node=context.settings.this_node,
     )
     away = not_here(vip.address, host=context.host, assume=context.settings.assume_vip, evidence=evidence)
-    if state or away:
-        status = SkipStatus.ELSEWHERE if away and not state else SkipStatus.SKIPPED
+    if state:
         reasons = [*([away] if away else []), *state]
-        return replace(skipped, reason=_sentence(reasons, skipped.problems), status=status)
+        return replace(skipped, reason=_sentence(reasons, skipped.problems))
+    if away:
+        status = SkipStatus.ELSEWHERE
+        skipped = replace(skipped, status=status, reason=_sentence([away], skipped.problems))
+        if skipped.without_vip is WithoutVip.NODE_ADDRESS:
+            return replace(skipped, reason=_without(away, skipped))
     faults = _range_faults(service, family, context)
     if unknown:
         faults.append("spec.selector is empty, and EndpointSlices cannot be read")
@@ -140,7 +155,8 @@ def _judge_family(
     if not pods:
         faults = list(dict.fromkeys((*faults, *_shortened(left_out))))
     if faults or skipped.problems:
-        return replace(skipped, reason=_sentence(faults, skipped.problems), fate=Fate.KEEP)
+        reasons = [*([away] if away else []), *faults]
+        return replace(skipped, reason=_sentence(reasons, skipped.problems), fate=Fate.KEEP)
     policy = EgressPolicy(
         ref=service.ref,
         family=family,
@@ -153,9 +169,18 @@ def _judge_family(
         created=service.created,
     )
     warnings = (*skipped.warnings, *_shortened(left_out), *_both_egress(annotations, service))
+    if away:
+        return replace(skipped, reason=_without(away, skipped), drop=policy, warnings=warnings)
     if context.host is not None:
         warnings = (*warnings, *interface_warnings(policy, context.host))
     return Wanted(policy=policy, warnings=warnings)
+
+
+def _without(away: str, skipped: Skipped) -> str:
+    """The sentence about what becomes of the traffic of a Service whose VIP is elsewhere."""
+    if skipped.without_vip is WithoutVip.DROP:
+        return f"{away}: {DROPPED}"
+    return _sentence([f"{away}: its pods' traffic leaves with the node's address"], skipped.problems)
 
 
 def _sentence(reasons: Iterable[str], problems: Iterable[Problem]) -> str:

@@ -1,6 +1,8 @@
 """What the rules look like: names of chains, tags and comments. Written here, and read back here.
 
-    POSTROUTING -> KVCTL-EGRESS [-> KVCTL-IN-<prefix> ...] -> KVCTL-SVC-<hash> [-> KVCTL-OUT-<hash>] -> SNAT
+    nat     POSTROUTING -> KVCTL-EGRESS [-> KVCTL-IN-<prefix> ...] -> KVCTL-SVC-<hash> [-> KVCTL-OUT-<hash>] -> SNAT
+    mangle  POSTROUTING -> KVCTL-DROP [-> KVCTL-DIN-<prefix> ...] [-> KVCTL-DPASS-<hash> ...]
+                        -> KVCTL-DROP-<hash> [-> KVCTL-DOUT-<hash>] -> DROP
 
 The kernel is the only state, so a comment says all that the rule itself does not: who owns it, which
 rank the Service has, why a network is excluded.
@@ -11,18 +13,27 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Network, parse_address
 from kvctl.model.policy import Exclusion, ExclusionKind, Rank, RankClass
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, EGRESS_CHAIN, Rule, Target, Verb
+from kvctl.model.rules import (
+    CHAIN_PREFIX,
+    COMMENT_PREFIX,
+    DROP_LEAF_PREFIX,
+    DROP_OUT_PREFIX,
+    DROP_PASS_PREFIX,
+    DROP_SERVICE_PREFIX,
+    ROOTS,
+    Rule,
+    Table,
+    Target,
+    Verb,
+)
 
 LAYOUT = 1
 """Part of every tag: rules of another layout are replaced even where they look alike."""
-
-_SERVICE_PREFIX = CHAIN_PREFIX + "SVC-"
-_OUT_PREFIX = CHAIN_PREFIX + "OUT-"
-_LEAF_PREFIX = CHAIN_PREFIX + "IN-"
 
 _COMMENT = re.compile(re.escape(COMMENT_PREFIX) + r"[a-z2-7]{16} (?P<text>.+)")
 _REF = r"(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9-]{1,63})"
@@ -30,6 +41,8 @@ _POD = re.compile(
     r"(?P<rank_class>[123])(?P<created>[0-9]{1,12}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
 )
 _SERVICE = re.compile(_REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?")
+_DROPPED = re.compile(_SERVICE.pattern + r" without (?P<vip>[0-9a-f.:]{2,39})")
+_PASSED = re.compile(r"before " + _REF)
 _RETIRING = re.compile(r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})")
 _EXCLUDE = re.compile(r"exclude (?P<kind>[a-z-]+)")
 
@@ -47,32 +60,82 @@ def _digest(*parts: object) -> str:
 
 
 @lru_cache(maxsize=65536)
+def _of_service(prefix: str, ref: ServiceRef) -> str:
+    return prefix + _digest("service", ref)
+
+
+class Names(NamedTuple):
+    """How the chains of one table are called, from the hook to the Services."""
+
+    table: Table
+    leaf: str
+    service: str
+    out: str
+
+    @property
+    def root(self) -> str:
+        """The chain that our hook jumps to."""
+        return ROOTS[self.table]
+
+    def service_chain(self, ref: ServiceRef) -> str:
+        """The chain of a Service; the same name in both families' tables. 27 characters at most."""
+        return _of_service(self.service, ref)
+
+    def out_chain(self, ref: ServiceRef) -> str:
+        """The chain with the ports of a Service that has networks too."""
+        return _of_service(self.out, ref)
+
+    def leaf_chain(self, prefix: Network) -> str:
+        """The chain for the pods of a prefix: in clear for IPv4 (28 characters at most), a hash for IPv6."""
+        if prefix.version == 4:
+            return f"{self.leaf}{prefix.network_address}-{prefix.prefixlen}"
+        return self.leaf + _digest("prefix", prefix)
+
+    def is_service(self, chain: str) -> bool:
+        """Whether this is some Service's chain."""
+        return chain.startswith(self.service)
+
+    def is_dispatch(self, chain: str) -> bool:
+        """Whether this chain leads from the hook to the Services."""
+        return chain == self.root or chain.startswith(self.leaf)
+
+
+REWRITING = Names(
+    table=Table.NAT, leaf=CHAIN_PREFIX + "IN-", service=CHAIN_PREFIX + "SVC-", out=CHAIN_PREFIX + "OUT-"
+)
+DROPPING = Names(table=Table.MANGLE, leaf=DROP_LEAF_PREFIX, service=DROP_SERVICE_PREFIX, out=DROP_OUT_PREFIX)
+
+
 def service_chain(ref: ServiceRef) -> str:
-    """The chain that rewrites for a Service; the same name in both families' tables. 26 characters."""
-    return _SERVICE_PREFIX + _digest("service", ref)
+    """The chain that rewrites for a Service."""
+    return REWRITING.service_chain(ref)
 
 
-@lru_cache(maxsize=65536)
 def out_chain(ref: ServiceRef) -> str:
     """The chain with the ports of a Service that has networks too."""
-    return _OUT_PREFIX + _digest("service", ref)
+    return REWRITING.out_chain(ref)
 
 
-def is_service_chain(name: str) -> bool:
-    """Whether this is some Service's chain."""
-    return name.startswith(_SERVICE_PREFIX)
+def chains_of(ref: ServiceRef) -> tuple[str, ...]:
+    """Every chain that is a Service's own."""
+    return tuple(
+        chain for names in (REWRITING, DROPPING) for chain in (names.service_chain(ref), names.out_chain(ref))
+    )
 
 
 def is_dispatch_chain(name: str) -> bool:
-    """Whether this chain leads from the hook to the Services."""
-    return name == EGRESS_CHAIN or name.startswith(_LEAF_PREFIX)
+    """Whether this chain, of either table, leads from the hook to the Services."""
+    return REWRITING.is_dispatch(name) or DROPPING.is_dispatch(name)
 
 
-def leaf_chain(prefix: Network) -> str:
-    """The chain for the pods of a prefix: in clear for IPv4 (27 characters at most), a hash for IPv6."""
-    if prefix.version == 4:
-        return f"{_LEAF_PREFIX}{prefix.network_address}-{prefix.prefixlen}"
-    return _LEAF_PREFIX + _digest("prefix", prefix)
+def pass_chain(*content: object) -> str:
+    """A chain that lets pass what Services of higher rank take; of equal content there is one. 28 characters."""
+    return DROP_PASS_PREFIX + _digest("pass", *content)
+
+
+def is_pass_chain(name: str) -> bool:
+    """Whether this is a chain of `pass_chain`."""
+    return name.startswith(DROP_PASS_PREFIX)
 
 
 def comment(text: str, *content: object) -> str:
@@ -88,6 +151,16 @@ def pod_text(rank: Rank, label: str) -> str:
 def service_text(ref: ServiceRef, interface: str | None) -> str:
     """The comment of the rules in a Service's chains."""
     return f"{ref} dev {interface}" if interface else str(ref)
+
+
+def drop_text(ref: ServiceRef, interface: str | None, vip: Address) -> str:
+    """The comment of the rules in the chains that drop: no rule there names the VIP."""
+    return f"{service_text(ref, interface)} without {vip}"
+
+
+def pass_text(ref: ServiceRef) -> str:
+    """The comment of the rules that come before a dropped Service."""
+    return f"before {ref}"
 
 
 def retiring_rule(ref: ServiceRef, vip: Address) -> Rule:
@@ -127,6 +200,25 @@ def read_service(text: str) -> tuple[ServiceRef, str | None] | None:
     """The Service and its interface in a rule of a Service's chains."""
     match = _SERVICE.fullmatch(text)
     return (ServiceRef(match["namespace"], match["name"]), match["interface"]) if match else None
+
+
+@lru_cache(maxsize=65536)
+def read_dropped(text: str) -> tuple[ServiceRef, str | None, Address] | None:
+    """The Service, its interface and its VIP in a rule that drops."""
+    match = _DROPPED.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        vip = parse_address(match["vip"])
+    except ValueError:
+        return None
+    return ServiceRef(match["namespace"], match["name"]), match["interface"], vip
+
+
+def read_passed(text: str) -> ServiceRef | None:
+    """The dropped Service that a rule comes before."""
+    match = _PASSED.fullmatch(text)
+    return ServiceRef(match["namespace"], match["name"]) if match else None
 
 
 def read_retiring(rule: Rule) -> tuple[ServiceRef, Address] | None:

@@ -20,7 +20,7 @@ from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
 from kvctl.policy.holder import Evidence, evidence_of
 from kvctl.policy.judge import Context, judge
 from kvctl.policy.pods import PodIndex, index_pods
-from kvctl.policy.shadow import find_shadows
+from kvctl.policy.shadow import Shadow, find_shadows
 from kvctl.policy.verdict import Fate, Skipped, Wanted
 from kvctl.policy.vips import Claim, VipRules, Vips, find_vips, winners
 
@@ -47,6 +47,10 @@ class Resolution:
     def policies(self, family: Family) -> list[EgressPolicy]:
         """The policies of one family."""
         return [wanted.policy for wanted in self.wanted if wanted.policy.family is family]
+
+    def drops(self, family: Family) -> list[EgressPolicy]:
+        """What is dropped in one family, because the VIP is not here."""
+        return [skip.drop for skip in self.skipped if skip.drop is not None and skip.family is family]
 
     def evidence(self, ref: ServiceRef, *, node: str | None) -> Evidence:
         """What is said about who holds the VIP of a Service; `node` is the name of this one."""
@@ -97,10 +101,10 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
     for service, annotations, vips in read.values():
         if annotations.asks:
             judged.extend(judge(service, annotations, vips, context))
-    wanted, shadowed = _without_shadowed([item for item in judged if isinstance(item, Wanted)])
+    wanted, skipped = _without_shadowed(judged)
     return Resolution(
         wanted=tuple(wanted),
-        skipped=(*(item for item in judged if isinstance(item, Skipped)), *shadowed),
+        skipped=tuple(skipped),
         present=frozenset(service.ref for service in objects.services) | objects.broken,
         networks=networks,
         claims=context.claims,
@@ -119,26 +123,31 @@ def _annotations_of(items: tuple[tuple[str, str], ...]) -> Annotations:
     return read_annotations(dict(items))
 
 
-def _without_shadowed(wanted: list[Wanted]) -> tuple[list[Wanted], list[Skipped]]:
-    shadows = find_shadows([item.policy for item in wanted])
+def _without_shadowed(judged: list[Wanted | Skipped]) -> tuple[list[Wanted], list[Skipped]]:
+    policies = [item.policy if isinstance(item, Wanted) else item.drop for item in judged]
+    shadows = find_shadows([policy for policy in policies if policy is not None])
     kept: list[Wanted] = []
     skipped: list[Skipped] = []
-    for item in wanted:
-        policy = item.policy
-        shadow = shadows.get((policy.ref, policy.family))
-        if shadow is None:
-            kept.append(item)
-        elif shadow.whole:
-            skipped.append(
-                Skipped(
-                    ref=policy.ref,
-                    reason=f"wholly shadowed: {shadow.sentence}",
-                    fate=Fate.LOSE,
-                    family=policy.family,
-                    vip=policy.vip,
-                    warnings=item.warnings,
-                )
-            )
+    shadowed: list[Skipped] = []
+    for item, policy in zip(judged, policies, strict=True):
+        shadow = shadows.get((policy.ref, policy.family)) if policy is not None else None
+        warnings = item.warnings if shadow is None else (*item.warnings, shadow.sentence)
+        if isinstance(item, Skipped):
+            skipped.append(replace(item, warnings=warnings))
+        elif shadow is not None and shadow.whole:
+            shadowed.append(_wholly_shadowed(item, shadow))
         else:
-            kept.append(replace(item, warnings=(*item.warnings, shadow.sentence)))
-    return kept, skipped
+            kept.append(replace(item, warnings=warnings))
+    return kept, [*skipped, *shadowed]
+
+
+def _wholly_shadowed(item: Wanted, shadow: Shadow) -> Skipped:
+    policy = item.policy
+    return Skipped(
+        ref=policy.ref,
+        reason=f"wholly shadowed: {shadow.sentence}",
+        fate=Fate.LOSE,
+        family=policy.family,
+        vip=policy.vip,
+        warnings=item.warnings,
+    )

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kvctl.model.net import Address, Family
-from kvctl.model.policy import EgressPolicy
+from kvctl.model.policy import EgressPolicy, WithoutVip
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.annotations import Problem
+
+DROPPED = "its pods' traffic is dropped (kvctl.io/without-vip)"
+"""How a reason ends where the VIP is elsewhere and nothing may leave without it."""
 
 
 class Fate(StrEnum):
@@ -29,7 +32,7 @@ class SkipStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A Service (in one family, or before its families are known) that gets no rules of this input."""
+    """A Service (in one family, or before its families are known) that this input has nothing rewritten for."""
 
     ref: ServiceRef
     reason: str
@@ -39,6 +42,10 @@ class Skipped:
     status: SkipStatus = SkipStatus.SKIPPED
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    drop: EgressPolicy | None = None
+    """What is dropped instead, for a Service whose VIP is elsewhere."""
+    without_vip: WithoutVip | None = None
+    """What it asks for where its VIP is not; None: it cannot be told."""
     vip_unclear: bool = False
     """It names a VIP that cannot be one, so a family without a VIP may have lost it by an error."""
 

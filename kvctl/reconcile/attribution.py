@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAIN, Rule
+from kvctl.model.rules import HOOK_CHAIN, Rule, Table
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.syntax import parse
 from kvctl.policy import layout
@@ -19,43 +19,49 @@ class Attributed(NamedTuple):
     own: dict[ServiceRef, list[Change]]
     """Changes of the rules of one Service."""
     shared: list[Change]
-    """Changes that every Service of the family depends on: the hook, the excluded networks."""
+    """Changes that every Service of the family with rules in that table depends on: hook, excluded networks."""
     structure: list[Change]
     """Rules that only move within the tree of prefixes, and left-over chains."""
 
-    def of(self, ref: ServiceRef) -> list[Change]:
-        """What matters to a Service."""
-        return [*self.shared, *self.own.get(ref, ())]
+    def of(self, ref: ServiceRef, tables: Collection[Table]) -> list[Change]:
+        """What matters to a Service with rules in these tables, now or in the end."""
+        return [*(change for change in self.shared if change.table in tables), *self.own.get(ref, ())]
 
 
-def attribute(changes: Sequence[Change], refs: Iterable[ServiceRef], *, had_dispatch: bool) -> Attributed:
+def attribute(
+    changes: Sequence[Change], refs: Iterable[ServiceRef], *, had_dispatch: Collection[Table]
+) -> Attributed:
     """Sort `changes`; a jump that only moves to another dispatch chain is no change of its Service.
 
-    `had_dispatch`: the family had dispatch chains before, so that a new one repeats the excluded networks
+    `had_dispatch`: the tables that had dispatch chains before, so that a new one repeats the excluded networks
     of the others.
     """
-    chains = {chain: ref for ref in refs for chain in (layout.service_chain(ref), layout.out_chain(ref))}
-    added = Counter(c.rule for c in changes if c.op == "add" and layout.is_dispatch_chain(c.chain))
-    removed = Counter(c.rule for c in changes if c.op == "remove" and layout.is_dispatch_chain(c.chain))
+    chains = {chain: ref for ref in refs for chain in layout.chains_of(ref)}
+    dispatch = [c for c in changes if layout.is_dispatch_chain(c.chain)]
+    added = Counter((c.table, c.rule) for c in dispatch if c.op == "add")
+    removed = Counter((c.table, c.rule) for c in dispatch if c.op == "remove")
     own: dict[ServiceRef, list[Change]] = defaultdict(list)
-    shared: dict[tuple[str, str | None], Change] = {}
+    shared: dict[tuple[Table, str, str | None], Change] = {}
     structure: list[Change] = []
     for change in changes:
         if change.chain == HOOK_CHAIN:
-            shared[change.op, change.rule] = change
+            shared[change.table, change.op, change.rule] = change
             continue
         if change.chain in chains:
             own[chains[change.chain]].append(change)
             continue
         rule = parse(change.rule) if change.rule is not None else None
         ref = _owner(rule) if rule is not None else None
-        moves = added[change.rule] > 0 and removed[change.rule] > 0
+        moves = added[change.table, change.rule] > 0 and removed[change.table, change.rule] > 0
         if ref is not None and not moves:
             own[ref].append(change)
         elif (
-            rule is not None and _is_exclusion(rule) and not moves and not (change.new_chain and had_dispatch)
+            rule is not None
+            and _is_exclusion(rule)
+            and not moves
+            and not (change.new_chain and change.table in had_dispatch)
         ):
-            shared.setdefault((change.op, change.rule), change)
+            shared.setdefault((change.table, change.op, change.rule), change)
         else:
             structure.append(change)
     return Attributed(own=dict(own), shared=list(shared.values()), structure=structure)
@@ -66,9 +72,12 @@ def _owner(rule: Rule) -> ServiceRef | None:
     pod = layout.read_pod(comment)
     if pod is not None:
         return pod[0].ref
-    service = layout.read_service(comment)
+    service = layout.read_service(comment) or layout.read_dropped(comment)
     if service is not None:
         return service[0]
+    passed = layout.read_passed(comment)
+    if passed is not None:
+        return passed
     retiring = layout.read_retiring(rule)
     return retiring[0] if retiring else None
 

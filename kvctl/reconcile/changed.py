@@ -19,6 +19,8 @@ class Action(StrEnum):
     UPDATED = "updated"
     MOVED = "moved"
     """From the other back end."""
+    DROPPING = "dropping"
+    """Its VIP is elsewhere, and its pods' traffic is dropped."""
     REMOVED = "removed"
     FAILED = "failed"
 
@@ -54,7 +56,10 @@ def action_on(item: Item, applied: Applied) -> Action | None:
     if any(outcome.errors and item.family in (None, outcome.family) for outcome in applied.outcomes):
         return Action.FAILED
     if not applied.has(item.ref, item.family):
-        return Action.REMOVED
+        if not applied.has_drop(item.ref, item.family):
+            return Action.REMOVED
+        had_only_drop = applied.had_drop(item.ref, item.family) and not applied.had(item.ref, item.family)
+        return Action.UPDATED if had_only_drop else Action.DROPPING
     if applied.had(item.ref, item.family):
         return Action.UPDATED
     return Action.MOVED if applied.had_in_other(item.ref, item.family) else Action.ADDED

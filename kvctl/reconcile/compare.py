@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Address, Family, host_network
 from kvctl.model.policy import EgressPod
+from kvctl.model.rules import Table
 from kvctl.netfilter.diff import Change, Plan, changes
 from kvctl.netfilter.foreign import ForeignEgress
 from kvctl.netfilter.overrides import find_override
+from kvctl.policy.decode import Installed
 from kvctl.reconcile.attribution import attribute
 from kvctl.reconcile.look import Look
 from kvctl.reconcile.report import (
@@ -85,12 +87,12 @@ def target_of(found: Look, site: Site, wish: Wish | None) -> Target:
 def _items_of(
     found: Look, site: Site, target: Target, plan: Plan, wish: Wish | None, scope: Scope
 ) -> list[Item]:
-    refs = {*(policy.ref for policy in target.policies), *site.installed.services, *target.held}
+    refs = site.installed.refs | target.rewrites.refs | target.drops.refs
     items = compared_items(
         resolution=wish.resolution if wish else None,
         target=target,
         installed=site.installed,
-        attributed=attribute(changes(plan), refs, had_dispatch=bool(site.installed.entries)),
+        attributed=attribute(changes(plan), refs, had_dispatch=_dispatching(site.installed)),
         scope=scope,
         overridden=override_at(found, site, target),
     )
@@ -98,6 +100,12 @@ def _items_of(
         rule.pod.network_address for rule in found.foreign.get(site.family, ()) if rule.pod is not None
     }
     return [_with_kube_vip(item, by_kube_vip) for item in items] if by_kube_vip else items
+
+
+def _dispatching(installed: Installed) -> set[Table]:
+    """The tables with jumps in them."""
+    parts = ((Table.NAT, installed.entries), (Table.MANGLE, installed.drops.entries))
+    return {table for table, entries in parts if entries}
 
 
 def _with_kube_vip(item: Item, by_kube_vip: set[Address]) -> Item:
@@ -127,8 +135,7 @@ def override_at(found: Look, site: Site, target: Target) -> str | None:
 def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, scope: Scope) -> list[Item]:
     """What the back end that is not in use holds; `wanted` is the target of the one that is."""
     target = as_it_is(other.installed)
-    refs = set(other.installed.services)
-    attributed = attribute(changes(plan) if plan else (), refs, had_dispatch=True)
+    attributed = attribute(changes(plan) if plan else (), other.installed.refs, had_dispatch=list(Table))
     items = compared_items(
         resolution=None,
         target=target,

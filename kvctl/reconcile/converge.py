@@ -23,7 +23,7 @@ from kvctl.netfilter.diff import Plan, restore_text
 from kvctl.netfilter.kernel import RestoreError
 from kvctl.policy.connections import judge_of
 from kvctl.reconcile.site import MakeTarget, Site, plan_for
-from kvctl.reconcile.target import Rulesets, rulesets
+from kvctl.reconcile.target import FINAL_ORDER, FIRST_ORDER, Rulesets, rulesets
 
 MAX_ATTEMPTS = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
@@ -105,7 +105,7 @@ def _write_until_right(
         plan = _plan(site, make, final=final, retire=retire)
         if not plan:
             return
-        text = restore_text(plan)
+        text = restore_text(plan, order=FINAL_ORDER if final else FIRST_ORDER)
         if accepted[text] == _MOST_REPEATS and site.kernel.backend is Backend.NFT:
             break
         try:

@@ -9,6 +9,8 @@ from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, host_network
+from kvctl.model.ref import ServiceRef
+from kvctl.model.rules import Rule, Table
 from kvctl.model.snapshot import Snapshot
 from kvctl.model.text import plural
 from kvctl.netfilter import conntrack
@@ -59,7 +61,7 @@ class _FamilyView:
     judge: ConnectionJudge
     flows: Sequence[Flow]
     failure: str | None
-    in_the_way: str | None
+    in_the_way: dict[Table, str]
     host: Host
 
     @classmethod
@@ -68,13 +70,17 @@ class _FamilyView:
         items = [item for item in compared.items if item.family is site.family]
         addresses = {pod.address for item in items for pod in item.pods}
         flows, failure = _flows(site.family, addresses, judge)
-        pods = [host_network(address) for address in judge.pods]
+        pods = {
+            Table.NAT: [host_network(address) for address in judge.pods],
+            Table.MANGLE: [host_network(address) for address in judge.dropped],
+        }
+        ways = {table: rule_in_the_way(site.snapshot, its, table) for table, its in pods.items() if its}
         return cls(
             snapshot=site.snapshot,
             judge=judge,
             flows=flows,
             failure=failure,
-            in_the_way=rule_in_the_way(site.snapshot, pods) if pods else None,
+            in_the_way={table: rule for table, rule in ways.items() if rule is not None},
             host=host,
         )
 
@@ -88,8 +94,11 @@ class _FamilyView:
         ]
         wrong = [flow for flow in flows if self.judge.is_wrong(flow)]
         problems = [item.reason] if item.reason is not None else []
-        if item.status is Status.DRIFTED and self.in_the_way is not None:
-            problems.append(f"this rule comes before kvctl's jump in POSTROUTING: {self.in_the_way}")
+        if item.status is Status.DRIFTED:
+            problems += [
+                f"this rule comes before kvctl's jump in POSTROUTING of {table}: {rule}"
+                for table, rule in self.in_the_way.items()
+            ]
         acts = item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
         away = (
             not_here(item.vip, host=self.host, assume=assume_vip) if item.vip is not None and acts else None
@@ -115,14 +124,24 @@ class _FamilyView:
         ref = item.ref
         if ref is None:
             return ()
-        own = (layout.service_chain(ref), layout.out_chain(ref))
+        own = layout.chains_of(ref)
         found = []
         for chain, rules in self.snapshot.chains.items():
             for rule in rules:
-                leads_here = rule.rule is not None and rule.rule.target.chain == own[0]
-                if chain in own or leads_here:
+                if chain in own or _leads_to(ref, rule.rule, own):
                     found.append((chain, "-" if rule.packets is None else rule.packets, rule.text))
         return tuple(found)
+
+
+def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:
+    """Whether this is a jump of one of the Service's pods, or comes between it and the Service's chain."""
+    if rule is None or rule.target.chain is None:
+        return False
+    text = layout.comment_text(rule) or ""
+    pod = layout.read_pod(text)
+    return (
+        rule.target.chain in own or (pod is not None and pod[0].ref == ref) or layout.read_passed(text) == ref
+    )
 
 
 def _flows(family: Family, addresses: set[Address], judge: ConnectionJudge) -> tuple[list[Flow], str | None]:

@@ -38,7 +38,7 @@ class Look:
     def services(self) -> set[ServiceRef]:
         """Every Service that has rules now, in either back end and family."""
         sites = (*self.sites.values(), *self.others.values())
-        return {ref for site in sites for ref in site.installed.services}
+        return {ref for site in sites for ref in site.installed.refs}
 
     def renew(self) -> None:
         """What was found last is where the next run begins."""

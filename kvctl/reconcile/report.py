@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
 from kvctl.model.ref import ServiceRef
+from kvctl.model.rules import HOOK_CHAIN, Table
 from kvctl.netfilter.diff import Change
 from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
+from kvctl.policy.verdict import DROPPED
 from kvctl.reconcile.attribution import Attributed
 from kvctl.reconcile.target import Scope, Target
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from kvctl.model.flows import Flow
     from kvctl.policy.resolve import Resolution
     from kvctl.policy.verdict import Skipped
+
+# What rules in the kernel alone say of a Service whose traffic is dropped.
+_ELSEWHERE = f"the VIP is elsewhere: {DROPPED}"
 
 
 class Status(StrEnum):
@@ -132,14 +137,17 @@ def compared_items(
         warnings=_warnings(resolution, installed.family),
         skipped=_skipped(resolution, installed.family),
         entries=_by_ref(target.entries),
+        dropped=_by_ref(target.drops.entries),
     )
-    items = [view.policy(policy) for policy in target.policies]
-    items += [view.held(ref) for ref in sorted(target.held)]
+    drops = target.drops.refs
+    items = [view.policy(policy) for policy in target.policies if policy.ref not in drops]
+    items += [view.held(ref) for ref in sorted(target.held - drops)]
+    items += [view.drop(ref) for ref in sorted(drops)]
     # What goes from the other back end alone is told there.
-    items += [view.lost(ref, why) for ref, why in target.lost.items() if ref in installed.services]
+    items += [view.lost(ref, why) for ref, why in target.lost.items() if ref in installed.refs]
     items += view.retiring()
     if resolution is not None:
-        accounted = {*target.kept, *target.lost}
+        accounted = {*target.kept, *target.lost, *drops}
         items += [
             skipped_item(skip)._replace(changes=())
             for skip in resolution.skipped
@@ -167,6 +175,8 @@ class _View(NamedTuple):
     skipped: Mapping[ServiceRef, Skipped]
     entries: Mapping[ServiceRef, list[Entry]]
     """The target's jumps by Service."""
+    dropped: Mapping[ServiceRef, list[Entry]]
+    """Those of what is dropped."""
 
     def policy(self, policy: EgressPolicy) -> Item:
         service = self.installed.services.get(policy.ref)
@@ -181,33 +191,73 @@ class _View(NamedTuple):
 
     def held(self, ref: ServiceRef) -> Item:
         service = self.installed.services[ref]
-        item = self._installed_item(service, self.entries.get(ref, []))
+        return self._stays(ref, self._installed_item(service, self.entries.get(ref, [])), service)
+
+    def drop(self, ref: ServiceRef) -> Item:
+        """A Service whose traffic is dropped because its VIP is elsewhere."""
+        service = self.installed.drops.services.get(ref)
+        policy = next((policy for policy in self.target.drops.policies if policy.ref == ref), None)
+        if policy is not None:
+            item = policy_item(policy, status=Status.ELSEWHERE, exclusions=self.target.exclusions)
+        else:
+            assert service is not None  # else nothing could be held
+            item = self._installed_item(service, self.dropped.get(ref, []))._replace(connections=None)
+        if ref in self.target.kept or ref in self.target.orphans:
+            return self._stays(ref, item, service)
+        skip = self.skipped.get(ref)
+        changes = self._changes(ref)
+        status, reason = self._drop_status(ref, service, changes)
+        said = skip.reason if skip is not None and skip.drop is not None else _ELSEWHERE
+        return item._replace(
+            status=status,
+            reason=said if reason is None else f"{said}; {reason}",
+            warnings=skip.warnings if skip is not None else (),
+            changes=changes,
+        )
+
+    def _drop_status(
+        self, ref: ServiceRef, service: InstalledService | None, changes: Sequence[Change]
+    ) -> tuple[Status, str | None]:
+        if ref in self.target.rewrites.refs:
+            return Status.DRIFTED, "a change was cut off, its rewriting is here too; apply finishes it"
+        if service is None or (service.intact and not changes):
+            return Status.ELSEWHERE, None
+        if ref in self.installed.services and self.skipped.get(ref) is not None:
+            return Status.ELSEWHERE, "a change was cut off; apply finishes it"
+        return Status.DRIFTED, drift_reason(changes)
+
+    def _stays(self, ref: ServiceRef, item: Item, service: InstalledService | None) -> Item:
+        """What is there and is not written anew, although it was not asked for just so."""
+        drops = ref in self.target.drops.refs
         kept = self.target.kept.get(ref)
         changes = self._changes(ref)
-        if kept is not None:
-            warnings = (f"the last good rules are kept: {kept.reason}", *kept.warnings)
-            status, reason = self._status(service, changes)
-            return item._replace(status=status, reason=reason, warnings=warnings, changes=changes)
         if ref in self.target.orphans:
             own = tuple(self.attributed.own.get(ref, ()))
-            reason = "not in the source; --prune removes it"
-            return item._replace(status=Status.ORPHANED, reason=reason, changes=own)
-        status, reason = self._status(service, changes)
-        return item._replace(status=status, reason=reason, changes=changes)
+            why = "not in the source; --prune removes it" + (f"; {_ELSEWHERE}" if drops else "")
+            return item._replace(status=Status.ORPHANED, reason=why, changes=own)
+        if drops:
+            status, more = self._drop_status(ref, service, changes)
+            said: str | None = _ELSEWHERE if more is None else f"{_ELSEWHERE}; {more}"
+        else:
+            status, said = self._status(service, changes)
+        warnings: tuple[str, ...] = ()
+        if kept is not None:
+            warnings = (f"the last good rules are kept: {kept.reason}", *kept.warnings)
+        return item._replace(status=status, reason=said, warnings=warnings, changes=changes)
 
     def lost(self, ref: ServiceRef, why: str) -> Item:
-        service = self.installed.services[ref]
+        found = self.installed if ref in self.installed.services else self.installed.drops
         skip = self.skipped.get(ref)
         status = Status(skip.status.value) if skip is not None else Status.ORPHANED
-        item = self._installed_item(service, self.installed.entries_of(ref))
+        item = self._installed_item(found.services[ref], found.entries_of(ref))
         warnings = skip.warnings if skip is not None else ()
         return item._replace(status=status, reason=why, warnings=warnings, changes=self._changes(ref))
 
     def retiring(self) -> list[Item]:
         by_ref = {
-            mark.ref: mark.vip for mark in self.installed.retiring if mark.ref not in self.installed.services
+            mark.ref: mark.vip for mark in self.installed.retiring if mark.ref not in self.installed.refs
         }
-        accounted = {policy.ref for policy in self.target.policies}
+        accounted = self.target.rewrites.refs | self.target.drops.refs
         return [
             Item(
                 namespace=ref.namespace,
@@ -250,15 +300,15 @@ class _View(NamedTuple):
         return Status.APPLIED, None
 
     def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
-        changes = self.attributed.of(ref)
-        if (
-            not changes
-            and self.attributed.structure
-            and not self.attributed.own
-            and not self.attributed.shared
-        ):
+        parts = (
+            (Table.NAT, ref in self.installed.services or ref in self.target.rewrites.refs),
+            (Table.MANGLE, ref in self.installed.drops.services or ref in self.target.drops.refs),
+        )
+        tables = [table for table, has in parts if has]
+        changes = self.attributed.of(ref, tables)
+        if not changes and not self.attributed.own and not self.attributed.shared:
             # Nothing but the tree itself is wrong: then no pod is led to its Service's chain for sure.
-            changes = self.attributed.structure
+            changes = [change for change in self.attributed.structure if change.table in tables]
         return tuple(changes)
 
 
@@ -281,7 +331,7 @@ def _by_ref(entries: Iterable[Entry]) -> dict[ServiceRef, list[Entry]]:
 
 def drift_reason(changes: Sequence[Change]) -> str:
     """One sentence about what differs."""
-    hook = [change for change in changes if change.chain == "POSTROUTING"]
+    hook = [change for change in changes if change.chain == HOOK_CHAIN]
     if any(change.op == "insert" for change in hook):
         if any(change.op == "remove" for change in hook):
             return "the jump in POSTROUTING is not where it has to be: another program's rule comes first"

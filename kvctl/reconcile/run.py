@@ -42,6 +42,14 @@ class Applied:
         """The same of the other back end."""
         return any(ref in site.before_installed.services for site in _of(self.found.others, family))
 
+    def had_drop(self, ref: ServiceRef, family: Family | None) -> bool:
+        """Whether traffic of a Service was dropped before the run."""
+        return any(ref in site.before_installed.drops.services for site in _of(self.found.sites, family))
+
+    def has_drop(self, ref: ServiceRef, family: Family | None) -> bool:
+        """Whether it is dropped now."""
+        return any(ref in site.installed.drops.services for site in _of(self.found.sites, family))
+
     def has(self, ref: ServiceRef, family: Family | None) -> bool:
         """Whether it has rules now."""
         return any(ref in site.installed.services for site in _of(self.found.sites, family))

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvctl.model.net import Family, host_network
-from kvctl.model.rules import Ruleset
+from kvctl.model.rules import Ruleset, Table
 from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.diff import Plan, diff
 from kvctl.netfilter.kernel import Kernel, Reading
 from kvctl.netfilter.position import rule_in_the_way
-from kvctl.policy.compile import HOOK
+from kvctl.policy.compile import HOOKS
 from kvctl.policy.decode import Installed, decode
 from kvctl.reconcile.target import Target
 
@@ -33,7 +33,7 @@ class Site:
     def reread(self) -> None:
         """Look again."""
         saved = self.kernel.read(self.family)
-        self.snapshot = self.kernel.snapshot(self.family, saved, hook=HOOK, known=self.snapshot.chains)
+        self.snapshot = self.kernel.snapshot(self.family, saved, hooks=HOOKS, known=self.snapshot.chains)
         self.installed = decode(self.snapshot)
 
 
@@ -43,15 +43,18 @@ def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
     if error is not None:
         raise error
     kernel = Kernel(backend)
-    snapshot = kernel.snapshot(family, reading.tables[backend, family], hook=HOOK)
+    snapshot = kernel.snapshot(family, reading.tables[backend, family], hooks=HOOKS)
     installed = decode(snapshot)
     return Site(kernel, family, snapshot, installed, snapshot, installed)
 
 
 def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
     """What `ruleset` changes at a site as last seen."""
-    pods = [host_network(item.address) for item in target.entries]
-    in_the_way = None
-    if ruleset.hook is not None and site.snapshot.position_known:
-        in_the_way = rule_in_the_way(site.snapshot, pods)
+    in_the_way = {}
+    for table, entries in ((Table.NAT, target.entries), (Table.MANGLE, target.drops.entries)):
+        if table in ruleset.hooks and site.snapshot.beside(table).position_known:
+            pods = [host_network(item.address) for item in entries]
+            rule = rule_in_the_way(site.snapshot, pods, table)
+            if rule is not None:
+                in_the_way[table] = rule
     return diff(ruleset, site.snapshot, in_the_way=in_the_way)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Address, Family
 from kvctl.model.policy import EgressPolicy, Exclusion
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import EGRESS_CHAIN, Rule, Ruleset
+from kvctl.model.rules import Rule, Ruleset, Table
 from kvctl.model.snapshot import Snapshot
 from kvctl.policy import layout
-from kvctl.policy.compile import HOOK, Entry, compile_dispatch, compile_service, exclusion_rules
-from kvctl.policy.decode import Installed, Retiring
+from kvctl.policy.compile import (
+    HOOKS,
+    Entry,
+    by_address,
+    compile_dispatch,
+    compile_drop,
+    compile_drop_dispatch,
+    compile_service,
+    exclusion_rules,
+)
+from kvctl.policy.decode import Installed, Part, Retiring
 
 if TYPE_CHECKING:
     from kvctl.policy.verdict import Skipped
@@ -31,8 +40,23 @@ class Scope(NamedTuple):
         return self.named is None or ref in self.named
 
 
+class Share(NamedTuple):
+    """What one table should hold."""
+
+    policies: tuple[EgressPolicy, ...] = ()
+    """Services whose chains are written."""
+    held: frozenset[ServiceRef] = frozenset()
+    """Services whose chains stay as they are in the kernel."""
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def refs(self) -> frozenset[ServiceRef]:
+        """Every Service that has rules in it."""
+        return self.held.union(policy.ref for policy in self.policies)
+
+
 class Target(NamedTuple):
-    """What a family should hold in the end."""
+    """What a family should hold in the end. Its own policies, held Services and jumps are those that rewrite."""
 
     family: Family
     policies: tuple[EgressPolicy, ...] = ()
@@ -40,6 +64,8 @@ class Target(NamedTuple):
     held: frozenset[ServiceRef] = frozenset()
     """Services whose chains stay as they are in the kernel."""
     entries: tuple[Entry, ...] = ()
+    drops: Share = Share()
+    """What is dropped, because the VIP is not here."""
     exclusions: tuple[Exclusion, ...] = ()
     lost: Mapping[ServiceRef, str] = {}
     """Services that lose the rules they have, and why."""
@@ -48,60 +74,102 @@ class Target(NamedTuple):
     orphans: frozenset[ServiceRef] = frozenset()
     """Services in the kernel that are absent from the source and stay."""
 
+    @property
+    def rewrites(self) -> Share:
+        """What is rewritten, in the form of what is dropped."""
+        return Share(policies=self.policies, held=self.held, entries=self.entries)
+
 
 def without(installed: Installed, refs: Collection[ServiceRef] | None) -> Target:
     """The target of `flush`: everything installed but `refs` (None: nothing at all stays)."""
-    going = frozenset(installed.services) if refs is None else frozenset(refs)
+    going = installed.refs if refs is None else frozenset(refs)
+    rewrites, drops = _without(installed, going), _without(installed.drops, going)
     return Target(
         family=installed.family,
-        held=frozenset(ref for ref in installed.services if ref not in going),
-        entries=tuple(item for item in installed.entries if item.rank.ref not in going),
+        held=rewrites.held,
+        entries=rewrites.entries,
+        drops=drops,
         exclusions=installed.exclusions,
-        lost={ref: "flushed" for ref in installed.services if ref in going},
+        lost={ref: "flushed" for ref in installed.refs if ref in going},
+    )
+
+
+def _without(part: Part, going: Collection[ServiceRef]) -> Share:
+    return Share(
+        held=frozenset(ref for ref in part.services if ref not in going),
+        entries=tuple(item for item in part.entries if item.rank.ref not in going),
     )
 
 
 def as_it_is(installed: Installed) -> Target:
     """The target of a look at the kernel alone: what is there, as this version of kvctl writes it."""
-    services = installed.services
-    policies = [s.policy for s in services.values() if s.policy is not None and not s.intact]
+    rewrites = _as_it_is(installed)
     return Target(
         family=installed.family,
-        policies=tuple(policies),
-        held=frozenset(ref for ref, s in services.items() if s.policy is None or s.intact),
-        entries=installed.entries,
+        policies=rewrites.policies,
+        held=rewrites.held,
+        entries=rewrites.entries,
+        drops=_as_it_is(installed.drops),
         exclusions=installed.exclusions,
     )
 
 
+def _as_it_is(part: Part) -> Share:
+    services = part.services
+    return Share(
+        policies=tuple(s.policy for s in services.values() if s.policy is not None and not s.intact),
+        held=frozenset(ref for ref, s in services.items() if s.policy is None or s.intact),
+        entries=part.entries,
+    )
+
+
 class Rulesets(NamedTuple):
-    """A target as rules, in two steps, so that a kill in between loses nothing."""
+    """A target as rules, in two steps, so that a kill in between loses nothing.
+
+    In the first mangle is written before nat, in the second after it: what is to be dropped is dropped before
+    it is rewritten no more, and until it is rewritten.
+    """
 
     first: Ruleset
-    """With marks that name the VIPs whose connections are still to be dropped."""
+    """With all that is dropped now or in the end, and marks that name the VIPs whose connections are to be dropped."""
     final: Ruleset
 
 
+FIRST_ORDER = (Table.MANGLE, Table.NAT)
+FINAL_ORDER = (Table.NAT, Table.MANGLE)
+
+
 def rulesets(target: Target, installed: Installed, snapshot: Snapshot, *, retire: bool) -> Rulesets:
-    """The rules for `target`; without `retire` both steps are the same and nothing is marked."""
-    final = _final_ruleset(target, installed, snapshot)
-    if not retire:
-        return Rulesets(first=final, final=final)
-    chains = dict(final.chains)
-    untouched = set(final.untouched)
+    """The rules for `target`; without `retire` nothing is marked."""
+    final = _nat_ruleset(target, installed, snapshot)
+    first = _marked(final, target, installed) if retire else final
+    share = _still_dropped(target.drops, installed.drops)
+    if not share.refs:
+        return Rulesets(first=first, final=final)
+    before = by_address([s.policy for s in installed.services.values() if s.policy], installed.entries)
+    after = by_address(_policies_of(target.rewrites, installed), target.entries)
+    return Rulesets(
+        first=_joined(first, target, share, _in_both(before, after)),
+        final=_joined(final, target, target.drops, after),
+    )
+
+
+def _marked(rewriting: Ruleset, target: Target, installed: Installed) -> Ruleset:
+    chains = dict(rewriting.chains)
     marks = _marks(target, installed)
     for ref, rules in marks.items():
         chain = layout.service_chain(ref)
-        if chain in untouched:
+        if chain in rewriting.untouched:
             continue
         chains[chain] = (*chains.get(chain, ()), *rules)
-    if marks and EGRESS_CHAIN not in chains:
+    root = layout.REWRITING.root
+    if marks and root not in chains:
         # The excluded networks say which addresses are pods: after a kill that is how their connections are found.
-        chains[EGRESS_CHAIN] = exclusion_rules(installed.exclusions)
-    return Rulesets(first=final._replace(chains=chains), final=final)
+        chains[root] = exclusion_rules(installed.exclusions)
+    return rewriting._replace(chains=chains)
 
 
-def _final_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ruleset:
+def _nat_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ruleset:
     chains: dict[str, tuple[Rule, ...]] = {}
     for policy in target.policies:
         chains.update(compile_service(policy))
@@ -117,15 +185,71 @@ def _final_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> 
     chains.update(
         compile_dispatch(family=target.family, entries=target.entries, exclusions=target.exclusions)
     )
-    if not target.entries and (target.policies or target.held):
+    if not target.entries and target.rewrites.refs:
         # Services whose pods have all gone keep their rules, and the networks that those rules rely on.
-        chains[EGRESS_CHAIN] = exclusion_rules(target.exclusions)
-    return Ruleset(
-        family=target.family,
-        hook=HOOK if target.entries else None,
-        chains=chains,
-        untouched=frozenset(untouched),
+        chains[layout.REWRITING.root] = exclusion_rules(target.exclusions)
+    hooks = {Table.NAT: HOOKS[Table.NAT]} if target.entries else {}
+    return Ruleset(family=target.family, hooks=hooks, chains=chains, untouched=frozenset(untouched))
+
+
+def _joined(
+    rewriting: Ruleset, target: Target, drops: Share, rewritten: Mapping[Address, Sequence[EgressPolicy]]
+) -> Ruleset:
+    """The rules of nat, and beside them those that drop."""
+    if not drops.refs:
+        return rewriting
+    chains = dict(rewriting.chains)
+    for policy in drops.policies:
+        chains.update(compile_drop(policy))
+    names = layout.DROPPING
+    untouched = {chain for ref in drops.held for chain in (names.service_chain(ref), names.out_chain(ref))}
+    chains.update(
+        compile_drop_dispatch(
+            family=target.family, entries=drops.entries, exclusions=target.exclusions, rewritten=rewritten
+        )
     )
+    if not drops.entries:
+        chains[names.root] = exclusion_rules(target.exclusions)
+    hooks = {Table.MANGLE: HOOKS[Table.MANGLE]} if drops.entries else {}
+    return rewriting._replace(
+        hooks={**rewriting.hooks, **hooks}, chains=chains, untouched=rewriting.untouched | untouched
+    )
+
+
+def _still_dropped(wanted: Share, found: Part) -> Share:
+    """What is dropped in the end, and all that is dropped now."""
+    written = {policy.ref for policy in wanted.policies}
+    places = {(item.address, item.rank.ref) for item in wanted.entries}
+    return Share(
+        policies=wanted.policies,
+        held=wanted.held.union(ref for ref in found.services if ref not in written),
+        entries=(
+            *wanted.entries,
+            *(item for item in found.entries if (item.address, item.rank.ref) not in places),
+        ),
+    )
+
+
+def _policies_of(share: Share, installed: Part) -> list[EgressPolicy]:
+    """The policies of a share, those of held Services as the kernel has them."""
+    found = [installed.services[ref].policy for ref in share.held if ref in installed.services]
+    return [*share.policies, *(policy for policy in found if policy is not None)]
+
+
+def _in_both(
+    before: Mapping[Address, Sequence[EgressPolicy]], after: Mapping[Address, Sequence[EgressPolicy]]
+) -> Mapping[Address, Sequence[EgressPolicy]]:
+    """The policies by which each address is rewritten already, and still will be: they alone may let pass."""
+    taken = {address: {_matches(policy) for policy in policies} for address, policies in before.items()}
+    return {
+        address: [policy for policy in policies if _matches(policy) in taken.get(address, ())]
+        for address, policies in after.items()
+    }
+
+
+def _matches(policy: EgressPolicy) -> tuple[object, ...]:
+    """What of a policy decides which packets are its own."""
+    return (policy.ref, policy.ports, policy.allowed, policy.denied)
 
 
 def _without_marks(chain: str, snapshot: Snapshot) -> tuple[Rule, ...] | None:

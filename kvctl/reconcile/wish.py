@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.net import Family, within
-from kvctl.model.policy import EgressPod, Exclusion, ExclusionKind, canonical
+from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, ExclusionKind, WithoutVip, canonical
 from kvctl.model.ref import ServiceRef
+from kvctl.model.rules import Table
 from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
@@ -18,7 +20,7 @@ from kvctl.policy.judge import claim_lost, endpoint_refusal
 from kvctl.policy.pods import members
 from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Fate, Skipped
-from kvctl.reconcile.target import Scope, Target, without
+from kvctl.reconcile.target import Scope, Share, Target, without
 
 
 @dataclass(frozen=True)
@@ -61,35 +63,65 @@ def build_target(
     Raises KvctlError when a run for single Services would change the excluded networks of the others.
     """
     family = installed.family
-    policies = [policy for policy in resolution.policies(family) if scope.covers(policy.ref)]
-    entries = [item for policy in policies for item in entries_of(policy)]
-    wanted = {policy.ref for policy in policies}
+    policies = {
+        Table.NAT: [policy for policy in resolution.policies(family) if scope.covers(policy.ref)],
+        Table.MANGLE: [policy for policy in resolution.drops(family) if scope.covers(policy.ref)],
+    }
+    entries = {
+        table: [item for policy in its for item in entries_of(policy)] for table, its in policies.items()
+    }
+    decided = {policy.ref for its in policies.values() for policy in its}
+    held: dict[Table, set[ServiceRef]] = {table: set() for table in Table}
     verdicts = _Verdicts(resolution, scope, settings, host, _skipped_of(resolution, family))
-    for ref, service in installed.services.items():
-        if ref in wanted:
+    for ref in sorted(installed.refs - decided):
+        for stay in verdicts.judge(ref, installed):
+            entries[stay.table] += stay.entries
+            if stay.moves:
+                policies[stay.table].append(stay.policy())
+            else:
+                held[stay.table].add(ref)
+    for ref in sorted(other.refs - decided - installed.refs) if other is not None else ():
+        if other is None or not scope.covers(ref):
             continue
-        stays = verdicts.judge(service, installed.entries_of(ref), family=family)
-        if stays is not None:
-            verdicts.held.add(ref)
-            entries += stays
-    for ref, service in other.services.items() if other is not None else ():
-        if other is None or ref in wanted or ref in installed.services or not scope.covers(ref):
-            continue
-        stays = verdicts.judge(service, other.entries_of(ref), family=family)
-        if stays is not None and service.policy is not None:
-            policies.append(service.policy._replace(pods=tuple(map(pod_of, stays))))
-            entries += stays
-    settle = bool(verdicts.held or verdicts.kept or verdicts.orphans)
+        for stay in verdicts.judge(ref, other):
+            if stay.service.policy is not None:
+                policies[stay.table].append(stay.policy())
+                entries[stay.table] += stay.entries
+    settle = bool(any(held.values()) or verdicts.kept or verdicts.orphans)
     return Target(
         family=family,
-        policies=tuple(policies),
-        held=frozenset(verdicts.held),
-        entries=tuple(entries),
+        policies=tuple(policies[Table.NAT]),
+        held=frozenset(held[Table.NAT]),
+        entries=tuple(entries[Table.NAT]),
+        drops=Share(
+            policies=tuple(policies[Table.MANGLE]),
+            held=frozenset(held[Table.MANGLE]),
+            entries=tuple(entries[Table.MANGLE]),
+        ),
         exclusions=_exclusions(resolution, installed, other, scope, settle=settle),
         lost=verdicts.lost,
         kept=verdicts.kept,
         orphans=frozenset(verdicts.orphans),
     )
+
+
+class _Stay(NamedTuple):
+    """Rules of a Service that stay, or stay in the other table: then they are written there by what was found."""
+
+    table: Table
+    found_in: Table
+    service: InstalledService
+    entries: list[Entry]
+
+    @property
+    def moves(self) -> bool:
+        """Whether they change their table."""
+        return self.table is not self.found_in
+
+    def policy(self) -> EgressPolicy:
+        """The policy that the rules were written by, for the pods that stay."""
+        assert self.service.policy is not None
+        return self.service.policy._replace(pods=tuple(map(pod_of, self.entries)))
 
 
 @dataclass
@@ -101,40 +133,96 @@ class _Verdicts:
     settings: Settings
     host: Host | None
     skipped: Mapping[ServiceRef, Skipped]
-    held: set[ServiceRef] = field(default_factory=set)
     lost: dict[ServiceRef, str] = field(default_factory=dict)
     kept: dict[ServiceRef, Skipped] = field(default_factory=dict)
     orphans: set[ServiceRef] = field(default_factory=set)
 
-    def judge(self, service: InstalledService, own: list[Entry], *, family: Family) -> list[Entry] | None:
-        """The jumps that stay, of `own`; None: the Service loses its rules."""
-        ref = service.ref
+    def judge(self, ref: ServiceRef, installed: Installed) -> list[_Stay]:
+        """What stays of a Service's rules; nothing: the Service loses them."""
+        parts = ((Table.NAT, installed), (Table.MANGLE, installed.drops))
+        found = [
+            _Stay(table, table, part.services[ref], part.entries_of(ref))
+            for table, part in parts
+            if ref in part.services
+        ]
         if not self.scope.covers(ref):
-            return own
+            return found
         if ref not in self.resolution.present:
-            return self._judge_absent(ref, own)
+            return self._judge_absent(ref, found)
         skip = self.skipped.get(ref)
         if skip is None:
-            self.lost[ref] = _not_asked(self.resolution, ref, family)
-            return None
-        why = _why_lost(skip, service, self.resolution, self.settings, self.host)
-        if why is not None:
-            self.lost[ref] = why
-            return None
-        stays = _kept_entries(skip, own, self.resolution, self.settings, self.host)
-        if not stays:
-            self.lost[ref] = f"none of the pods of its present rules is there any more; {skip.reason}"
-            return None
-        self.kept[ref] = skip
-        return stays
+            self.lost[ref] = _not_asked(self.resolution, ref, installed.family)
+        elif skip.fate is Fate.LOSE:
+            self.lost[ref] = skip.reason
+        else:
+            stay = self._judge_faulty(skip, found)
+            return [stay] if stay is not None else []
+        return []
 
-    def _judge_absent(self, ref: ServiceRef, own: list[Entry]) -> list[Entry] | None:
+    def _judge_absent(self, ref: ServiceRef, found: list[_Stay]) -> list[_Stay]:
         """A Service that the source does not have: it stays unless pruned, but not with another tenant's pods."""
         if self.scope.prune and not self.resolution.unidentified:
             self.lost[ref] = "not in the source (--prune)"
-            return None
+            return []
         self.orphans.add(ref)
-        return [item for item in own if not _anothers(item, self.resolution)]
+        if len(found) > 1:  # a change was cut off
+            acts = Table.MANGLE if any(self._away(stay.service) for stay in found) else Table.NAT
+            found = [stay for stay in found if stay.table is acts]
+        return [
+            stay._replace(entries=[item for item in stay.entries if not _anothers(item, self.resolution)])
+            for stay in found
+        ]
+
+    def _judge_faulty(self, skip: Skipped, found: list[_Stay]) -> _Stay | None:
+        """A Service with faulty input: it is rewritten or dropped as its last good rules say, for its pods of today."""
+        ref = skip.ref
+        services = [stay.service for stay in found]
+        fault = next(filter(None, (self._vip_fault(service) for service in services)), None)
+        if fault is not None:
+            self.lost[ref] = f"{fault}; {skip.reason}"
+            return None
+        away = next(filter(None, map(self._away, services)), None)
+        if away is not None and not self._drops(skip, found):
+            self.lost[ref] = f"{away}; {skip.reason}"
+            return None
+        table = Table.NAT if away is None else Table.MANGLE
+        stay = next((stay for stay in found if stay.table is table), found[0])
+        entries = _kept_entries(skip, stay.entries, self.resolution, self.settings, self.host)
+        if not entries:
+            self.lost[ref] = f"none of the pods of its present rules is there any more; {skip.reason}"
+            return None
+        if stay.table is not table and stay.service.policy is None:
+            self.lost[ref] = f"its present rules do not say what they are for; {skip.reason}"
+            return None
+        self.kept[ref] = skip
+        return stay._replace(table=table, entries=entries)
+
+    def _drops(self, skip: Skipped, found: list[_Stay]) -> bool:
+        """Whether traffic is to be dropped where the VIP is not; where the input does not tell, as it is by now."""
+        if skip.without_vip is not None:
+            return skip.without_vip is WithoutVip.DROP
+        is_dropped = any(stay.table is Table.MANGLE for stay in found)
+        return is_dropped or self.settings.without_vip is WithoutVip.DROP
+
+    def _vip_fault(self, service: InstalledService) -> str | None:
+        """Why the VIP of a Service's present rules must not be used."""
+        for vip in service.vips:
+            fault = self.resolution.rules.fault(vip)
+            if fault is not None:
+                return f"the VIP {vip} of its present rules {fault}"
+            lost = claim_lost(service.ref, vip, self.resolution.claims)
+            if lost is not None:
+                return lost
+        return None
+
+    def _away(self, service: InstalledService) -> str | None:
+        """The sentence that says that the VIP of its present rules is not here."""
+        evidence = self.resolution.evidence(service.ref, node=self.settings.this_node)
+        sentences = (
+            not_here(vip, host=self.host, assume=self.settings.assume_vip, evidence=evidence)
+            for vip in service.vips
+        )
+        return next(filter(None, sentences), None)
 
 
 def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skipped]:
@@ -143,31 +231,6 @@ def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skip
         if skip.vip_unclear and skip.fate is Fate.KEEP:
             found.setdefault(skip.ref, skip)
     return found
-
-
-def _why_lost(
-    skip: Skipped,
-    service: InstalledService,
-    resolution: Resolution,
-    settings: Settings,
-    host: Host | None,
-) -> str | None:
-    """Why rules go although the Service is in the source; None: a faulty input keeps them."""
-    if skip.fate is Fate.LOSE:
-        return skip.reason
-    for vip in service.vips:
-        fault = resolution.rules.fault(vip)
-        if fault is not None:
-            return f"the VIP {vip} of its present rules {fault}; {skip.reason}"
-        reason = claim_lost(service.ref, vip, resolution.claims) or not_here(
-            vip,
-            host=host,
-            assume=settings.assume_vip,
-            evidence=resolution.evidence(service.ref, node=settings.this_node),
-        )
-        if reason is not None:
-            return f"{reason}; {skip.reason}"
-    return None
 
 
 def _not_asked(resolution: Resolution, ref: ServiceRef, family: Family) -> str:
@@ -228,7 +291,7 @@ def _exclusions(
         # A file that says less than the last one must not open the cluster's own networks to rules that
         # stay from before.
         return canonical((*wanted, *installed.exclusions, *others)) if settle else wanted
-    if not settle or not installed.entries:
+    if not settle or not (installed.entries or installed.drops.entries):
         return wanted
     fixed = {e.network for e in wanted if e.kind is not ExclusionKind.NODE}
     present = {e.network for e in installed.exclusions if e.kind is not ExclusionKind.NODE}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvctl.model.net import Family, parse_network
-from kvctl.model.rules import EGRESS_CHAIN
+from kvctl.model.rules import EGRESS_CHAIN, Table
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.position import is_hook, referrers, rule_in_the_way
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
@@ -109,21 +109,23 @@ def test_the_first_of_several_is_named() -> None:
 def test_what_comes_after_the_hook_is_not_in_the_way() -> None:
     below = _snapshot()
     masquerade = FoundRule(text="-j MASQUERADE", rule=None)
-    found = Snapshot(family=Family.IPV4, chains=below.chains, hook_chain=(*below.hook_chain, masquerade))
+    beside = below.beside(Table.NAT)
+    around = {Table.NAT: beside._replace(hook_chain=(*beside.hook_chain, masquerade))}
+    found = Snapshot(family=Family.IPV4, chains=below.chains, around=around)
     assert rule_in_the_way(found, PODS) is None
 
 
 def test_a_hook_is_one_whatever_its_tag_and_matches() -> None:
-    assert is_hook(FoundRule(text="", rule=HOOK))
+    assert is_hook(FoundRule(text="", rule=HOOK), Table.NAT)
     for text in (
         f'-m comment --comment "kvctl:another version" -j {EGRESS_CHAIN}',
         f'-s 10.0.0.0/8 -m comment --comment "kvctl:x" -j {EGRESS_CHAIN}',
     ):
         found = _snapshot(f"POSTROUTING {text}", hook=False)
-        assert [is_hook(each) for each in found.hook_chain] == [True]
+        assert [is_hook(each, Table.NAT) for each in found.beside(Table.NAT).hook_chain] == [True]
     for text in (f"-j {EGRESS_CHAIN}", '-m comment --comment "kvctl:x" -j OTHER', "-j MASQUERADE"):
         found = _snapshot(f"POSTROUTING {text}", hook=False)
-        assert [is_hook(each) for each in found.hook_chain] == [False]
+        assert [is_hook(each, Table.NAT) for each in found.beside(Table.NAT).hook_chain] == [False]
 
 
 class TestReferrers:

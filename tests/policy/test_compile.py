@@ -134,7 +134,7 @@ COMMIT
 
 def test_without_policies_there_is_nothing_at_all() -> None:
     ruleset = compile_ruleset(family=Family.IPV4, policies=[], exclusions=EXCLUDED)
-    assert (ruleset.hook, dict(ruleset.chains)) == (None, {})
+    assert (dict(ruleset.hooks), dict(ruleset.chains)) == ({}, {})
 
 
 def test_a_catch_all_service_is_one_rule() -> None:
@@ -309,7 +309,7 @@ def test_the_text_read_back_is_the_rules_and_the_policies(data: st.DataObject, f
     wanted = data.draw(policies(family))
     excluded = data.draw(exclusions(family))
     ruleset = compile_ruleset(family=family, policies=wanted, exclusions=excluded)
-    for rule in (ruleset.hook, *(rule for rules in ruleset.chains.values() for rule in rules)):
+    for rule in (*ruleset.hooks.values(), *(rule for rules in ruleset.chains.values() for rule in rules)):
         assert rule is not None
         assert parse(render(rule)) == rule
         assert len(rule.comment) <= 255

@@ -105,7 +105,7 @@ def test_the_holder_is_told_where_the_service_is_elsewhere() -> None:
         resolved(away, pod(), host=host(), settings=settings(this_node="worker")), "sip/sip-client"
     )
     assert skip.status is SkipStatus.ELSEWHERE
-    assert skip.reason == "the VIP 192.168.0.245 is held by worker-2"
+    assert skip.reason.startswith("the VIP 192.168.0.245 is held by worker-2: ")
 
 
 @pytest.mark.parametrize(("node", "reason"), [("worker", None), ("other", "announced by worker")])

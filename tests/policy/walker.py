@@ -1,30 +1,41 @@
-"""What the kernel's nat table would do with a packet, by rules as values."""
+"""What the kernel's tables would do with a packet, by rules as values."""
 
 from __future__ import annotations
 
 from kvctl.model.net import Address, Network, contains
-from kvctl.model.rules import Rule, Ruleset, Verb
+from kvctl.model.rules import Rule, Ruleset, Table, Target, Verb
 from tests.policy.strategies import Packet
 
 
 def source_after(ruleset: Ruleset, packet: Packet) -> Address | None:
-    """The source address that the rules give the packet, None if they leave it alone."""
-    if ruleset.hook is None:
-        return None
-    assert ruleset.hook.target.chain is not None
-    return _walk(ruleset, ruleset.hook.target.chain, packet, met=None)
+    """The source address that nat gives the packet, None if it leaves it alone."""
+    end = _walked(ruleset, Table.NAT, packet, met=None)
+    return end.address if end is not None else None
 
 
-def rules_met(ruleset: Ruleset, packet: Packet) -> int:
+def is_dropped(ruleset: Ruleset, packet: Packet) -> bool:
+    """Whether mangle drops the packet, so that nat never sees it."""
+    end = _walked(ruleset, Table.MANGLE, packet, met=None)
+    return end is not None and end.verb is Verb.DROP
+
+
+def rules_met(ruleset: Ruleset, packet: Packet, table: Table = Table.NAT) -> int:
     """How many rules are compared with the packet."""
     met: list[Rule] = []
-    assert ruleset.hook is not None
-    assert ruleset.hook.target.chain is not None
-    _walk(ruleset, ruleset.hook.target.chain, packet, met=met)
+    assert table in ruleset.hooks
+    _walked(ruleset, table, packet, met=met)
     return len(met)
 
 
-def _walk(ruleset: Ruleset, chain: str, packet: Packet, *, met: list[Rule] | None) -> Address | None:
+def _walked(ruleset: Ruleset, table: Table, packet: Packet, *, met: list[Rule] | None) -> Target | None:
+    if table not in ruleset.hooks:
+        return None
+    start = ruleset.hooks[table].target.chain
+    assert start is not None
+    return _walk(ruleset, start, packet, met=met)
+
+
+def _walk(ruleset: Ruleset, chain: str, packet: Packet, *, met: list[Rule] | None) -> Target | None:
     for rule in ruleset.chains[chain]:
         if met is not None:
             met.append(rule)
@@ -32,8 +43,8 @@ def _walk(ruleset: Ruleset, chain: str, packet: Packet, *, met: list[Rule] | Non
             continue
         if rule.target.verb is Verb.RETURN:
             return None
-        if rule.target.verb is Verb.SNAT:
-            return rule.target.address
+        if rule.target.verb in (Verb.SNAT, Verb.DROP):
+            return rule.target
         assert rule.target.chain is not None
         found = _walk(ruleset, rule.target.chain, packet, met=met)
         if found is not None or rule.target.verb is Verb.GOTO:

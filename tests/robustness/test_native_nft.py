@@ -335,7 +335,8 @@ def test_a_refused_restore_tells_the_line_and_changes_nothing(
     node.apply(_sip(Family.IPV4))
     before = node.saved()
     monkeypatch.setattr(
-        "kvctl.reconcile.converge.restore_text", lambda plan: "*nat\n-A KVCTL-NOWHERE -j RETURN\nCOMMIT\n"
+        "kvctl.reconcile.converge.restore_text",
+        lambda plan, *, order: "*nat\n-A KVCTL-NOWHERE -j RETURN\nCOMMIT\n"
     )
     with pytest.raises(KvctlError, match="refused the ipv4 rules") as caught:
         node.apply(_two(Family.IPV4))
