@@ -11,6 +11,7 @@ import yaml
 import kvctl
 
 DEPLOY = Path(kvctl.__file__).parent.parent / "deploy"
+BASE = DEPLOY / "base"
 COMPONENTS = DEPLOY / "components"
 
 # A list entry in YAML's flow style behind a #.

@@ -22,6 +22,7 @@ from kvctl.cli.wait import command as wait
 from kvctl.cluster import kinds
 from kvctl.cluster.conditions import CONDITION
 from tests.deploy.reading import (
+    BASE,
     COMPONENTS,
     DEPLOY,
     commented_variables,
@@ -35,7 +36,6 @@ from tests.deploy.reading import (
     variables,
 )
 
-BASE = DEPLOY / "base"
 READ = {"list", "watch"}
 
 # Everything the agent asks the API server for, as RBAC sees it: (group, resource) -> verbs. A double of the
