@@ -99,7 +99,7 @@ def state_of(item: Item, done: Round, *, node: str) -> Note | None:
         return Note(item.ref, reason, f"{family}{one_line(words, longest=800)}{where}", about_node)
 
     match item.status:
-        case Status.APPLIED if done.invalid(item.ref):
+        case Status.APPLIED if done.faults(item.ref):
             return note(
                 Reason.INVALID, "; ".join(item.warnings) or "the last good rules are kept", about_node=False
             )
@@ -110,7 +110,8 @@ def state_of(item: Item, done: Round, *, node: str) -> Note | None:
         case Status.ELSEWHERE:
             return note(Reason.DROPPED if is_dropping(item) else Reason.ELSEWHERE, item.reason or "")
         case Status.SKIPPED if done.concerns_this_node(item.ref) and _asks(item.ref, done):
-            return note(_why_skipped(item, done), item.reason or "", about_node=False)
+            words = "; ".join((item.reason or "", *_hints(item.ref, done)))
+            return note(_why_skipped(item, done), words, about_node=False)
     return None
 
 
@@ -154,6 +155,10 @@ def _what(item: Item) -> str:
     return f"{ports}{where}"
 
 
+def _hints(ref: ServiceRef, done: Round) -> Iterable[str]:
+    return dict.fromkeys(fault.hint for fault in done.faults(ref) if fault.hint)
+
+
 def _asks(ref: ServiceRef, done: Round) -> bool:
     return ref in done.asking.get(ref.namespace, ())
 
@@ -163,4 +168,4 @@ def _why_skipped(item: Item, done: Round) -> Reason:
     claims = done.resolution.claims if done.resolution is not None else {}
     if item.vip is not None and claim_lost(item.ref, item.vip, claims) is not None:
         return Reason.CONFLICT
-    return Reason.INVALID if done.invalid(item.ref) else Reason.NOT_PROGRAMMED
+    return Reason.INVALID if done.faults(item.ref) else Reason.NOT_PROGRAMMED

@@ -12,7 +12,6 @@ from kvctl.cluster.failures import RefusedError
 from kvctl.errors import ClusterError, KvctlError
 
 TRIES = 5
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 # Not now, or not with these credentials: the same request may go through later. The rest will be refused for ever.
 _PASSING = frozenset({401, 408, 429})
 
@@ -35,6 +34,8 @@ class Limits(NamedTuple):
     per_second: float = 10.0
     at_once: int = 50
     """So many may go without a pause after a quiet time."""
+    first_pause: float = 1.0
+    """Seconds before the second try, doubled for each further one."""
     forbidden_seconds: float = 3600.0
     """How long nothing more is sent to a namespace after a 403."""
 
@@ -153,7 +154,7 @@ class Outbox(Generic[L]):
 
     def _wait(self, told: float | None, attempt: int) -> bool:
         """Wait before the next try; False: stopped meanwhile."""
-        backed_off = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * (1 + self._chance())
+        backed_off = self._limits.first_pause * 2**attempt * (1 + self._chance())
         end = self._clock() + max(told or 0.0, backed_off)
         with self._changed:
             while not self._stopped and (left := end - self._clock()) > 0:

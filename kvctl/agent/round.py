@@ -14,7 +14,7 @@ from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family
 from kvctl.model.objects import Objects, Pod, Service
 from kvctl.model.ref import ServiceRef
-from kvctl.policy.annotations import read_annotations
+from kvctl.policy.annotations import Problem, read_annotations
 from kvctl.policy.holder import disagreement
 from kvctl.policy.resolve import Resolution
 from kvctl.reconcile.changed import Action, action_on, changed_items
@@ -115,28 +115,30 @@ class Round:
     @cached_property
     def problems(self) -> Sequence[InputError]:
         """Faults in the objects themselves, each once, as far as a pod of this node is concerned."""
-        skipped = self.resolution.skipped if self.resolution is not None else ()
-        found = {
-            f"{skip.ref}: {problem}": problem.hint
-            for skip in skipped
-            if skip.problems and self.concerns_this_node(skip.ref)
-            for problem in skip.problems
-        }
-        return (*self.objects.errors, *(InputError(text, hint=hint) for text, hint in found.items()))
+        found = (
+            InputError(f"{ref}: {problem}", hint=problem.hint)
+            for ref, problems in sorted(self._faults.items())
+            if self.concerns_this_node(ref)
+            for problem in problems
+        )
+        return (*self.objects.errors, *found)
 
     @property
     def services(self) -> Mapping[ServiceRef, Service]:
         """All Services that could be read."""
         return self.resolution.services if self.resolution is not None else {}
 
-    def invalid(self, ref: ServiceRef) -> bool:
-        """Whether an annotation of the Service is not accepted."""
-        return ref in self._invalid
+    def faults(self, ref: ServiceRef) -> Sequence[Problem]:
+        """What is not accepted of what the Service says, each once."""
+        return self._faults.get(ref, ())
 
     @cached_property
-    def _invalid(self) -> frozenset[ServiceRef]:
-        skipped = self.resolution.skipped if self.resolution is not None else ()
-        return frozenset(skip.ref for skip in skipped if skip.problems)
+    def _faults(self) -> Mapping[ServiceRef, Sequence[Problem]]:
+        found: dict[ServiceRef, dict[Problem, None]] = {}
+        for skip in self.resolution.skipped if self.resolution is not None else ():
+            if skip.problems:
+                found.setdefault(skip.ref, {}).update(dict.fromkeys(skip.problems))
+        return {ref: tuple(problems) for ref, problems in found.items()}
 
     @cached_property
     def by_ref(self) -> Mapping[ServiceRef, list[Item]]:
