@@ -1,4 +1,4 @@
-"""A small API server on the loopback that speaks the list protocol and nothing else."""
+"""An API server that speaks the list protocol only and misbehaves by path; and the one that speaks all of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+from tests.apiserver import ApiServer, serving
 
 TOKEN = "s3cr3t-t0ken"
 LISTS = {
@@ -169,3 +171,10 @@ def api(tmp_path: Path) -> Iterator[FakeApi]:
         listener.server_close()
         thread.join(10)
     assert fake.complaints == []
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    """An API server with lists, watches and writes; nothing that it complains about may be sent to it."""
+    with serving() as it:
+        yield it
