@@ -74,6 +74,7 @@ class Journal:
         self._once: dict[str, float] = {}
         self._failures = 0
         self._begun = False
+        self._backend: str | None = None
 
     def say(self, level: Level, message: str, **fields: object) -> None:
         """Write one line. Fields that are None are left out; all text is escaped here."""
@@ -93,19 +94,6 @@ class Journal:
                 self._stream.flush()
             except (OSError, ValueError):
                 pass
-
-    def started(
-        self, *, version: str, node: str, backend: str, why: str, settings: Mapping[str, str]
-    ) -> None:
-        """The first line."""
-        self.say(
-            Level.INFO,
-            f"kvctl {version} keeps the egress rules of node {node} with the {backend} back end ({why})",
-            version=version,
-            node=node,
-            backend=backend,
-            **settings,
-        )
 
     def stopped(self, *, why: str, rules: str) -> None:
         """The last line: `why` it ends, and what becomes of the `rules`."""
@@ -143,6 +131,9 @@ class Journal:
 
     def round(self, done: Round) -> None:
         """Say what a round did."""
+        if done.backend != self._backend:
+            self._backend = done.backend
+            self.say(Level.INFO, f"back end {done.backend}: {done.why_backend}", backend=done.backend)
         for turn in done.turns:
             self._say_turn(turn, done)
         self._say_failure(done)

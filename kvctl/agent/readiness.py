@@ -9,6 +9,7 @@ from typing import NamedTuple
 from kvctl.agent.round import Round, selects
 from kvctl.model.net import Address, family_of
 from kvctl.model.objects import Pod, Service
+from kvctl.policy.verdict import DROPPED
 from kvctl.reconcile.report import Item, Status
 
 
@@ -123,7 +124,7 @@ def _judge_item(item: Item, address: Address) -> Readiness:
             return Readiness(True, Reason.RULES_IN_KERNEL, sentence)
         case Status.APPLIED | Status.SKIPPED:
             return _refused(item)
-        case Status.ELSEWHERE if is_dropping(item):
+        case Status.ELSEWHERE if is_dropping(item) and any(pod.address == address for pod in item.pods):
             return Readiness(True, Reason.TRAFFIC_DROPPED, f"{where}: {item.reason}")
         case Status.ELSEWHERE:
             return Readiness(False, Reason.VIP_ELSEWHERE, f"{where}: {item.reason}")
@@ -141,11 +142,4 @@ def _refused(item: Item) -> Readiness:
 
 def is_dropping(item: Item) -> bool:
     """Whether the traffic that the Service would rewrite is dropped here, and the rules for that are in."""
-    return (
-        item.status is Status.ELSEWHERE
-        and not item.changes
-        and (item.reason or "").endswith(_DROPPED_SENTENCE)
-    )
-
-
-_DROPPED_SENTENCE = "is dropped (kvctl.io/without-vip)"
+    return item.status is Status.ELSEWHERE and not item.changes and (item.reason or "").endswith(DROPPED)

@@ -93,6 +93,10 @@ class Round:
     """About the node or the cluster as a whole."""
     errors: tuple[KvctlError, ...] = ()
     """What had to be done and could not be."""
+    backend: str | None = None
+    """The back end in use; None: not known yet."""
+    why_backend: str = ""
+    """The evidence for it, in words."""
     contested: str | None = None
     """The sentence about a program that keeps undoing what the agent writes."""
     disagreements: Mapping[ServiceRef, str] = field(default_factory=dict)
@@ -224,6 +228,8 @@ def round_of(
         dropped=len(flows),
         warnings=_warnings(applied, objects, wish.resolution),
         errors=tuple(error for outcome in outcomes for error in outcome.errors),
+        backend=str(applied.found.choice.backend),
+        why_backend=applied.found.choice.why,
         contested=contested,
         disagreements=_disagreements(applied.after.items, wish),
         before=tuple(applied.before.items),
@@ -273,12 +279,11 @@ def _turns(applied: Applied, flows: Sequence[Flow], *, previous: Round | None) -
 
 def _asks_the_same(before: Item, item: Item) -> bool:
     """Whether what was right before is right still, so that a change can only be a repair."""
-    settled = (Status.APPLIED, Status.OVERRIDDEN, Status.ELSEWHERE)
-    return (
-        before.status in settled
-        and item.status in settled
-        and before._replace(status=item.status, **_STATE) == item._replace(**_STATE)
+    rewriting = (Status.APPLIED, Status.OVERRIDDEN)
+    same = before.status is item.status is Status.ELSEWHERE or (
+        before.status in rewriting and item.status in rewriting
     )
+    return same and before._replace(status=item.status, **_STATE) == item._replace(**_STATE)
 
 
 _STATE: Mapping[str, Any] = {"reason": None, "warnings": (), "connections": None, "changes": None}

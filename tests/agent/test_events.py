@@ -22,7 +22,6 @@ from tests.agent.waiting import until
 from tests.builders import pod, ref, service
 
 NOWHERE = Host(addresses=(), routes=())
-DROPPED = "the VIP is elsewhere: its pods' traffic is dropped (kvctl.io/without-vip)"
 
 
 class Teller:
@@ -118,7 +117,11 @@ def test_programmed_is_told_as_the_api_wants_it(api: FakeApi, teller: Teller) ->
             "claimed by Service a/b",
         ),
         (round_with(known(), pod(), host=NOWHERE), Reason.ELSEWHERE, "no interface of this node"),
-        (with_items(round_with(known(), pod(), host=NOWHERE), reason=DROPPED), Reason.DROPPED, "is dropped"),
+        (
+            round_with(known(annotations={"kvctl.io/without-vip": "drop"}), pod(), host=NOWHERE),
+            Reason.DROPPED,
+            "is dropped",
+        ),
         (
             with_items(round_with(known(), pod()), status=Status.OVERRIDDEN, reason="nft chain x does"),
             Reason.OVERRIDDEN,

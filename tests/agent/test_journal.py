@@ -172,15 +172,19 @@ def test_the_first_picture_is_one_line() -> None:
     assert (said["services_applied"], said["services_skipped"]) == (1, 1)
 
 
-def test_the_agent_says_when_it_begins_and_ends() -> None:
+def test_the_back_end_is_said_once_with_the_evidence_and_when_it_changes(log: Log) -> None:
+    for backend in ("nft", "nft", "legacy"):
+        log.journal.round(replace(round_with(), backend=backend, why_backend="it holds kubelet's hint"))
+    assert log.messages() == [
+        "back end nft: it holds kubelet's hint",
+        "back end legacy: it holds kubelet's hint",
+    ]
+
+
+def test_the_last_line_says_why_and_what_becomes_of_the_rules() -> None:
     log = Log(LogFormat.TEXT)
-    log.journal.started(
-        version="1.0", node="worker", backend="nft", why="told so", settings={"egress_withoutvip": "drop"}
-    )
     log.journal.stopped(why="SIGTERM", rules="they stay")
-    first, last = log.lines()
-    assert "kvctl 1.0 keeps the egress rules of node worker with the nft back end (told so)" in first
-    assert "egress_withoutvip=drop" in first
+    (last,) = log.lines()
     assert last.endswith("kvctl ends (SIGTERM): they stay")
 
 

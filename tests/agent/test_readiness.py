@@ -10,6 +10,7 @@ from kvctl.agent.readiness import PENDING, Reason, judge_pod, pod_ready
 from kvctl.agent.round import Round
 from kvctl.model.host import Host
 from kvctl.model.objects import Pod
+from kvctl.model.policy import EgressPod
 from kvctl.reconcile.report import Status
 from tests.agent.rounds import round_with, with_items
 from tests.builders import endpoint, pod, service
@@ -84,12 +85,10 @@ def test_where_the_vip_is_elsewhere_a_pod_is_not_ready() -> None:
 
 def test_where_its_traffic_is_dropped_it_is_ready_once_that_is_in_place() -> None:
     done = round_with(service(annotations={"kvctl.io/without-vip": "drop"}), pod(), host=NOWHERE)
-    dropping = with_items(
-        done, reason="the VIP is elsewhere: its pods' traffic is dropped (kvctl.io/without-vip)"
-    )
+    dropping = with_items(done, pods=(EgressPod(done.objects.pods[0].addresses[0]),))
     assert judged(dropping) == (True, Reason.TRAFFIC_DROPPED)
-    pending = with_items(dropping, changes=("something",))
-    assert judged(pending) == (False, Reason.VIP_ELSEWHERE)
+    assert judged(with_items(dropping, changes=("something",))) == (False, Reason.VIP_ELSEWHERE)
+    assert judged(with_items(dropping, pods=())) == (False, Reason.VIP_ELSEWHERE)
 
 
 def test_rules_that_another_program_forestalls_do_not_make_it_ready() -> None:
