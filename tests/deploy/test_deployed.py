@@ -1,0 +1,198 @@
+"""The agent as it is deployed, from an API server's objects to a packet, with every component chosen."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvctl.agent.address import DEFAULT_PORT
+from kvctl.cluster.conditions import CONDITION
+from kvctl.lab.build import Lab
+from kvctl.lab.echo import Echo
+from kvctl.lab.netns import Namespace
+from kvctl.lab.topology import STANDARD
+from kvctl.lab.traffic import probe
+from kvctl.model.net import Family
+from tests.apiserver import ApiServer, Request, serving
+from tests.deploy.confining import KVCTL, confined, environment, make_lock_file, powerless
+from tests.deploy.reading import BASE, COMPONENTS, daemonset, objects_of, pod_spec, variables
+
+V4 = STANDARD[Family.IPV4]
+DEADLINE = 20.0
+Permission = tuple[str, str, str]
+_GROUP = re.compile(r"/apis/(?P<group>[^/]+)/")
+
+
+def egress_service(name: str, **spec: object) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "sip", "annotations": {"kvctl.io/egress": "true"}},
+        "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", **spec},
+        "status": {"loadBalancer": {"ingress": [{"ip": V4.vip}]}},
+    }
+
+
+def gated_pod() -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "phone-0", "namespace": "sip", "labels": {"app": "phone"}},
+        "spec": {"nodeName": "worker", "readinessGates": [{"conditionType": CONDITION}]},
+        "status": {"phase": "Running", "podIP": V4.pod, "podIPs": [{"ip": V4.pod}]},
+    }
+
+
+@pytest.fixture
+def server(lab: Lab) -> Iterator[ApiServer]:
+    """An API server on the worker, with a cluster that has no pod of interest yet."""
+    with lab.worker.entered():
+        begun = serving()
+        found = begun.__enter__()
+    try:
+        found.put("nodes", {"metadata": {"name": "worker"}, "spec": {}, "status": {}})
+        found.put("services", egress_service("phone", selector={"app": "phone"}))
+        # Makes the agent ask for EndpointSlices.
+        found.put("services", egress_service("by-hand"))
+        yield found
+    finally:
+        begun.__exit__(None, None, None)
+
+
+@contextmanager
+def agent(lab: Lab, server: ApiServer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The DaemonSet's container with the components' settings, for the block."""
+    make_lock_file()
+    (container,) = pod_spec(daemonset(BASE))["containers"]
+    settings = variables(container)
+    for component in ("events", "readiness-gates"):
+        (patched,) = pod_spec(daemonset(COMPONENTS / component))["containers"]
+        settings |= variables(patched)
+    settings["NODE_NAME"] = "worker"
+    settings["KUBECONFIG"] = server.kubeconfig(tmp_path / "kubeconfig")
+    settings["egress_podcidr"], settings["egress_servicecidr"] = V4.pod_network, V4.service_network
+    settings["egress_withnftables"] = str(lab.topology.backend == "nft").lower()
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            lab.worker.argv(confined(*KVCTL, *container["args"])),
+            env=dict(environment(**settings)),
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def eventually(condition: Callable[[], bool], *, what: str, log: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: {log.read_text()}"
+        time.sleep(0.05)
+
+
+def page(namespace: Namespace, path: str) -> tuple[int, str]:
+    """Status and content; 0 while nobody listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", DEFAULT_PORT, timeout=10)
+    try:
+        with namespace.entered():
+            connection.connect()
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except OSError:
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def permission(request: Request) -> Permission:
+    """What RBAC asks for a request."""
+    group = found["group"] if (found := _GROUP.match(request.path)) else ""
+    last = request.path.rpartition("/")[2]
+    resource = f"{request.resource}/status" if last == "status" else request.resource
+    verbs = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+    reading = "watch" if request.is_watch else "list" if last == request.resource else "get"
+    return group, resource, verbs.get(request.method, reading)
+
+
+def granted() -> set[Permission]:
+    """What the base and all components allow."""
+    return {
+        (group, resource, verb)
+        for folder in (BASE, *COMPONENTS.iterdir())
+        for kind in ("ClusterRole", "Role")
+        for role in objects_of(folder, kind)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def condition_of(server: ApiServer) -> str | None:
+    stored = server.get("pods", "phone-0", namespace="sip") or {}
+    found = [c for c in stored["status"].get("conditions", []) if c["type"] == CONDITION]
+    return found[0]["status"] if found else None
+
+
+def test_the_agent_as_deployed_makes_rules_and_says_so_everywhere(
+    lab: Lab, server: ApiServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with Echo(lab.outside, ports=[5060]), agent(lab, server, tmp_path) as process:
+        eventually(
+            lambda: process.poll() is not None or page(lab.worker, "/readyz")[0] == 200,
+            what="not ready",
+            log=log,
+        )
+        assert process.poll() is None, log.read_text()
+        waiting = subprocess.Popen(
+            lab.pod.argv(powerless(*KVCTL, "egress", "wait")),
+            env=dict(environment(POD_NAME="phone-0", POD_NAMESPACE="sip", HOST_IP=V4.worker_eth0)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stderr is not None
+        assert "knows no pod sip/phone-0 (yet)" in waiting.stderr.readline()
+        server.put("pods", gated_pod())
+        assert waiting.communicate(timeout=DEADLINE)[1].startswith("Note: sip/phone-0 may start: ")
+        assert waiting.returncode == 0
+        seen = probe(lab.pod, destination=V4.outside_eth1, port=5060)
+        assert seen is not None
+        assert seen.source == V4.vip
+        eventually(lambda: condition_of(server) == "True", what="no condition", log=log)
+        eventually(
+            lambda: any(e["reason"] == "Programmed" for e in server.objects("events")),
+            what="no Event",
+            log=log,
+        )
+        assert page(lab.worker, "/healthz")[0] == 200
+        metrics = page(lab.worker, "/metrics")[1]
+        assert re.search(r'^kvctl_services\{status="applied"\} 1\.0$', metrics, re.MULTILINE)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+        kept = probe(lab.pod, destination=V4.outside_eth1, port=5060)
+        assert kept is not None
+        assert kept.source == V4.vip
+    for line in log.read_text().splitlines():
+        assert json.loads(line)["level"] in ("info", "warning"), line
+    used = {permission(request) for request in server.requests}
+    assert used <= granted()
+    # An Event is patched when the same has to be told again.
+    assert granted() - used <= {("", "events", "patch")}
+    assert os.environ["XTABLES_LOCKFILE"] not in log.read_text()
