@@ -106,7 +106,9 @@ def test_what_others_undo_is_mended_within_seconds(rig: Rig, lab: Lab, packets: 
     worker = Worker(lab)
     rig.say(SERVICE, POD)
     eventually(lambda: len(rig.rounds) > 1)  # the look that follows the beginning of watching
-    before, rounds = worker.saved(Family.IPV4), len(rig.rounds)
+    before: list[str] | None = worker.saved(Family.IPV4)
+    assert before is not None
+    rounds = len(rig.rounds)
     if harm == "flush":
         worker.iptables(Family.IPV4, "-t", "nat", "-F")
         before = None
@@ -183,7 +185,8 @@ def test_a_write_that_fails_is_tried_again_from_a_fresh_look(
     from kvctl.errors import KvctlError
     from kvctl.netfilter.kernel import Kernel
 
-    real, refused = Kernel.write, []
+    real = Kernel.write
+    refused: list[str] = []
 
     def write(self: Kernel, family: Family, text: str) -> None:
         if len(refused) < 3:
