@@ -109,7 +109,7 @@ def state_of(item: Item, done: Round, *, node: str) -> Note | None:
             return note(Reason.OVERRIDDEN, item.reason or "another program takes the traffic first")
         case Status.ELSEWHERE:
             return note(Reason.DROPPED if is_dropping(item) else Reason.ELSEWHERE, item.reason or "")
-        case Status.SKIPPED if done.concerns_this_node(item.ref) and _asks(item.ref, done):
+        case Status.SKIPPED if done.concerns_this_node(item.ref) and done.asks(item.ref):
             words = "; ".join((item.reason or "", *_hints(item.ref, done)))
             return note(_why_skipped(item, done), words, about_node=False)
     return None
@@ -131,7 +131,7 @@ def incidents_of(turn: Turn, done: Round, *, node: str) -> Iterable[Note]:
             f"{family}another program had changed the rules: {one_line(found, longest=500)} (node {node})",
             True,
         )
-    elif turn.action is Action.REMOVED and ref in done.services and not _asks(ref, done):
+    elif turn.action is Action.REMOVED and ref in done.services and not done.asks(ref):
         yield Note(
             ref, Reason.REMOVED, f"{family}{turn.item.reason or 'the rules are gone'} (node {node})", True
         )
@@ -157,10 +157,6 @@ def _what(item: Item) -> str:
 
 def _hints(ref: ServiceRef, done: Round) -> Iterable[str]:
     return dict.fromkeys(fault.hint for fault in done.faults(ref) if fault.hint)
-
-
-def _asks(ref: ServiceRef, done: Round) -> bool:
-    return ref in done.asking.get(ref.namespace, ())
 
 
 def _why_skipped(item: Item, done: Round) -> Reason:

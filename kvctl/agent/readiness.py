@@ -96,9 +96,9 @@ def _graver(judged: Readiness) -> tuple[bool, int]:
 
 def _asking(done: Round, pod: Pod) -> Iterable[Service]:
     """The egress Services that select the pod."""
-    for ref in done.asking.get(pod.namespace, ()):
+    for ref in sorted(done.asking.get(pod.namespace, ())):
         service = done.services.get(ref)
-        if service is not None and selects(service, pod, objects=done.objects):
+        if service is not None and selects(service, pod, objects=done.objects) and done.asks(ref):
             yield service
 
 

@@ -154,17 +154,21 @@ class Round:
         return found
 
     @cached_property
-    def asking(self) -> Mapping[str, Sequence[ServiceRef]]:
-        """By namespace: the Services that ask for egress, whether they can have it or not; the ignored do not ask."""
+    def asking(self) -> Mapping[str, frozenset[ServiceRef]]:
+        """By namespace: the Services that ask for egress, whether they can have it, are to be ignored, or not."""
         if self.resolution is None:
             return {}
         refs = {w.policy.ref for w in self.resolution.wanted} | {s.ref for s in self.resolution.skipped}
         found: dict[str, set[ServiceRef]] = {}
         for ref in refs:
-            service = self.services.get(ref)
-            if service is None or not read_annotations(service.annotations).ignore:
-                found.setdefault(ref.namespace, set()).add(ref)
-        return {namespace: sorted(its) for namespace, its in found.items()}
+            found.setdefault(ref.namespace, set()).add(ref)
+        return {namespace: frozenset(its) for namespace, its in found.items()}
+
+    def asks(self, ref: ServiceRef) -> bool:
+        """Whether a Service asks for egress and is not to be ignored."""
+        service = self.services.get(ref)
+        ignored = service is not None and read_annotations(service.annotations).ignore
+        return ref in self.asking.get(ref.namespace, ()) and not ignored
 
     @cached_property
     def _pods_by_namespace(self) -> Mapping[str, list[Pod]]:
@@ -179,11 +183,19 @@ class Round:
 
     def concerns_this_node(self, ref: ServiceRef) -> bool:
         """Whether a pod of this node belongs to the Service: of others' Services other nodes speak."""
-        service = self.services.get(ref)
-        pods = self._pods_by_namespace.get(ref.namespace, ())
-        if service is None or not pods:
-            return False
-        return any(selects(service, pod, objects=self.objects) for pod in pods if not pod.finished)
+        known = self._concerns.get(ref)
+        if known is None:
+            service = self.services.get(ref)
+            pods = self._pods_by_namespace.get(ref.namespace, ()) if service is not None else ()
+            known = service is not None and any(
+                selects(service, pod, objects=self.objects) for pod in pods if not pod.finished
+            )
+            self._concerns[ref] = known
+        return known
+
+    @cached_property
+    def _concerns(self) -> dict[ServiceRef, bool]:
+        return {}
 
 
 def selects(service: Service, pod: Pod, *, objects: Objects) -> bool:

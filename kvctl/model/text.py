@@ -20,6 +20,8 @@ def plural(count: int, noun: str, *, many: str | None = None) -> str:
 
 def one_line(text: str, *, longest: int = 1000) -> str:
     """`text` as printable ASCII on one line, the rest escaped, cut with `...` at about `longest` characters."""
+    if len(text) <= longest and text.isascii() and text.isprintable():
+        return text
     shown = "".join(c if c.isascii() and c.isprintable() else _escaped(c) for c in text[:longest])
     return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 3] + "..."
 
