@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,15 +12,17 @@ from kvctl.agent.events import BURST, COUNT_SECONDS, REFILL_SECONDS, Events
 from kvctl.agent.notes import MEANINGS, Reason
 from kvctl.agent.outbox import Limits
 from kvctl.agent.round import Round, Turn, failed_round
+from kvctl.cluster.connection import open_connection
 from kvctl.cluster.failures import RefusedError
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.objects import Service
 from kvctl.reconcile.changed import Action
-from kvctl.reconcile.report import Status
+from kvctl.reconcile.report import Status as ItemStatus
 from tests.agent.rounds import FakeApi, added, methods, round_with, with_items, with_turns
-from tests.agent.waiting import until
+from tests.apiserver import Drop, Status, anything, serving
 from tests.builders import pod, ref, service
+from tests.waiting import until
 
 NOWHERE = Host(addresses=(), routes=())
 
@@ -123,7 +126,7 @@ def test_programmed_is_told_as_the_api_wants_it(api: FakeApi, teller: Teller) ->
             "is dropped",
         ),
         (
-            with_items(round_with(known(), pod()), status=Status.OVERRIDDEN, reason="nft chain x does"),
+            with_items(round_with(known(), pod()), status=ItemStatus.OVERRIDDEN, reason="nft chain x does"),
             Reason.OVERRIDDEN,
             "nft chain x",
         ),
@@ -158,7 +161,7 @@ def test_what_happened_to_a_service_is_told(
 
 def test_a_fight_is_told_of_the_services_that_suffer(teller: Teller) -> None:
     done = replace(round_with(known(), pod()), contested="it comes back in 9 s")
-    pushed = with_items(done, status=Status.DRIFTED)
+    pushed = with_items(done, status=ItemStatus.DRIFTED)
     assert [said for said, _ in teller.round(with_turns(pushed, Turn(pushed.items[0], done.items[0])))] == [
         Reason.CONTESTED
     ]
@@ -168,7 +171,7 @@ def test_a_service_that_does_not_ask_any_more_is_told_that_its_rules_are_gone(te
     before = round_with(known(), pod())
     after = round_with(known(egress=False), pod())
     gone = before.items[0]._replace(
-        status=Status.SKIPPED, reason="the Service does not ask for egress any more"
+        status=ItemStatus.SKIPPED, reason="the Service does not ask for egress any more"
     )
     teller.round(before, with_turns(after, Turn(gone, before.items[0], Action.REMOVED)))
     assert [said for said, _ in teller.round(before)] == [Reason.PROGRAMMED, Reason.REMOVED]
@@ -295,6 +298,30 @@ def test_a_round_that_could_not_look_tells_nothing(api: FakeApi, teller: Teller)
     good = round_with(known(), pod())
     teller.round(failed_round(KvctlError("no"), previous=good, causes=(), duration=0, ended=0))
     assert api.sent == []
+
+
+def test_a_server_that_fails_now_and_then_has_every_event_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as server:
+        connection = open_connection(kubeconfig=server.kubeconfig(tmp_path / "config"), context=None)
+        events = Events(
+            connection, node="worker", complain=pytest.fail, limits=Limits(at_once=100, first_pause=0.01)
+        )
+        for fault in (Drop(), Status(500), Status(503), Drop()):
+            server.fail(fault, on=anything("events"))
+        events.start()
+        names = [f"sip/service-{number}" for number in range(5)]
+        things = [known(name, vip=f"192.168.0.{at}") for at, name in enumerate(names, start=7)]
+        events.round(
+            round_with(*things, *(pod(f"{n}-0", f"10.0.0.{i}") for i, n in enumerate(names, start=1)))
+        )
+        until(lambda: len(server.objects("events")) == 5)
+        events.stop(patience=5)
+        assert {event["count"] for event in server.objects("events")} == {1}
+        connection.close()
 
 
 def test_messages_fit_and_hold_nothing_that_moves_a_terminal(teller: Teller) -> None:

@@ -15,8 +15,8 @@ from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.objects import Gate, Pod
 from tests.agent.rounds import FakeApi, gated, round_with
-from tests.agent.waiting import until
 from tests.builders import pod, service
+from tests.waiting import until
 
 
 class Keeper:

@@ -12,7 +12,7 @@ import pytest
 from kvctl.agent.outbox import TRIES, Limits, Outbox
 from kvctl.cluster.failures import RefusedError
 from kvctl.errors import ClusterError
-from tests.agent.waiting import until
+from tests.waiting import until
 
 
 class Letter(NamedTuple):

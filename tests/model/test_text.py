@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvctl.model.text import plural, quote
+from kvctl.model.text import one_line, plural, quote
 
 
 def test_plain_text_stays_as_it_is() -> None:
@@ -29,6 +29,21 @@ def test_whatever_it_was_it_is_short_and_plain(text: str) -> None:
     assert shown.isascii()
     assert shown.isprintable()
     assert len(shown) <= 82
+
+
+def test_a_sentence_becomes_one_line() -> None:
+    assert one_line("it failed: 100 %") == "it failed: 100 %"
+    assert one_line("a\nb\x1b[31m\x7fé\u202e") == r"a\nb\x1b[31m\x7f\xe9\u202e"
+    assert one_line("x" * 50, longest=20) == "x" * 17 + "..."
+
+
+@settings(deadline=None)
+@given(st.text(st.characters()), st.integers(3, 40))
+def test_a_line_is_plain_and_has_an_end(text: str, longest: int) -> None:
+    shown = one_line(text, longest=longest)
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert len(shown) <= longest
 
 
 def test_counts_read_well() -> None:
