@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ COMPONENTS = DEPLOY / "components"
 
 # A list entry in YAML's flow style behind a #.
 _COMMENTED = re.compile(r"^ *# (?P<entry>- \{name: .*\})$", re.MULTILINE)
+
+# Strings of the code that look like variables of the environment and are none.
+_NO_VARIABLES = {"vip_ranges"}
+_A_VARIABLE = re.compile(r"(egress|vip)_[a-z]+|NODE_NAME|POD_NAME|POD_NAMESPACE|HOST_IP|KUBECONFIG")
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -68,3 +73,13 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
         each["name"]: each["value"] if "value" in each else each["valueFrom"]["fieldRef"]["fieldPath"]
         for each in container.get("env", [])
     }
+
+
+def settings_of_the_code() -> set[str]:
+    """The variables that are read, as whole strings; those of messages are parts of longer ones."""
+    found: set[str] = set()
+    for module in Path(kvctl.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {node.value} if _A_VARIABLE.fullmatch(node.value) else set()
+    return found - _NO_VARIABLES

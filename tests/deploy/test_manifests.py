@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from tests.deploy.reading import (
     manifests,
     objects_of,
     pod_spec,
+    settings_of_the_code,
     variables,
 )
 
@@ -53,19 +53,6 @@ REQUESTS: dict[Path, dict[tuple[str, str], set[str]]] = {
     COMPONENTS / "metallb": {("metallb.io", "servicel2statuses"): READ},
     COMPONENTS / "sysctls": {},
 }
-# Strings of the code that look like variables of the environment and are none.
-NO_VARIABLES = {"vip_ranges"}
-A_VARIABLE = re.compile(r"(egress|vip)_[a-z]+|NODE_NAME|POD_NAME|POD_NAMESPACE|HOST_IP|KUBECONFIG")
-
-
-def variables_of_the_code() -> set[str]:
-    """The variables that are read, as whole strings; those of messages are parts of longer ones."""
-    found: set[str] = set()
-    for module in Path(kvctl.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found |= {node.value} if A_VARIABLE.fullmatch(node.value) else set()
-    return found - NO_VARIABLES
 
 
 def agent() -> dict[str, Any]:
@@ -171,7 +158,7 @@ def test_every_variable_is_known_to_the_code_and_the_other_way_round() -> None:
     (init,) = documents(example)[0]["spec"]["initContainers"]
     set_here = [variables(agent()), commented_variables(BASE / "daemonset.yaml")]
     asked_there = [variables(init), commented_variables(example)]
-    assert set().union(*set_here, *asked_there) == variables_of_the_code()
+    assert set().union(*set_here, *asked_there) == settings_of_the_code()
     assert not set().union(*set_here) & set().union(*asked_there)
 
 
