@@ -7,7 +7,7 @@ What each chain is for is told in `layout`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -100,9 +100,11 @@ def compile_service(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     return _service_chains(policy._replace(pods=(), created=0))
 
 
-def compile_drop(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
+def compile_drop(
+    policy: EgressPolicy, names: layout.Names = layout.DROPPING
+) -> Mapping[str, tuple[Rule, ...]]:
     """The same chains, of other names and in mangle: what would be rewritten is dropped."""
-    return _drop_chains(policy._replace(pods=(), created=0))
+    return _drop_chains(policy._replace(pods=(), created=0), names)
 
 
 @lru_cache(maxsize=16384)
@@ -114,9 +116,9 @@ def _service_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
 
 
 @lru_cache(maxsize=16384)
-def _drop_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
+def _drop_chains(policy: EgressPolicy, names: layout.Names) -> Mapping[str, tuple[Rule, ...]]:
     text = layout.drop_text(policy.ref, policy.interface, policy.vip)
-    return _own_chains(policy, layout.DROPPING, text=text, action=DROP)
+    return _own_chains(policy, names, text=text, action=DROP)
 
 
 def _own_chains(
@@ -160,7 +162,9 @@ class Passing(NamedTuple):
     chains: Mapping[str, tuple[Rule, ...]]
 
 
-def compile_passing(before: Sequence[EgressPolicy], ref: ServiceRef) -> Passing:
+def compile_passing(
+    before: Sequence[EgressPolicy], ref: ServiceRef, names: layout.Names = layout.DROPPING
+) -> Passing:
     """Let pass what Services of higher rank rewrite, and lead the rest to the dropped Service `ref`.
 
     `before`: highest rank first. A goto goes on to the next of them, and what one of them takes returns to
@@ -168,7 +172,7 @@ def compile_passing(before: Sequence[EgressPolicy], ref: ServiceRef) -> Passing:
     """
     # Only what they match shows in the rules.
     bare = tuple(p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family]) for p in before)
-    return _passing(bare, ref)
+    return _passing(bare, ref, names)
 
 
 _ANY_VIP = {
@@ -178,11 +182,11 @@ _ANY_VIP = {
 
 
 @lru_cache(maxsize=16384)
-def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef) -> Passing:
+def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef, names: layout.Names) -> Passing:
     if not before:
-        return Passing(chain=layout.DROPPING.service_chain(ref), chains={})
+        return Passing(chain=names.service_chain(ref), chains={})
     first, *others = before
-    rest = _passing(tuple(others), ref)
+    rest = _passing(tuple(others), ref, names)
     content = (first.ref, *first.ports, "allowed", *first.allowed, "denied", *first.denied, rest.chain)
     tag = layout.comment(layout.pass_text(ref), *content)
     onward = Target(verb=Verb.GOTO, chain=rest.chain)
@@ -219,9 +223,8 @@ def compile_dispatch(
     *, family: Family, entries: Iterable[Entry], exclusions: Sequence[Exclusion]
 ) -> dict[str, tuple[Rule, ...]]:
     """The chains from the hook to the Services: one, or a tree of prefixes; empty without entries."""
-    return _compile_tree(
-        family, entries, exclusions, layout.REWRITING, lambda item: layout.service_chain(item.rank.ref)
-    )
+    jumps = [(item, _jump(item, layout.service_chain(item.rank.ref))) for item in entries]
+    return _compile_tree(family, jumps, exclusions, layout.REWRITING)
 
 
 def compile_drop_dispatch(
@@ -230,34 +233,34 @@ def compile_drop_dispatch(
     entries: Iterable[Entry],
     exclusions: Sequence[Exclusion],
     rewritten: Mapping[Address, Sequence[EgressPolicy]],
+    coming: Iterable[Entry] = (),
 ) -> dict[str, tuple[Rule, ...]]:
-    """The same for what is dropped; `rewritten`: the policies of each pod that are not, highest rank first."""
+    """The same for what is dropped; `rewritten`: the policies of each pod that are not, highest rank first.
+
+    `coming`: jumps to the chains of `layout.COMING`.
+    """
     chains: dict[str, tuple[Rule, ...]] = {}
-
-    def leads_to(item: Entry) -> str:
-        before = [policy for policy in rewritten.get(item.address, ()) if policy.rank < item.rank]
-        passing = compile_passing(before, item.rank.ref)
-        chains.update(passing.chains)
-        return passing.chain
-
-    chains.update(_compile_tree(family, entries, exclusions, layout.DROPPING, leads_to))
+    jumps: list[tuple[Entry, Rule]] = []
+    for names, its in ((layout.DROPPING, entries), (layout.COMING, coming)):
+        for item in its:
+            before = [policy for policy in rewritten.get(item.address, ()) if policy.rank < item.rank]
+            passing = compile_passing(before, item.rank.ref, names)
+            chains.update(passing.chains)
+            jumps.append((item, _jump(item, passing.chain, coming=names is layout.COMING)))
+    chains.update(_compile_tree(family, jumps, exclusions, layout.DROPPING))
     return chains
 
 
 def _compile_tree(
-    family: Family,
-    entries: Iterable[Entry],
-    exclusions: Sequence[Exclusion],
-    names: layout.Names,
-    leads_to: Callable[[Entry], str],
+    family: Family, jumps: Iterable[tuple[Entry, Rule]], exclusions: Sequence[Exclusion], names: layout.Names
 ) -> dict[str, tuple[Rule, ...]]:
-    jumps: dict[Address, list[Rule]] = {}
-    for item in sorted(entries, key=lambda e: (int(e.address), e.rank)):
-        jumps.setdefault(item.address, []).append(_jump(item, leads_to(item)))
-    if not jumps:
+    by_pod: dict[Address, list[Rule]] = {}
+    for item, jump in sorted(jumps, key=lambda each: (int(each[0].address), each[0].rank)):
+        by_pod.setdefault(item.address, []).append(jump)
+    if not by_pod:
         return {}
-    tree = _Tree(family=family, names=names, jumps=jumps, head=exclusion_rules(exclusions), chains={})
-    tree.place(names.root, 0, list(jumps))
+    tree = _Tree(family=family, names=names, jumps=by_pod, head=exclusion_rules(exclusions), chains={})
+    tree.place(names.root, 0, list(by_pod))
     return tree.chains
 
 
@@ -318,10 +321,11 @@ def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
 
 
 @lru_cache(maxsize=65536)
-def _jump(item: Entry, chain: str) -> Rule:
+def _jump(item: Entry, chain: str, *, coming: bool = False) -> Rule:
     source = host_network(item.address)
+    text = layout.coming_text if coming else layout.pod_text
     return Rule(
-        comment=layout.comment(layout.pod_text(item.rank, item.label), source),
+        comment=layout.comment(text(item.rank, item.label), source),
         target=Target(verb=Verb.JUMP, chain=chain),
         source=source,
     )

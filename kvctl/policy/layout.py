@@ -60,8 +60,8 @@ def _digest(*parts: object) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _of_service(prefix: str, ref: ServiceRef) -> str:
-    return prefix + _digest("service", ref)
+def _of_service(prefix: str, role: str, ref: ServiceRef) -> str:
+    return prefix + _digest(role, ref)
 
 
 class Names(NamedTuple):
@@ -71,6 +71,7 @@ class Names(NamedTuple):
     leaf: str
     service: str
     out: str
+    role: str = "service"
 
     @property
     def root(self) -> str:
@@ -79,11 +80,11 @@ class Names(NamedTuple):
 
     def service_chain(self, ref: ServiceRef) -> str:
         """The chain of a Service; the same name in both families' tables. 27 characters at most."""
-        return _of_service(self.service, ref)
+        return _of_service(self.service, self.role, ref)
 
     def out_chain(self, ref: ServiceRef) -> str:
         """The chain with the ports of a Service that has networks too."""
-        return _of_service(self.out, ref)
+        return _of_service(self.out, self.role, ref)
 
     def leaf_chain(self, prefix: Network) -> str:
         """The chain for the pods of a prefix: in clear for IPv4 (28 characters at most), a hash for IPv6."""
@@ -104,6 +105,8 @@ REWRITING = Names(
     table=Table.NAT, leaf=CHAIN_PREFIX + "IN-", service=CHAIN_PREFIX + "SVC-", out=CHAIN_PREFIX + "OUT-"
 )
 DROPPING = Names(table=Table.MANGLE, leaf=DROP_LEAF_PREFIX, service=DROP_SERVICE_PREFIX, out=DROP_OUT_PREFIX)
+COMING = DROPPING._replace(role="coming")
+"""What is dropped by a Service's new rules, for the moment in which its old ones drop too."""
 
 
 def service_chain(ref: ServiceRef) -> str:
@@ -119,7 +122,9 @@ def out_chain(ref: ServiceRef) -> str:
 def chains_of(ref: ServiceRef) -> tuple[str, ...]:
     """Every chain that is a Service's own."""
     return tuple(
-        chain for names in (REWRITING, DROPPING) for chain in (names.service_chain(ref), names.out_chain(ref))
+        chain
+        for names in (REWRITING, DROPPING, COMING)
+        for chain in (names.service_chain(ref), names.out_chain(ref))
     )
 
 
@@ -156,6 +161,11 @@ def service_text(ref: ServiceRef, interface: str | None) -> str:
 def drop_text(ref: ServiceRef, interface: str | None, vip: Address) -> str:
     """The comment of the rules in the chains that drop: no rule there names the VIP."""
     return f"{service_text(ref, interface)} without {vip}"
+
+
+def coming_text(rank: Rank, label: str) -> str:
+    """The comment of a pod's jump to what will be dropped: what is dropped till then names the pod already."""
+    return f"coming {pod_text(rank, label)}"
 
 
 def pass_text(ref: ServiceRef) -> str:

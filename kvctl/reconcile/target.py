@@ -55,6 +55,9 @@ class Share(NamedTuple):
         return self.held.union(policy.ref for policy in self.policies)
 
 
+NOTHING = Share()
+
+
 class Target(NamedTuple):
     """What a family should hold in the end. Its own policies, held Services and jumps are those that rewrite."""
 
@@ -64,7 +67,7 @@ class Target(NamedTuple):
     held: frozenset[ServiceRef] = frozenset()
     """Services whose chains stay as they are in the kernel."""
     entries: tuple[Entry, ...] = ()
-    drops: Share = Share()
+    drops: Share = NOTHING
     """What is dropped, because the VIP is not here."""
     exclusions: tuple[Exclusion, ...] = ()
     lost: Mapping[ServiceRef, str] = {}
@@ -143,13 +146,13 @@ def rulesets(target: Target, installed: Installed, snapshot: Snapshot, *, retire
     """The rules for `target`; without `retire` nothing is marked."""
     final = _nat_ruleset(target, installed, snapshot)
     first = _marked(final, target, installed) if retire else final
-    share = _still_dropped(target.drops, installed.drops)
+    share = _still_dropped(target, installed)
     if not share.refs:
         return Rulesets(first=first, final=final)
     before = by_address([s.policy for s in installed.services.values() if s.policy], installed.entries)
     after = by_address(_policies_of(target.rewrites, installed), target.entries)
     return Rulesets(
-        first=_joined(first, target, share, _in_both(before, after)),
+        first=_joined(first, target, share, _in_both(before, after), coming=_coming(target, installed)),
         final=_joined(final, target, target.drops, after),
     )
 
@@ -193,7 +196,12 @@ def _nat_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ru
 
 
 def _joined(
-    rewriting: Ruleset, target: Target, drops: Share, rewritten: Mapping[Address, Sequence[EgressPolicy]]
+    rewriting: Ruleset,
+    target: Target,
+    drops: Share,
+    rewritten: Mapping[Address, Sequence[EgressPolicy]],
+    *,
+    coming: Share = NOTHING,
 ) -> Ruleset:
     """The rules of nat, and beside them those that drop."""
     if not drops.refs:
@@ -201,11 +209,17 @@ def _joined(
     chains = dict(rewriting.chains)
     for policy in drops.policies:
         chains.update(compile_drop(policy))
+    for policy in coming.policies:
+        chains.update(compile_drop(policy, layout.COMING))
     names = layout.DROPPING
     untouched = {chain for ref in drops.held for chain in (names.service_chain(ref), names.out_chain(ref))}
     chains.update(
         compile_drop_dispatch(
-            family=target.family, entries=drops.entries, exclusions=target.exclusions, rewritten=rewritten
+            family=target.family,
+            entries=drops.entries,
+            exclusions=target.exclusions,
+            rewritten=rewritten,
+            coming=coming.entries,
         )
     )
     if not drops.entries:
@@ -216,18 +230,37 @@ def _joined(
     )
 
 
-def _still_dropped(wanted: Share, found: Part) -> Share:
-    """What is dropped in the end, and all that is dropped now."""
-    written = {policy.ref for policy in wanted.policies}
-    places = {(item.address, item.rank.ref) for item in wanted.entries}
+def _still_dropped(target: Target, installed: Installed) -> Share:
+    """What is dropped now as it is, and what will be dropped, but for what `_coming` is for."""
+    found, coming = installed.drops, _coming(target, installed)
+    policies = tuple(policy for policy in target.drops.policies if policy not in coming.policies)
+    written = {policy.ref for policy in policies}
+    wanted = [item for item in target.drops.entries if item not in coming.entries]
+    places = {(item.address, item.rank.ref) for item in wanted}
     return Share(
-        policies=wanted.policies,
-        held=wanted.held.union(ref for ref in found.services if ref not in written),
+        policies=policies,
+        held=target.drops.held.union(ref for ref in found.services if ref not in written),
         entries=(
-            *wanted.entries,
+            *wanted,
             *(item for item in found.entries if (item.address, item.rank.ref) not in places),
         ),
     )
+
+
+def _coming(target: Target, installed: Installed) -> Share:
+    """What will be dropped of Services of which something else is dropped now: for a moment both is."""
+    found = installed.drops.services
+    changed = {
+        policy.ref: policy
+        for policy in target.drops.policies
+        if policy.ref in found and not _is_same(policy, found[policy.ref].policy)
+    }
+    entries = tuple(item for item in target.drops.entries if item.rank.ref in changed) if changed else ()
+    return Share(policies=tuple(changed.values()), entries=entries)
+
+
+def _is_same(policy: EgressPolicy, found: EgressPolicy | None) -> bool:
+    return found is not None and (_matches(policy), policy.rank) == (_matches(found), found.rank)
 
 
 def _policies_of(share: Share, installed: Part) -> list[EgressPolicy]:

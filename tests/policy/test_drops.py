@@ -1,0 +1,211 @@
+"""What is dropped where the VIP is not: by the ranks and matches of rewriting, and at no moment less than either."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvctl.model.net import Address, Family, parse_network
+from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, PortMatch
+from kvctl.model.rules import HOOK_CHAIN, Ruleset, Table, table_of
+from kvctl.model.snapshot import Snapshot
+from kvctl.netfilter.diff import diff, restore_text
+from kvctl.netfilter.savetext import parse_tables, snapshot_of
+from kvctl.netfilter.syntax import parse, render
+from kvctl.policy import layout
+from kvctl.policy.compile import compile_ruleset, entries_of
+from kvctl.policy.decode import decode
+from kvctl.reconcile.target import Share, Target, rulesets
+from tests.builders import ref
+from tests.policy.strategies import Packet, exclusions, expected_source, packets, pod_address, policies
+from tests.policy.walker import is_dropped, rules_met, source_after
+
+EXAMPLES = settings(max_examples=25, deadline=None)
+families = st.sampled_from(Family)
+
+
+class Split(NamedTuple):
+    """Policies of a node: those whose VIP is there, and those whose traffic is dropped."""
+
+    here: list[EgressPolicy]
+    dropped: list[EgressPolicy]
+
+
+@st.composite
+def splits(draw: st.DrawFn, family: Family, *, pods: int = 20) -> Split:
+    drawn = draw(policies(family, services=4, pods=pods))
+    return split(drawn, [draw(st.booleans()) for _ in drawn])
+
+
+def split(drawn: list[EgressPolicy], here: list[bool]) -> Split:
+    return Split(
+        here=[policy for policy, is_here in zip(drawn, here, strict=True) if is_here],
+        dropped=[policy for policy, is_here in zip(drawn, here, strict=True) if not is_here],
+    )
+
+
+def compiled(both: Split, family: Family, excluded: tuple[Exclusion, ...]) -> Ruleset:
+    return compile_ruleset(family=family, policies=both.here, dropped=both.dropped, exclusions=excluded)
+
+
+def outcome(nat: Ruleset, mangle: Ruleset, packet: Packet) -> Address | str | None:
+    """The source the packet leaves with, None for its own, or that it is dropped."""
+    return "dropped" if is_dropped(mangle, packet) else source_after(nat, packet)
+
+
+def expected(packet: Packet, both: Split, excluded: tuple[Exclusion, ...]) -> Address | str | None:
+    """The contract, read naively."""
+    source = expected_source(packet, [*both.here, *both.dropped], excluded)
+    if source is None:
+        return None
+    taker = next(
+        policy
+        for policy in sorted([*both.here, *both.dropped], key=lambda p: p.rank)
+        if expected_source(packet, [policy], excluded) is not None
+    )
+    return "dropped" if taker in both.dropped else source
+
+
+def saved(ruleset: Ruleset) -> Snapshot:
+    """What is read of a kernel that holds these rules and no others."""
+    text = restore_text(diff(ruleset, Snapshot(family=ruleset.family)))
+    text = text.replace(f"-I {HOOK_CHAIN} 1 ", f"-A {HOOK_CHAIN} ")
+    return snapshot_of(parse_tables(text), ruleset.family)
+
+
+@EXAMPLES
+@given(data=st.data(), family=families)
+def test_a_packet_is_rewritten_dropped_or_left_alone_as_the_contract_says(
+    data: st.DataObject, family: Family
+) -> None:
+    both = data.draw(splits(family))
+    excluded = data.draw(exclusions(family))
+    ruleset = compiled(both, family, excluded)
+    for packet in data.draw(st.lists(packets(family, pods=20), min_size=10, max_size=20)):
+        assert outcome(ruleset, ruleset, packet) == expected(packet, both, excluded), packet
+
+
+@EXAMPLES
+@given(data=st.data(), family=families)
+def test_the_text_read_back_is_the_rules_and_the_policies(data: st.DataObject, family: Family) -> None:
+    both = data.draw(splits(family))
+    excluded = data.draw(exclusions(family))
+    ruleset = compiled(both, family, excluded)
+    for rule in (*ruleset.hooks.values(), *(rule for rules in ruleset.chains.values() for rule in rules)):
+        assert parse(render(rule)) == rule
+        assert len(rule.comment) <= 255
+    assert max(map(len, ruleset.chains)) <= 28
+    found = saved(ruleset)
+    assert not diff(ruleset, found)
+    installed = decode(found)
+    for part, wanted in ((installed, both.here), (installed.drops, both.dropped)):
+        assert {ref: bare(it.policy) for ref, it in part.services.items()} == {
+            it.ref: bare(it) for it in wanted
+        }
+        assert all(it.intact for it in part.services.values())
+        assert sorted(part.entries) == sorted(item for it in wanted for item in entries_of(it))
+    assert installed.exclusions == excluded
+
+
+def bare(policy: EgressPolicy | None) -> EgressPolicy:
+    assert policy is not None
+    return policy._replace(pods=tuple(pod._replace(name=None, node=None) for pod in policy.pods))
+
+
+@EXAMPLES
+@given(data=st.data(), family=families)
+def test_between_two_sections_nothing_leaks_that_leaks_neither_before_nor_after(
+    data: st.DataObject, family: Family
+) -> None:
+    """Whatever is rewritten or dropped before a change, and is after it, is so at each moment between."""
+    excluded = data.draw(exclusions(family))
+    drawn = data.draw(policies(family, services=3, pods=8))
+    before = split(drawn, [data.draw(st.booleans()) for _ in drawn])
+    again = data.draw(policies(family, services=3, pods=8)) if data.draw(st.booleans()) else drawn
+    after = split(again, [data.draw(st.booleans()) for _ in again])
+    old = compiled(before, family, excluded)
+    found = saved(old)
+    installed = decode(found)
+    target = Target(
+        family=family,
+        policies=tuple(after.here),
+        entries=tuple(item for policy in after.here for item in entries_of(policy)),
+        drops=Share(
+            policies=tuple(after.dropped),
+            entries=tuple(item for policy in after.dropped for item in entries_of(policy)),
+        ),
+        exclusions=excluded,
+    )
+    steps = rulesets(target, installed, found, retire=True)
+    assert steps.final == compiled(after, family, excluded)
+    stays = {name: old.chains[name] for name in steps.first.untouched if name in old.chains}
+    first = steps.first._replace(chains={**stays, **steps.first.chains})
+    moments = ((old, old), (old, first), (first, first), (steps.final, first), (steps.final, steps.final))
+    for packet in data.draw(st.lists(packets(family, pods=8), min_size=10, max_size=20)):
+        seen = [outcome(nat, mangle, packet) for nat, mangle in moments]
+        if seen[0] is not None and seen[-1] is not None:
+            assert None not in seen, (packet, seen)
+    # And a run that was killed after any of these sections comes to the same end.
+    for nat, mangle in moments[1:]:
+        halfway = saved(joined(nat, mangle))
+        assert rulesets(target, decode(halfway), halfway, retire=True).final == steps.final
+
+
+def joined(nat: Ruleset, mangle: Ruleset) -> Ruleset:
+    """The tables of two rulesets in one kernel."""
+    parts = ((Table.NAT, nat), (Table.MANGLE, mangle))
+
+    return Ruleset(
+        family=nat.family,
+        hooks={table: part.hooks[table] for table, part in parts if table in part.hooks},
+        chains={
+            name: rules
+            for table, part in parts
+            for name, rules in part.chains.items()
+            if table_of(name) is table
+        },
+    )
+
+
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_networks_by_ports_do_not_multiply_where_others_come_first(family: Family) -> None:
+    """64 ports and 256 networks of a Service that is passed, before one that is dropped."""
+
+    vip = pod_address(family, 4000)
+    form = "198.18.{}.0/24" if family is Family.IPV4 else "2001:db8:{:x}::/48"
+    networks = [form.format(n) for n in range(256)]
+    wide = EgressPolicy(
+        ref=ref("a/wide"),
+        family=family,
+        vip=vip,
+        pods=(EgressPod(pod_address(family, 1)),),
+        ports=tuple(PortMatch("tcp", port, port) for port in range(1, 128, 2)),
+        allowed=tuple(map(parse_network, networks[:128])),
+        denied=tuple(map(parse_network, networks[128:])),
+    )
+    ruleset = compiled(
+        Split([wide], [wide._replace(ref=ref("b/all"), ports=(), allowed=(), denied=())]), family, ()
+    )
+    in_mangle = [
+        rule for name, rules in ruleset.chains.items() if name.startswith("KVCTL-D") for rule in rules
+    ]
+    assert len(in_mangle) < 128 + 128 + 64
+    assert render(ruleset.hooks[Table.MANGLE]).startswith("-m conntrack --ctdir ORIGINAL ")
+
+
+def test_a_bystander_meets_no_more_rules_than_for_rewriting() -> None:
+
+    family = Family.IPV4
+    pods = tuple(EgressPod(pod_address(family, number)) for number in range(200))
+    it = EgressPolicy(ref=ref("a/b"), family=family, vip=pod_address(family, 4000), pods=pods)
+    rewritten = compile_ruleset(family=family, policies=[it], exclusions=())
+    dropped = compile_ruleset(family=family, policies=[], dropped=[it], exclusions=())
+    packet = Packet(pod_address(family, 300), it.vip, it.vip, "tcp", 80)
+    assert rules_met(dropped, packet, Table.MANGLE) == rules_met(rewritten, packet)
+    assert set(dropped.hooks) == {Table.MANGLE}
+    assert all(
+        layout.DROPPING.is_dispatch(name) or layout.DROPPING.is_service(name) for name in dropped.chains
+    )
