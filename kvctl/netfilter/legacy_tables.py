@@ -19,7 +19,7 @@ from kvctl.errors import NetfilterUnavailableError
 from kvctl.model.net import Family
 from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN
 
-Contents = frozenset[tuple[str, str, tuple[bytes, ...]]]
+Contents = frozenset[tuple[str, bytes, tuple[bytes, ...]]]
 """Table, chain and what makes up its rules, of the chains that concern kvctl; compares by value."""
 
 _TABLES = ("nat", "mangle")
@@ -33,7 +33,11 @@ _OFFSETS = Struct("=HH")
 _VERDICT = Struct("=i")
 # struct xt_entry_target: size, name[29], revision, data
 _TARGET_NAME, _TARGET_DATA = 2, 32
-_STANDARD, _CHAIN_HEAD = b"\0", b"ERROR\0"
+_STANDARD = b"\0"
+# A chain begins with an entry without matches whose target is this, with the chain's name as data.
+_HEAD_TARGET_BYTES = 64
+_HEAD_TARGET = Struct("=H6s").pack(_HEAD_TARGET_BYTES, b"ERROR\0")
+_OURS = CHAIN_PREFIX.encode("ascii")
 _ATTEMPTS = 10
 
 
@@ -93,29 +97,30 @@ class LegacyTables:
             ) from error
         return frozenset((name, *chain) for name, chains in found for chain in chains)
 
-    def _read_table(self, family: Family, name: str) -> list[tuple[str, tuple[bytes, ...]]]:
+    def _read_table(self, family: Family, name: str) -> list[tuple[bytes, tuple[bytes, ...]]]:
         for _ in range(_ATTEMPTS):
-            info = _INFO.pack(name.encode("ascii"), *[0] * 13)
-            info = self._getsockopt(family, _GET_INFO, info)
+            info = bytearray(_INFO.pack(name.encode("ascii"), *[0] * 13))
+            self._getsockopt(family, _GET_INFO, info)
             _, _, *places, _, size = _INFO.unpack(info)
-            request = _ENTRIES.pack(name.encode("ascii"), size) + bytes(size)
+            answer = bytearray(_ENTRIES.size + size)
+            _ENTRIES.pack_into(answer, 0, name.encode("ascii"), size)
             try:
-                answer = self._getsockopt(family, _GET_ENTRIES, request)
+                self._getsockopt(family, _GET_ENTRIES, answer)
             except BlockingIOError:
                 continue  # it was replaced by one of another size in between
             first, last = places[_POSTROUTING], places[5 + _POSTROUTING]
-            return list(_chains(answer[_ENTRIES.size :], _LAYOUTS[family], first=first, last=last))
+            return list(_chains(answer, _LAYOUTS[family], first=first, last=last))
         raise BlockingIOError(errno.EAGAIN, "the table keeps changing")
 
-    def _getsockopt(self, family: Family, option: int, request: bytes) -> bytes:
+    def _getsockopt(self, family: Family, option: int, data: bytearray) -> None:
+        """Fill `data`, at whose beginning is what the kernel has to know."""
         # Not socket.getsockopt: it hands the kernel an empty buffer, and these options want the table's name in it.
-        buffer = ctypes.create_string_buffer(request, len(request))
-        length = ctypes.c_uint(len(request))
+        buffer = (ctypes.c_char * len(data)).from_buffer(data)
+        length = ctypes.c_uint(len(data))
         descriptor, level = self._sockets[family].fileno(), _LAYOUTS[family].level
         if self._libc.getsockopt(descriptor, level, option, buffer, ctypes.byref(length)) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        return buffer.raw
 
 
 def _names(path: str) -> list[str]:
@@ -127,39 +132,52 @@ def _names(path: str) -> list[str]:
 
 
 def _chains(
-    blob: bytes, layout: _Layout, *, first: int, last: int
-) -> Iterator[tuple[str, tuple[bytes, ...]]]:
-    """POSTROUTING, from the entry at `first` to its policy's at `last`, and kvctl's chains."""
-    heads: list[tuple[int, str]] = []
-    starts: dict[int, str] = {}
-    place, offsets, unpack = 0, layout.offsets, _OFFSETS.unpack_from
-    while place < len(blob):
-        target, following = unpack(blob, place + offsets)
-        name = place + target + _TARGET_NAME
-        if blob.startswith(_CHAIN_HEAD, name):
-            text = blob[place + target + _TARGET_DATA : place + following]
-            heads.append((place, text.partition(b"\0")[0].decode("utf-8", "backslashreplace")))
-            starts[place + following] = heads[-1][1]
-        place += following
+    table: bytearray, layout: _Layout, *, first: int, last: int
+) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
+    """POSTROUTING, from the entry at `first` to its policy's at `last`, and kvctl's chains.
+
+    `table`: the answer, in which every place counts from the first entry.
+    """
+    heads = list(_heads(table, layout))
+    size = layout.rest + _HEAD_TARGET_BYTES
     # A jump names the place of the chain's first rule, which moves when any other chain grows.
-    policy_end = last + unpack(blob, last + offsets)[1]
-    yield HOOK_CHAIN, tuple(_rules(blob, layout, first, policy_end, starts))
-    for (head, chain), (end, _) in pairwise(heads):
-        if chain.startswith(CHAIN_PREFIX):
-            yield chain, tuple(_rules(blob, layout, head, end, starts))
+    starts = {place + size: name for place, name in heads}
+    policy_bytes = _OFFSETS.unpack_from(table, _ENTRIES.size + last + layout.offsets)[1]
+    yield HOOK_CHAIN.encode("ascii"), tuple(_rules(table, layout, first, last + policy_bytes, starts))
+    for (place, name), (end, _) in pairwise(heads):
+        if name.startswith(_OURS):
+            yield name, tuple(_rules(table, layout, place, end, starts))
 
 
-def _rules(blob: bytes, layout: _Layout, place: int, end: int, starts: dict[int, str]) -> Iterator[bytes]:
+def _heads(table: bytearray, layout: _Layout) -> Iterator[tuple[int, bytes]]:
+    """Place and name of the entry at the head of each chain, and of the one behind all of them.
+
+    Found by what they look like: to walk over ten thousand rules of others takes Python 20 ms.
+    """
+    size = layout.rest + _HEAD_TARGET_BYTES
+    found = table.find(_HEAD_TARGET)
+    while found >= 0:
+        start = found - layout.rest
+        if start >= 0 and _OFFSETS.unpack_from(table, start + layout.offsets) == (layout.rest, size):
+            name = bytes(table[found + _TARGET_DATA : start + size])
+            yield start - _ENTRIES.size, name.partition(b"\0")[0]
+        found = table.find(_HEAD_TARGET, found + 1)
+
+
+def _rules(
+    table: bytearray, layout: _Layout, place: int, end: int, starts: dict[int, bytes]
+) -> Iterator[bytes]:
     """What makes up each rule: all of its entry but counters and what depends on other chains."""
     while place < end:
-        target, following = _OFFSETS.unpack_from(blob, place + layout.offsets)
-        data = place + target + _TARGET_DATA
-        yield blob[place : place + layout.offsets + _OFFSETS.size]
-        if blob.startswith(_STANDARD, place + target + _TARGET_NAME):
-            (verdict,) = _VERDICT.unpack_from(blob, data)
-            yield blob[place + layout.rest : data]
+        entry = _ENTRIES.size + place
+        target, following = _OFFSETS.unpack_from(table, entry + layout.offsets)
+        data = entry + target + _TARGET_DATA
+        yield bytes(table[entry : entry + layout.offsets + _OFFSETS.size])
+        if table.startswith(_STANDARD, entry + target + _TARGET_NAME):
+            (verdict,) = _VERDICT.unpack_from(table, data)
+            yield bytes(table[entry + layout.rest : data])
             falls_through = verdict == place + following
-            yield (b"" if falls_through else starts.get(verdict, str(verdict)).encode("utf-8"))
+            yield b"" if falls_through else starts.get(verdict, b"%d" % verdict)
         else:
-            yield blob[place + layout.rest : place + following]
+            yield bytes(table[entry + layout.rest : entry + following])
         place += following

@@ -315,7 +315,7 @@ def test_what_legacy_compares_are_the_rules_that_iptables_prints(
     watched.restore(OURS)
     with namespace.entered():
         tables = LegacyTables()
-        found = {(table, chain): rules for table, chain, rules in tables.read(family)}
+        found = {(table, chain.decode()): rules for table, chain, rules in tables.read(family)}
     tables.close()
     assert {key: len(rules) // 3 for key, rules in found.items() if key[0] == "mangle"}.keys() == {
         ("mangle", "POSTROUTING"),
@@ -364,10 +364,10 @@ def test_a_legacy_table_in_constant_change_is_given_up(
         tables = LegacyTables()
         real = LegacyTables._getsockopt
 
-        def changing(self: LegacyTables, family: Family, option: int, request: bytes) -> bytes:
+        def changing(self: LegacyTables, family: Family, option: int, data: bytearray) -> None:
             if option == 65:
                 raise BlockingIOError(11, "changed")
-            return real(self, family, option, request)
+            real(self, family, option, data)
 
         monkeypatch.setattr(LegacyTables, "_getsockopt", changing)
         with pytest.raises(NetfilterUnavailableError, match="keeps changing"):
