@@ -68,7 +68,9 @@ class Metrics:
             "kvctl_rule_changes_total", "Services (in one family) changed.", ["action"], registry=registry
         )
         self._failures = Counter(
-            "kvctl_restore_failures_total", "Writes that failed for good.", registry=registry
+            "kvctl_restore_failures_total",
+            "Writes that were refused; most go through when tried again.",
+            registry=registry,
         )
         self._restores = Counter("kvctl_restores_total", "Writes to the kernel.", registry=registry)
         self._repairs = Counter(
@@ -110,7 +112,7 @@ class Metrics:
         self._duration.observe(done.duration)
         self._syncs.labels(done.cause, "failed" if done.failed else "ok").inc()
         self._restores.inc(done.restores)
-        self._failures.inc(done.restore_failures)
+        self._failures.inc(done.restores_refused)
         self._dropped.inc(done.dropped)
         self._contested.set(done.contested is not None)
         for turn in done.turns:

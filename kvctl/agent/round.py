@@ -85,8 +85,10 @@ class Round:
     """None: the round ended before anything was resolved."""
     restores: int = 0
     """How many times the kernel was written to, failures included."""
+    restores_refused: int = 0
+    """Of these, how many the kernel took nothing of; mostly the next try goes through."""
     restore_failures: int = 0
-    """Families in which a program failed for good; refusals that a second try mended do not count."""
+    """Families in which a program failed for good."""
     dropped: int = 0
     """Connections dropped, also those that no Service of today can be told for."""
     warnings: tuple[str, ...] = ()
@@ -236,6 +238,7 @@ def round_of(
         objects=objects,
         resolution=wish.resolution,
         restores=applied.restores,
+        restores_refused=sum(outcome.refused for outcome in outcomes),
         restore_failures=sum(isinstance(e, ProcessError) for outcome in outcomes for e in outcome.errors),
         dropped=len(flows),
         warnings=_warnings(applied, objects, wish.resolution),
@@ -260,6 +263,7 @@ def failed_round(
         duration=duration,
         turns=(),
         restores=0,
+        restores_refused=0,
         restore_failures=0,
         dropped=0,
         errors=(error,),

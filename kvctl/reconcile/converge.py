@@ -39,6 +39,8 @@ class Outcome:
 
     family: Family
     restores: int = 0
+    refused: int = 0
+    """Of these, how many the kernel took nothing of."""
     dropped: list[Flow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     errors: list[KvctlError] = field(default_factory=list)
@@ -114,6 +116,7 @@ def _write_until_right(
             accepted[text] += 1
             failed_text = None
         except RestoreError as error:
+            outcome.refused += 1
             # The same script refused twice for a reason that does not pass will be refused for ever.
             if attempt == MAX_ATTEMPTS - 1 or (not error.transient and text == failed_text):
                 raise

@@ -97,7 +97,7 @@ def test_what_was_repaired_dropped_and_refused_is_counted() -> None:
     scrape = Scrape()
     done = round_with(service(), pod())
     repaired = with_turns(done, Turn(done.items[0], done.items[0], Action.UPDATED, repaired=True, dropped=2))
-    scrape.metrics.round(replace(repaired, dropped=3, restores=2, restore_failures=1, contested="again"))
+    scrape.metrics.round(replace(repaired, dropped=3, restores=2, restores_refused=1, contested="again"))
     scrape.metrics.count_report("events", "sent")
     values = scrape.values()
     assert values["kvctl_drift_repairs_total",] == 1
