@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from kvctl.agent.round import Round, Turn
 from kvctl.errors import KvctlError, UsageError
@@ -49,6 +49,13 @@ def parse_log_format(text: str, *, where: str = "egress_logformat") -> LogFormat
         raise UsageError(
             f"{where}: {quote(text)} is no log format", hint=f"write one of {', '.join(LogFormat)}"
         ) from None
+
+
+class Said(NamedTuple):
+    """Something that holds, and the fields of its line."""
+
+    text: str
+    fields: Mapping[str, object] = {}
 
 
 class Journal:
@@ -112,21 +119,21 @@ class Journal:
         self.say(level, text)
 
     def standing(
-        self, topic: str, texts: Mapping[str, str], *, level: Level = Level.WARNING, again: bool = True
+        self, topic: str, matters: Mapping[str, Said], *, level: Level = Level.WARNING, again: bool = True
     ) -> None:
-        """All that holds now on a topic, each text under a key that stays the same while it is the same matter.
+        """All that holds now on a topic, each under a key that stays the same while it is the same matter.
 
-        Said when it is new, and (`again`) after an hour; what is not among `texts` any more is forgotten, so it
-        is new if it comes back.
+        Said when it is new, and (`again`) after an hour; what does not hold any more is forgotten, so it is new
+        if it comes back.
         """
         now = self._clock()
         said = self._standing.get(topic, {})
         kept: dict[str, float] = {}
-        for key, text in texts.items():
+        for key, matter in matters.items():
             last = said.get(key)
             kept[key] = now if last is None or (again and now - last >= AGAIN_SECONDS) else last
             if kept[key] == now and last != now:
-                self.say(level, text)
+                self.say(level, matter.text, **matter.fields)
         self._standing[topic] = kept
 
     def round(self, done: Round) -> None:
@@ -159,9 +166,7 @@ class Journal:
         self.say(
             _level(turn),
             sentence,
-            service=item.ref,
-            family=item.family,
-            vip=item.vip,
+            **_which(item),
             action="repaired" if turn.repaired and turn.action is not Action.FAILED else turn.action,
             status=item.status,
             reason=item.reason if turn.action is not None or turn.dropped else None,
@@ -180,13 +185,11 @@ class Journal:
             self._failures = 0
 
     def _say_standing(self, done: Round) -> None:
-        self.standing("warnings", _keyed(done.warnings))
+        self.standing("warnings", _keyed(map(Said, done.warnings)))
         self.standing("problems", _keyed(map(_with_hint, done.problems)))
         # What it says of the next repair changes all the time; the matter is the same.
-        self.standing("contested", {"contested": done.contested} if done.contested is not None else {})
-        self.standing(
-            "disagreements", _keyed(f"{ref}: {text}" for ref, text in sorted(done.disagreements.items()))
-        )
+        self.standing("contested", {"contested": Said(done.contested)} if done.contested is not None else {})
+        self.standing("disagreements", _keyed(_disagreements(done)))
         self.standing("services", _keyed(_item_warnings(done.items)))
         self.standing("skipped", _keyed(_skipped(done)), again=False)
 
@@ -233,28 +236,38 @@ def _level(turn: Turn) -> Level:
     return Level.INFO
 
 
-def _item_warnings(items: Iterable[Item]) -> Iterable[str]:
+def _item_warnings(items: Iterable[Item]) -> Iterable[Said]:
     for item in items:
-        yield from (f"{_who(item)}: {text}" for text in item.warnings if item.pods)
+        if item.pods:
+            yield from (Said(f"{_who(item)}: {text}", _which(item)) for text in item.warnings)
+
+
+def _skipped(done: Round) -> Iterable[Said]:
+    """Of a Service without a pod here other nodes speak."""
+    for item in done.items:
+        if item.status is Status.SKIPPED and item.ref is not None and done.concerns_this_node(item.ref):
+            yield Said(f"{_who(item)} is skipped: {item.reason}", {**_which(item), "status": item.status})
+
+
+def _disagreements(done: Round) -> Iterable[Said]:
+    for ref, sentence in sorted(done.disagreements.items()):
+        yield Said(f"{ref}: {sentence}", {"service": ref})
 
 
 def _who(item: Item) -> str:
     return f"{item.ref} ({item.family})" if item.family is not None else str(item.ref)
 
 
-def _skipped(done: Round) -> Iterable[str]:
-    """Of a Service without a pod here other nodes speak."""
-    for item in done.items:
-        if item.status is Status.SKIPPED and item.ref is not None and done.concerns_this_node(item.ref):
-            yield f"{_who(item)} is skipped: {item.reason}"
+def _which(item: Item) -> Mapping[str, object]:
+    return {"service": item.ref, "family": item.family, "vip": item.vip}
 
 
-def _with_hint(error: KvctlError) -> str:
-    return f"{error.message} (hint: {error.hint})" if error.hint else error.message
+def _with_hint(error: KvctlError) -> Said:
+    return Said(f"{error.message} (hint: {error.hint})" if error.hint else error.message)
 
 
-def _keyed(texts: Iterable[str]) -> dict[str, str]:
-    return {text: text for text in texts}
+def _keyed(matters: Iterable[Said]) -> dict[str, Said]:
+    return {matter.text: matter for matter in matters}
 
 
 def _plain(value: object) -> str | int | float | bool:

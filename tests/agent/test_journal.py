@@ -132,8 +132,9 @@ def test_what_a_service_lacks_is_said_only_where_it_has_pods(log: Log) -> None:
     log.journal.round(round_with(faulty))
     assert log.lines() == []
     log.journal.round(round_with(faulty, pod()))
-    (said,) = log.messages()
-    assert said.startswith("sip/sip-client is skipped: no VIP")
+    (said,) = (json.loads(line) for line in log.lines())
+    assert said["message"].startswith("sip/sip-client is skipped: no VIP")
+    assert (said["service"], said["status"], said["level"]) == ("sip/sip-client", "skipped", "warning")
 
 
 def test_a_change_of_status_is_a_line_even_if_no_rule_changed(log: Log) -> None:
