@@ -199,6 +199,65 @@ def test_an_answer_that_is_missing_ends_the_wait() -> None:
     assert caught.value.errno == errno.ETIMEDOUT
 
 
+def ask(kernel: Kernel) -> bytes:
+    return netlink(kernel).ask(kind=18, payload=b"", read=lambda b, s, e: bytes(b[s:e]), what="cannot look")
+
+
+def test_a_question_is_answered_by_one_message() -> None:
+    kernel = Kernel(lambda n: [message(n - 1, b"stale"), message(n, b"strange", port=7), message(n, b"this")])
+    assert ask(kernel) == b"this"
+    assert struct.unpack_from("=IHH", kernel.sent[0]) == (16, 18, 0x1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "number"),
+    [
+        (lambda n: [answer(n, errno.EPERM)], errno.EPERM),
+        (lambda n: [answer(n)], errno.EBADMSG),
+        (lambda n: [], errno.ETIMEDOUT),
+    ],
+    ids=["refused", "acknowledged and not answered", "no answer"],
+)
+def test_a_question_without_an_answer_is_an_error(
+    reply: Callable[[int], Sequence[Reply]], number: int
+) -> None:
+    with pytest.raises(NetlinkError) as caught:
+        ask(Kernel(reply))
+    assert caught.value.errno == number
+
+
+def hear(*replies: Reply, most: int = 100) -> list[tuple[int, bytes]]:
+    kernel = Kernel(lambda n: replies)
+    kernel.send(bytes(16))
+    found: list[tuple[int, bytes]] = []
+    netlink(kernel).hear(lambda k, b, s, e: found.append((k, bytes(b[s:e]))), most=most, what="x")
+    return found
+
+
+NOTHING = BlockingIOError(errno.EAGAIN, "nothing waits")
+
+
+def test_what_waits_is_heard_and_nothing_waited_for() -> None:
+    two = message(0, b"one!", kind=16, port=0) + message(0, b"two!", kind=17, port=0)
+    forged = (message(0, b"lies", kind=16, port=0), 0, 666)
+    assert hear(two, forged, message(0, b"3333", kind=18, port=9), NOTHING) == [
+        (16, b"one!"),
+        (17, b"two!"),
+        (18, b"3333"),
+    ]
+    assert hear(NOTHING) == []
+
+
+def test_no_more_is_heard_at_a_time_than_asked_for() -> None:
+    assert len(hear(*[message(0, b"more")] * 5, most=3)) == 3
+
+
+def test_lost_messages_are_said_to_be_lost() -> None:
+    with pytest.raises(NetlinkError) as caught:
+        hear(message(0, b"heard"), OSError(errno.ENOBUFS, "full"), message(0, b"later"))
+    assert caught.value.errno == errno.ENOBUFS
+
+
 def test_many_requests_each_get_their_own_answer_in_whatever_order() -> None:
     def backwards(first: int, count: int) -> list[bytes]:
         return [answer(n, errno.ENOENT if n % 3 == 0 else 0) for n in range(first, first + count)][::-1]
@@ -235,6 +294,8 @@ def test_a_protocol_that_the_kernel_does_not_speak_is_an_error_and_leaks_nothing
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NetlinkError, match=r"^cannot look: Protocol not supported$"):
         open_netlink(protocol=31, what="cannot look")
+    with pytest.raises(NetlinkError, match=r"^cannot look: Invalid argument$"):
+        open_netlink(protocol=NETLINK_ROUTE, what="cannot look", groups=(0,))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

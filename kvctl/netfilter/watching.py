@@ -13,7 +13,7 @@ chain to which POSTROUTING leads, and a base chain that was there before and goe
 comparison that the agent makes each minute.
 
 legacy: the kernel tells nothing. Every 4 s kvctl's chains and POSTROUTING of nat and mangle are read over
-getsockopt(2), 1 ms, and compared; counters do not count.
+getsockopt(2), 1 ms (20 ms beside 10,000 rules of others), and compared; counters do not count.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ class _LegacyChanges:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(_JOIN_SECONDS)
-        self._tables.close()
+        if not self._thread.is_alive():
+            self._tables.close()
 
     def hold(self) -> None:
         """Do not look until `release`."""

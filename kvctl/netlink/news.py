@@ -69,8 +69,9 @@ class News:
         os.eventfd_write(self._stop, 1)
         if self._thread.ident is not None:
             self._thread.join(_JOIN_SECONDS)
-        self._netlink.close()
-        os.close(self._stop)
+        if not self._thread.is_alive():  # else it is still in `notify`, and would meet others' descriptors
+            self._netlink.close()
+            os.close(self._stop)
 
     def _run(self) -> None:
         news, end = select.poll(), select.poll()
