@@ -110,6 +110,26 @@ class Worker:
         lines = [line if counters else _COUNTERS.sub("", line) for line in table.splitlines()]
         return sorted(lines, key=_chain_of)  # stable: the order within a chain stays
 
+    def family_of_backend(self) -> Family:
+        """One family a back end, for what goes by the same code in all four."""
+        return Family.IPV4 if self.lab.topology.backend == "nft" else Family.IPV6
+
+    def tables(self, family: Family) -> dict[str, list[str]]:
+        """The rules of every table that has any or a chain of its own, by name; without counters."""
+        program = "iptables" if family is Family.IPV4 else "ip6tables"
+        text = self.lab[self.name].run([f"{program}-{self.lab.topology.backend}-save"]).stdout
+        found: dict[str, list[str]] = {}
+        for part in text.split("\n*")[1:]:
+            name, _, rest = part.partition("\n")
+            lines = [line for line in rest.split("\n") if line.startswith("-A ") or " - " in line]
+            if lines:
+                found[name] = [_COUNTERS.sub("", line) for line in lines if not line.startswith("#")]
+        return found
+
+    def saved_tables(self) -> dict[Family, dict[str, list[str]]]:
+        """`tables` of both families."""
+        return {family: self.tables(family) for family in Family}
+
     def _wish(self, source: Objects, named: Iterable[str] | None, prune: bool) -> Wish:
         host = read_host()
         return Wish(
