@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from kvctl.agent.account import failed_round, round_of
 from kvctl.agent.health import Health
 from kvctl.agent.inbox import Inbox
 from kvctl.agent.keeper import Keeper
-from kvctl.agent.round import Cause, Round, failed_round, round_of
+from kvctl.agent.round import Cause, Round
 from kvctl.errors import KvctlError
 from kvctl.model.objects import Objects
 from kvctl.netfilter.binaries import Backend

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from kvctl.agent.account import failed_round
 from kvctl.agent.events import BURST, COUNT_SECONDS, REFILL_SECONDS, Events
 from kvctl.agent.notes import MEANINGS, Reason
 from kvctl.agent.outbox import Limits
-from kvctl.agent.round import Round, Turn, failed_round
+from kvctl.agent.round import Round, Turn
 from kvctl.cluster.connection import open_connection
 from kvctl.cluster.failures import RefusedError
 from kvctl.errors import KvctlError

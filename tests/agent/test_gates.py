@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from kvctl.agent.account import failed_round
 from kvctl.agent.gates import Gates
-from kvctl.agent.round import Round, failed_round
+from kvctl.agent.round import Round
 from kvctl.cluster.failures import RefusedError
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host

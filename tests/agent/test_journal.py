@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from kvctl.agent.account import failed_round
 from kvctl.agent.journal import AGAIN_SECONDS, Journal, Level, LogFormat, parse_log_format
-from kvctl.agent.round import Cause, Round, Turn, failed_round
+from kvctl.agent.round import Cause, Round, Turn
 from kvctl.errors import KvctlError, UsageError
 from kvctl.reconcile.changed import Action
 from kvctl.reconcile.report import Status

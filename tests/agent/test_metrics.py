@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kvctl.agent.account import failed_round
 from kvctl.agent.collectors import PORTS, ConntrackCollector, FlowCollector, read_statistics, usage_of
 from kvctl.agent.metrics import Metrics
-from kvctl.agent.round import Cause, Round, Turn, failed_round
+from kvctl.agent.round import Cause, Round, Turn
 from kvctl.errors import KvctlError, NetfilterUnavailableError
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Family, parse_address

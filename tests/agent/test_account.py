@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from kvctl.agent.account import failed_round, round_of
 from kvctl.agent.metrics import Metrics
 from kvctl.agent.readiness import Reason, judge_pod
-from kvctl.agent.round import Cause, Round, failed_round, round_of
+from kvctl.agent.round import Cause, Round
 from kvctl.errors import KvctlError
 from kvctl.lab.netns import Namespace
 from kvctl.model.objects import Objects
