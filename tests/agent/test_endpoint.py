@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -202,6 +205,35 @@ def test_hundreds_of_slow_callers_keep_nobody_out(said: Said) -> None:
         finally:
             for connection in slow:
                 connection.close()
+
+
+def test_callers_that_break_off_in_any_way_leave_nothing_behind(said: Said) -> None:
+    said.metrics = lambda: b"x" * 300_000
+    requests = (
+        b"",
+        b"GET /heal",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n\r\n",
+        b"POST /healthz HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello" * 500,
+        b"\0" * 20_000,
+    )
+    with serving(said, limits=Limits(request_seconds=0.02)) as endpoint:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(180):
+            with dial(endpoint) as caller:
+                if number % 2:
+                    # Closing resets the connection: socket(7), SO_LINGER.
+                    caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                with contextlib.suppress(ConnectionError):
+                    caller.sendall(requests[number // 2 % len(requests)])
+                    if number % 3:
+                        caller.recv(1)
+                    else:
+                        caller.shutdown(socket.SHUT_WR)
+        until(lambda: not endpoint._open, what="connections are left")
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before, what="sockets are left")
+        assert line(endpoint, "/healthz")[0] == 200
+        assert said.complaints == []
 
 
 def test_metrics_that_hang_keep_nobody_else_waiting(said: Said) -> None:
