@@ -74,7 +74,7 @@ def test_listed_ports_go_nowhere_and_everything_else_goes_its_way(
         assert ask(lab, family, 5061) == ask(lab, family, 5060, protocol="tcp") == who.worker_eth1
         # Cluster traffic, by either address.
         assert ask(lab, family, to=who.peer) == ask(lab, family, to=who.peer_cluster_ip) == who.pod
-        assert ask(lab, family, to=who.server_cluster_ip) == who.pod
+        assert ask(lab, family, to=who.server_cluster_ip) == who.worker_eth0
         item = item_of(applied.after.items, family)
         assert (item.status, item.changes, item.connections) == (Status.ELSEWHERE, (), None)
         assert item.reason is not None
@@ -164,7 +164,7 @@ def test_a_sender_that_never_pauses_sees_the_vip_or_nothing(lab: Lab, worker: Wo
 
 
 def test_an_established_connection_goes_silent_with_the_vip(lab: Lab, worker: Worker, outside: Echo) -> None:
-    for family, who in STANDARD.items():
+    for who in STANDARD.values():
         worker.apply(dropping(), lab_pod())
         with Connection(lab.pod, destination=who.outside_eth1, port=443, protocol="tcp", timeout=SOON) as old:
             assert old.ask() is not None

@@ -129,16 +129,7 @@ def test_between_two_sections_nothing_leaks_that_leaks_neither_before_nor_after(
     old = compiled(before, family, excluded)
     found = saved(old)
     installed = decode(found)
-    target = Target(
-        family=family,
-        policies=tuple(after.here),
-        entries=tuple(item for policy in after.here for item in entries_of(policy)),
-        drops=Share(
-            policies=tuple(after.dropped),
-            entries=tuple(item for policy in after.dropped for item in entries_of(policy)),
-        ),
-        exclusions=excluded,
-    )
+    target = target_of(after, family, excluded)
     steps = rulesets(target, installed, found, retire=True)
     assert steps.final == compiled(after, family, excluded)
     stays = {name: old.chains[name] for name in steps.first.untouched if name in old.chains}
@@ -152,6 +143,37 @@ def test_between_two_sections_nothing_leaks_that_leaks_neither_before_nor_after(
     for nat, mangle in moments[1:]:
         halfway = saved(joined(nat, mangle))
         assert rulesets(target, decode(halfway), halfway, retire=True).final == steps.final
+
+
+def target_of(both: Split, family: Family, excluded: tuple[Exclusion, ...]) -> Target:
+    """The target of a run that wants just these."""
+    return Target(
+        family=family,
+        policies=tuple(both.here),
+        entries=tuple(item for policy in both.here for item in entries_of(policy)),
+        drops=Share(
+            policies=tuple(both.dropped),
+            entries=tuple(item for policy in both.dropped for item in entries_of(policy)),
+        ),
+        exclusions=excluded,
+    )
+
+
+def test_what_is_dropped_passes_to_a_service_above_it_only_when_that_rewrites_it() -> None:
+    family = Family.IPV4
+    pods = (EgressPod(pod_address(family, 1)),)
+    vip = pod_address(family, 4000)
+    below = EgressPolicy(ref=ref("a/below"), family=family, vip=vip, pods=pods)
+    above = below._replace(ref=ref("a/above"), ports=(PortMatch("udp", 5060, 5060),))
+    packet = Packet(pods[0].address, vip, vip, "udp", 5060)
+    old = compiled(Split([], [below]), family, ())
+    found = saved(old)
+    steps = rulesets(target_of(Split([above], [below]), family, ()), decode(found), found, retire=True)
+    assert outcome(old, old, packet) == outcome(old, steps.first, packet) == "dropped"
+    assert outcome(steps.final, steps.final, packet) == vip
+    found = saved(steps.final)
+    steps = rulesets(target_of(Split([], [below]), family, ()), decode(found), found, retire=True)
+    assert outcome(steps.final, steps.first, packet) == "dropped"
 
 
 def joined(nat: Ruleset, mangle: Ruleset) -> Ruleset:
