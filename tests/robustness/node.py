@@ -143,5 +143,7 @@ def is_ours(line: str) -> bool:
     """Whether a line of save text declares a chain of kvctl's, is a rule in one, or is its tagged jump."""
     rule = line.partition("] ")[2] if line.startswith("[") else line
     return rule.startswith((":KVCTL-", "-A KVCTL-")) or (
-        rule.startswith("-A POSTROUTING ") and "kvctl:" in rule and "-j KVCTL-EGRESS" in rule
+        rule.startswith("-A POSTROUTING ")
+        and "kvctl:" in rule
+        and ("-j KVCTL-EGRESS" in rule or "-j KVCTL-DROP" in rule)
     )

@@ -54,8 +54,10 @@ class Axe:
         def guarded_write(kernel: Kernel, family: Family, text: str) -> None:
             if self.at == 0:
                 raise Killed
-            write(kernel, family, text)
-            self._count()
+            # The tables of one script are written one after the other, and a kill may come between.
+            for section in text.split("COMMIT\n")[:-1]:
+                write(kernel, family, f"{section}COMMIT\n")
+                self._count()
 
         def guarded_delete(flows: Sequence[Flow]) -> int:
             delete(list(flows)[:1])
