@@ -10,9 +10,9 @@ from pathlib import Path
 import kvctl
 from tests.deploy.reading import BASE, daemonset, pod_spec
 
-# Everything that is mounted becomes read-only, but for what a container has of its own.
+# Everything that is mounted becomes read-only, but for what a container has of its own, and other tests' namespaces.
 _READ_ONLY = (
-    "findmnt --noheadings --raw --output TARGET | grep -vE '^/(proc|sys|dev)(/|$)' |"
+    "findmnt --noheadings --raw --output TARGET | grep -vE '^/(proc|sys|dev|run/netns)(/|$)' |"
     ' while read -r where; do mount -o remount,bind,ro "$where"; done; '
     "if touch /written; then exit 99; fi 2>/dev/null; "
     'exec "$@"'
