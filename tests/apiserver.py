@@ -147,6 +147,7 @@ class Request(NamedTuple):
     content_type: str | None
     body: Any
     token: str
+    agent: str
 
     @property
     def is_watch(self) -> bool:
@@ -664,6 +665,7 @@ class _Handler(BaseHTTPRequestHandler):
             content_type=self.headers.get("Content-Type"),
             body=body,
             token=(self.headers.get("Authorization") or "").partition(" ")[2],
+            agent=self.headers.get("User-Agent") or "",
         )
         self.api.requests.append(request)
         if self.headers.get("Accept") != "application/json":

@@ -110,8 +110,9 @@ class WatchedCluster:
     def synced(self) -> bool:
         """Whether the first full picture of every kind that matters is in. Never false again."""
         if not self._synced:
-            needed = (self._services, self._pods, self._nodes, self._ranges)
-            self._synced = all(source.synced for source in needed) and self._slices_settled()
+            # All of them: without MetalLB's word, say, a VIP that is here would be taken to be elsewhere.
+            others = (source for source in self._sources if source is not self._slices)
+            self._synced = all(source.synced for source in others) and self._slices_settled()
         return self._synced
 
     def objects(self) -> Objects:
