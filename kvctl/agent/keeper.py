@@ -14,17 +14,20 @@ from kvctl.model.host import Host
 from kvctl.model.objects import Objects
 from kvctl.model.rules import HOOK_CHAIN
 from kvctl.model.settings import Settings
+from kvctl.model.text import plural
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
-from kvctl.policy.resolve import resolve
+from kvctl.policy.resolve import Resolver
 from kvctl.reconcile.compare import Compared, compare
+from kvctl.reconcile.converge import Connection, connection_of
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.run import Applied, apply, flush
 from kvctl.reconcile.target import Scope
 from kvctl.reconcile.wish import Wish
 
 _EVERYTHING = Scope(prune=True)
+_MOST_REMEMBERED = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,14 @@ class Keeper:
         lock_timeout: float = 10.0,
     ) -> None:
         self._settings = settings
+        self._resolver = Resolver(settings)
         self._told = told
         self._keep_connections = keep_connections
         self._clock = clock
         self._lock_timeout = lock_timeout
         self._found: Look | None = None
         self._host: Host | None = None
+        self._dropped: set[Connection] = set()
         self.pushback = Pushback()
 
     @property
@@ -84,7 +89,7 @@ class Keeper:
         """
         host = self._host if self._host is not None else read_host()
         self._host = host
-        resolution = resolve(objects, self._settings, host=host)
+        resolution = self._resolver.resolve(objects, host=host)
         wish = Wish(resolution=resolution, scope=_EVERYTHING, settings=self._settings, host=host)
         found, self._found = self._found, None
         with namespace_lock(timeout=self._lock_timeout):
@@ -92,25 +97,48 @@ class Keeper:
                 found = look(told=self._told)
             else:
                 found.renew()
-            kept = self._keep(found, wish, objects, asked=asked)
+            kept = self._keep(found, wish, objects, asked=asked, check_connections=read_kernel)
         if not any(outcome.errors for outcome in kept.applied.outcomes):
             self._found = found
         return kept
 
-    def _keep(self, found: Look, wish: Wish, objects: Objects, *, asked: bool) -> Kept:
+    def _keep(
+        self, found: Look, wish: Wish, objects: Objects, *, asked: bool, check_connections: bool
+    ) -> Kept:
         now = self._clock()
         if not asked and self.pushback.seconds_left(now=now) > 0:
             compared = compare(found, wish, scope=_EVERYTHING)
             if _is_pushed(compared):
                 waiting = Applied(found=found, before=compared, after=compared)
                 return Kept(waiting, wish, objects, self._contested(put_off=True))
-        applied = apply(found, wish, drop_connections=not self._keep_connections)
+        applied = apply(
+            found,
+            wish,
+            drop_connections=not self._keep_connections,
+            check_connections=check_connections,
+            spared=self._dropped,
+        )
+        self._remember(applied)
         if not asked and _is_pushed(applied.before):
             self.pushback.repaired(now=now)
         else:
             self.pushback.quiet(now=now)
         contested = self._contested(put_off=False) if self.pushback.is_fight else None
         return Kept(applied, wish, objects, contested)
+
+    def _remember(self, applied: Applied) -> None:
+        """A connection is dropped once under the same rules: one that comes back wrong has it from somebody else."""
+        if applied.restores:
+            self._dropped.clear()
+        for outcome in applied.outcomes:
+            self._dropped.update(map(connection_of, outcome.dropped[:_MOST_REMEMBERED]))
+            if outcome.returned:
+                outcome.warnings.append(
+                    f"{plural(len(outcome.returned), 'connection')} ({outcome.family}) came back with the wrong source "
+                    "after being dropped: something sets it before kvctl's rules; left alone now"
+                )
+        if len(self._dropped) > 2 * _MOST_REMEMBERED:
+            self._dropped.clear()
 
     def _contested(self, *, put_off: bool) -> str:
         left = self.pushback.seconds_left(now=self._clock())

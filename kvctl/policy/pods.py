@@ -121,15 +121,20 @@ def _place(member: Member) -> tuple[int, str]:
     return (int(member.address), member.name or "")
 
 
+def selected_pods(service: Service, index: PodIndex) -> tuple[Pod, ...]:
+    """The pods with an address of their own that the Service's selector matches; none without a selector."""
+    if not service.selector:
+        return ()
+    namespace, wanted = service.ref.namespace, service.selector.items()
+    candidates = [index.by_label.get((namespace, key, value), []) for key, value in wanted]
+    return tuple(pod for pod in min(candidates, key=len) if wanted <= pod.labels.items())
+
+
 def _selected(service: Service, index: PodIndex) -> Iterable[Member]:
-    namespace = service.ref.namespace
-    candidates = [index.by_label.get((namespace, key, value), []) for key, value in service.selector.items()]
-    wanted = service.selector.items()
-    for pod in min(candidates, key=len):
-        if wanted <= pod.labels.items():
-            for address in pod.addresses:
-                if index.owners.get(address) is pod:
-                    yield Member(address=address, name=pod.name, node=pod.node)
+    for pod in selected_pods(service, index):
+        for address in pod.addresses:
+            if index.owners.get(address) is pod:
+                yield Member(address=address, name=pod.name, node=pod.node)
 
 
 def _listed(ref: ServiceRef, index: PodIndex) -> Iterable[Member]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from typing import NamedTuple
 
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family
@@ -19,7 +20,7 @@ from kvctl.policy.annotations import (
 from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
 from kvctl.policy.holder import Evidence, evidence_of
 from kvctl.policy.judge import Context, judge
-from kvctl.policy.pods import PodIndex, index_pods
+from kvctl.policy.pods import PodIndex, index_pods, selected_pods
 from kvctl.policy.shadow import Shadow, find_shadows
 from kvctl.policy.verdict import Fate, Skipped, Wanted
 from kvctl.policy.vips import Claim, VipRules, Vips, find_vips, winners
@@ -31,7 +32,7 @@ class Resolution:
 
     wanted: tuple[Wanted, ...]
     skipped: tuple[Skipped, ...]
-    present: frozenset[ServiceRef]
+    present: AbstractSet[ServiceRef]
     """All Services of the source, also those that ask for nothing."""
     networks: ClusterNetworks
     claims: Mapping[Address, Claim]
@@ -61,66 +62,135 @@ class Resolution:
 
 def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resolution:
     """Judge every Service of `objects`. Without `host` nothing is asked of this machine's addresses."""
-    networks = cluster_networks(settings, hints=objects.cidr_hints, nodes=objects.nodes)
-    rules = VipRules(
-        networks=networks,
-        node_addresses={ip: node.name for node in objects.nodes for ip in node.internal_ips},
-    )
-    read: dict[ServiceRef, tuple[Service, Annotations, Vips]] = {}
-    for service in objects.services:
-        annotations = _annotations_of(tuple(service.annotations.items()))
-        if annotations.asks or service.type == "LoadBalancer":
-            vips = find_vips(
-                service,
-                annotated=annotations.addresses,
-                rules=rules,
-                settings=settings,
-                from_api=objects.from_api,
-            )
-            read[service.ref] = (service, annotations, vips)
-    context = Context(
-        settings=settings,
-        networks=networks,
-        index=index_pods(objects),
-        rules=rules,
-        claims=winners(
-            Claim(ref=service.ref, vip=vip, created=service.created)
-            for service, _, vips in read.values()
-            if service.type == "LoadBalancer"
-            for vip in vips.claims
-        ),
-        host=host,
-        endpoints_known=objects.endpoints_known,
-        nodes=tuple(sorted(node.name for node in objects.nodes)),
-        announced=objects.announced,
-    )
-    judged: list[Wanted | Skipped] = [
-        Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
-        for ref in sorted(objects.broken)
-    ]
-    for service, annotations, vips in read.values():
-        if annotations.asks:
-            judged.extend(judge(service, annotations, vips, context))
-    wanted, skipped = _without_shadowed(judged)
-    return Resolution(
-        wanted=tuple(wanted),
-        skipped=tuple(skipped),
-        present=frozenset(service.ref for service in objects.services) | objects.broken,
-        networks=networks,
-        claims=context.claims,
-        rules=rules,
-        index=context.index,
-        services={service.ref: service for service in objects.services},
-        announced=objects.announced,
-        unidentified=objects.unidentified,
-        node_is_unknown=context.node_is_unknown,
-    )
+    return Resolver(settings).resolve(objects, host=host)
 
 
-# An agent judges every Service after each change of one: those that did not change are not read again.
-@lru_cache(maxsize=2048)
-def _annotations_of(items: tuple[tuple[str, str], ...]) -> Annotations:
-    return read_annotations(dict(items))
+class _Read(NamedTuple):
+    """A Service with what its annotations and addresses say, and by which rules."""
+
+    service: Service
+    rules: VipRules
+    annotations: Annotations
+    vips: Vips
+
+
+class _Judged(NamedTuple):
+    """What was said about a Service, and everything that it was said by."""
+
+    grounds: tuple[object, ...]
+    verdicts: tuple[Wanted | Skipped, ...]
+
+
+class Resolver:
+    """`resolve` again and again, for an agent: what is as it was is not judged anew.
+
+    Objects count as unchanged when they are the same values as last time, so a caller keeps those that are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._read: dict[ServiceRef, _Read] = {}
+        self._judged: dict[ServiceRef, _Judged] = {}
+        self._services: tuple[Service, ...] = ()
+        self._by_ref: Mapping[ServiceRef, Service] = {}
+        self._shared: tuple[object, ...] = ()
+
+    def resolve(self, objects: Objects, *, host: Host | None) -> Resolution:
+        """As the function of that name."""
+        settings = self._settings
+        networks = cluster_networks(settings, hints=objects.cidr_hints, nodes=objects.nodes)
+        rules = VipRules(
+            networks=networks,
+            node_addresses={ip: node.name for node in objects.nodes for ip in node.internal_ips},
+        )
+        self._read = self._read_services(objects, rules)
+        context = Context(
+            settings=settings,
+            networks=networks,
+            index=index_pods(objects),
+            rules=rules,
+            claims=winners(
+                Claim(ref=service.ref, vip=vip, created=service.created)
+                for service, _, _, vips in self._read.values()
+                if service.type == "LoadBalancer"
+                for vip in vips.claims
+            ),
+            host=host,
+            endpoints_known=objects.endpoints_known,
+            nodes=tuple(sorted(node.name for node in objects.nodes)),
+            announced=objects.announced,
+        )
+        judged: list[Wanted | Skipped] = [
+            Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
+            for ref in sorted(objects.broken)
+        ]
+        judged += self._judge_services(context)
+        wanted, skipped = _without_shadowed(judged)
+        if objects.services is not self._services:
+            self._services = objects.services
+            self._by_ref = {service.ref: service for service in objects.services}
+        return Resolution(
+            wanted=tuple(wanted),
+            skipped=tuple(skipped),
+            present=self._by_ref.keys() | objects.broken if objects.broken else self._by_ref.keys(),
+            networks=networks,
+            claims=context.claims,
+            rules=rules,
+            index=context.index,
+            services=self._by_ref,
+            announced=objects.announced,
+            unidentified=objects.unidentified,
+            node_is_unknown=context.node_is_unknown,
+        )
+
+    def _read_services(self, objects: Objects, rules: VipRules) -> dict[ServiceRef, _Read]:
+        found: dict[ServiceRef, _Read] = {}
+        for service in objects.services:
+            if not service.annotations and service.type != "LoadBalancer":
+                continue
+            known = self._read.get(service.ref)
+            if known is None or known.service is not service or known.rules != rules:
+                annotations = read_annotations(service.annotations)
+                if not (annotations.asks or service.type == "LoadBalancer"):
+                    continue
+                vips = find_vips(
+                    service,
+                    annotated=annotations.addresses,
+                    rules=rules,
+                    settings=self._settings,
+                    from_api=objects.from_api,
+                )
+                known = _Read(service, rules, annotations, vips)
+            found[service.ref] = known
+        return found
+
+    def _judge_services(self, context: Context) -> Iterable[Wanted | Skipped]:
+        """Every Service that asks; the verdict of last time where all its grounds are the same."""
+        shared = (
+            context.networks,
+            context.rules,
+            context.host,
+            context.endpoints_known,
+            context.nodes,
+            context.announced,
+        )
+        if shared != self._shared:
+            self._shared, self._judged = shared, {}
+        before, self._judged = self._judged, {}
+        for ref, (service, _, read, vips) in self._read.items():
+            if not read.asks:
+                continue
+            pods = selected_pods(service, context.index)
+            owners = tuple(context.index.owners.get(address) for pod in pods for address in pod.addresses)
+            claims = tuple(context.claims.get(vip.address) for vip in vips.accepted.values())
+            grounds = (service, vips, pods, owners, claims)
+            known = before.get(ref)
+            if known is None or known.grounds != grounds:
+                known = _Judged(grounds, tuple(judge(service, read, vips, context)))
+            # Why there is no pod is told by pods that do not count: they are no part of the grounds.
+            if pods:
+                self._judged[ref] = known
+            yield from known.verdicts
 
 
 def _without_shadowed(judged: list[Wanted | Skipped]) -> tuple[list[Wanted], list[Skipped]]:
@@ -131,13 +201,14 @@ def _without_shadowed(judged: list[Wanted | Skipped]) -> tuple[list[Wanted], lis
     shadowed: list[Skipped] = []
     for item, policy in zip(judged, policies, strict=True):
         shadow = shadows.get((policy.ref, policy.family)) if policy is not None else None
-        warnings = item.warnings if shadow is None else (*item.warnings, shadow.sentence)
-        if isinstance(item, Skipped):
-            skipped.append(replace(item, warnings=warnings))
+        told = item if shadow is None else replace(item, warnings=(*item.warnings, shadow.sentence))
+        if isinstance(told, Skipped):
+            skipped.append(told)
         elif shadow is not None and shadow.whole:
+            assert isinstance(item, Wanted)
             shadowed.append(_wholly_shadowed(item, shadow))
         else:
-            kept.append(replace(item, warnings=warnings))
+            kept.append(told)
     return kept, [*skipped, *shadowed]
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
 from kvctl.model.host import Host
-from kvctl.model.net import Family, Network, host_network
+from kvctl.model.net import Address, Family, Network, host_network
 from kvctl.model.text import quote
 from kvctl.netfilter import conntrack
 from kvctl.netfilter.binaries import Backend
@@ -33,6 +33,16 @@ _CONNECTION_PASSES = 3
 _MOST_REPEATS = 3
 
 
+Connection = tuple[str, Address, int, Address, int]
+"""What tells a connection from others: protocol, source, port, destination, port, as its pod sent it."""
+
+
+def connection_of(flow: Flow) -> Connection:
+    """Which connection a conntrack entry is of; its successor is of the same."""
+    sent = flow.original
+    return (flow.protocol, sent.source, sent.source_port, sent.destination, sent.destination_port)
+
+
 @dataclass
 class Outcome:
     """What a run did to one family, in all the places it looked at."""
@@ -42,6 +52,8 @@ class Outcome:
     refused: int = 0
     """Of these, how many the kernel took nothing of."""
     dropped: list[Flow] = field(default_factory=list)
+    returned: list[Flow] = field(default_factory=list)
+    """Connections that were dropped before, and have the wrong source again."""
     warnings: list[str] = field(default_factory=list)
     errors: list[KvctlError] = field(default_factory=list)
 
@@ -51,6 +63,8 @@ def converge(
     *,
     host: Host,
     drop_connections: bool,
+    check_connections: bool = True,
+    spared: Container[Connection] = frozenset(),
     acts: bool = True,
     pod_networks: Sequence[Network] = (),
     sleep: Callable[[float], None] = time.sleep,
@@ -58,18 +72,23 @@ def converge(
     """Make every site of one family hold its target. The first site is the one whose rules act.
 
     `acts`: false where another program takes the traffic before our rules can (then no connection is
-    dropped for them). What fails is an error of the outcome: it is no reason to leave the other family undone.
+    dropped for them). `check_connections`: look at connections also where no rule has to be written. `spared`:
+    those that were dropped under the very same rules before; they are told, and not dropped again.
+    What fails is an error of the outcome: it is no reason to leave the other family undone.
     """
     outcome = Outcome(family=sites[0][0].family)
     try:
         for site, make in sites:
-            outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
             _write_until_right(site, make, outcome, final=False, retire=drop_connections, sleep=sleep)
-        if drop_connections:
+        if drop_connections and (check_connections or outcome.restores):
             # Where this fails the marks stay, so that the next run finds these connections.
             here = [site for site, _ in sites]
-            _drop_wrong_connections(here, outcome, host=host, acts=acts, pod_networks=pod_networks)
+            again = spared if not outcome.restores else frozenset()
+            _drop_wrong_connections(
+                here, outcome, host=host, acts=acts, pod_networks=pod_networks, spared=again
+            )
         for site, make in sites:
+            outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
             _write_until_right(site, make, outcome, final=True, retire=drop_connections, sleep=sleep)
     except KvctlError as error:
         outcome.errors.append(error)
@@ -131,7 +150,13 @@ def _write_until_right(
 
 
 def _drop_wrong_connections(
-    sites: Sequence[Site], outcome: Outcome, *, host: Host, acts: bool, pod_networks: Sequence[Network]
+    sites: Sequence[Site],
+    outcome: Outcome,
+    *,
+    host: Host,
+    acts: bool,
+    pod_networks: Sequence[Network],
+    spared: Container[Connection],
 ) -> None:
     """Drop them. Removal is judged also where our rules do not act. Raises KvctlError if conntrack cannot be asked."""
     acting = sites[0].installed
@@ -155,6 +180,8 @@ def _drop_wrong_connections(
                 reply_destinations=judge.vips,
             )
             wrong = [f for f in flows if judge.is_wrong(f) and (acts or judge.wanted_source(f) is None)]
+            outcome.returned = [flow for flow in wrong if connection_of(flow) in spared]
+            wrong = [flow for flow in wrong if connection_of(flow) not in spared]
             if not wrong:
                 break
             conntrack.delete_all(wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family, Network
@@ -44,6 +44,12 @@ class Look:
         """What was found last is where the next run begins."""
         for site in (*self.sites.values(), *self.others.values()):
             site.before, site.before_installed = site.snapshot, site.installed
+
+    def frozen(self) -> Look:
+        """The same as it is now, whatever is written and read again afterwards."""
+        sites = {family: replace(site) for family, site in self.sites.items()}
+        others = {family: replace(site) for family, site in self.others.items()}
+        return replace(self, sites=sites, others=others)
 
     def in_other(self, family: Family) -> Installed | None:
         """What the back end that is not in use held."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from kvctl.model.net import Family
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.decode import Installed
 from kvctl.reconcile.compare import Compared, compare, override_at, target_of
-from kvctl.reconcile.converge import Outcome, converge
+from kvctl.reconcile.converge import Connection, Outcome, converge
 from kvctl.reconcile.look import Look
 from kvctl.reconcile.site import MakeTarget, Site
 from kvctl.reconcile.target import Scope, Target, without
@@ -59,24 +59,32 @@ def _of(sites: Mapping[Family, Site], family: Family | None) -> list[Site]:
     return [site for its, site in sites.items() if family in (None, its)]
 
 
-def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
+def apply(
+    found: Look,
+    wish: Wish,
+    *,
+    drop_connections: bool,
+    check_connections: bool = True,
+    spared: Container[Connection] = frozenset(),
+) -> Applied:
     """Make the kernel so. The caller holds the lock since before `look`.
 
     Each family is done whole or not at all; what failed in one is an error in its outcome. Raises KvctlError
-    where nothing may be written in any.
+    where nothing may be written in any. `check_connections`, `spared`: as for `converge`.
     """
-    before = compare(found, wish, scope=wish.scope)
     needed = {w.policy.family for w in wish.resolution.wanted if wish.scope.covers(w.policy.ref)}
     outcomes = [
         Outcome(family=family, errors=[error]) for family, error in found.failed.items() if family in needed
     ]
+    start = found.frozen()
+    # All of them before anything is written: what may not be written in one family is not written in the other.
+    targets = {family: target_of(found, site, wish) for family, site in found.sites.items()}
     for family, site in found.sites.items():
         other = found.in_other(family)
 
         def make(installed: Installed, other: Installed | None = other) -> Target:
             return wish.target(installed, other)
 
-        target = target_of(found, site, wish)
         sites: list[tuple[Site, MakeTarget]] = [(site, make)]
         if family in found.others and not found.others[family].snapshot.is_empty:
             sites.append((found.others[family], wish.leaves))
@@ -85,10 +93,14 @@ def apply(found: Look, wish: Wish, *, drop_connections: bool) -> Applied:
                 sites,
                 host=wish.host,
                 drop_connections=drop_connections,
-                acts=override_at(found, site, target) is None,
+                check_connections=check_connections,
+                spared=spared,
+                acts=override_at(found, site, targets[family]) is None,
                 pod_networks=wish.resolution.networks.pod[family].networks,
             )
         )
+    # What there was is compared only now: a rule that is asked for must not wait for what is only told.
+    before = compare(start, wish, scope=wish.scope)
     return Applied(
         found=found, before=before, after=compare(found, wish, scope=wish.scope), outcomes=outcomes
     )
