@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from kvctl.lab.echo import Echo
+from kvctl.lab.netns import Namespace
 from kvctl.lab.topology import STANDARD
-from kvctl.lab.traffic import Connection
+from kvctl.lab.traffic import Connection, probe
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects, Service
 from tests.builders import objects, pod, service
@@ -19,7 +20,7 @@ from tests.robustness.node import IN_LAB, Node
 from tests.robustness.test_crash import LONG, Axe, Killed
 
 PORTS = (5060, 5061)
-SOON = 0.1
+SOON = 0.05
 """Seconds without an answer after which there is none."""
 DROP = {"kvctl.io/without-vip": "drop"}
 
@@ -30,6 +31,7 @@ class Scene:
 
     node: Node
     family: Family
+    pod: Namespace
     echo: Echo
     flows: dict[int, Connection]
 
@@ -69,10 +71,12 @@ class Scene:
         return found
 
     def seen(self) -> dict[int, set[str]]:
-        """What it hears now."""
+        """What it hears now of the flows that are there, and of new ones."""
         self.heard()
-        for flow in self.flows.values():
+        destination = STANDARD[self.family].outside_eth1
+        for port, flow in self.flows.items():
             flow.ask(timeout=SOON)
+            probe(self.pod, destination=destination, port=port, timeout=SOON)
         return self.heard()
 
     def reset(self) -> None:
@@ -174,7 +178,7 @@ def scene(make_lab: MakeLab, backend: str, family: Family) -> Iterator[Scene]:
             port: stack.enter_context(Connection(lab.pod, destination=destination, port=port))
             for port in PORTS
         }
-        yield Scene(node, family, echo, flows)
+        yield Scene(node, family, lab.pod, echo, flows)
 
 
 @pytest.mark.parametrize("name", CASES)
