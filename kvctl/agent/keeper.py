@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvctl.agent.pushback import Pushback
+from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects
 from kvctl.model.rules import HOOK_CHAIN
@@ -90,6 +91,8 @@ class Keeper:
         host = self._host if self._host is not None else read_host()
         self._host = host
         resolution = self._resolver.resolve(objects, host=host)
+        if resolution.node_is_unknown:
+            raise _unknown_node(self._settings, objects)
         wish = Wish(resolution=resolution, scope=_EVERYTHING, settings=self._settings, host=host)
         found, self._found = self._found, None
         with namespace_lock(timeout=self._lock_timeout):
@@ -154,6 +157,16 @@ class Keeper:
         with namespace_lock(timeout=self._lock_timeout):
             found = look(told=self._told)
             return flush(found, None, host=read_host(), drop_connections=not self._keep_connections)
+
+
+def _unknown_node(settings: Settings, objects: Objects) -> KvctlError:
+    names = sorted(node.name for node in objects.nodes)
+    there = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    return KvctlError(
+        f"the cluster has no Node {settings.node} (it has {there}): nobody can tell which pods are here, "
+        "so the rules are left as they are",
+        hint="set NODE_NAME (or --node) to this node's name, as the DaemonSet does by spec.nodeName",
+    )
 
 
 def _is_pushed(compared: Compared) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from kvctl.lab.topology import STANDARD
 from kvctl.model.net import Family
 from kvctl.reconcile.report import Status
 from tests.agent.rig import DEADLINE, Rig, running
-from tests.builders import pod, service
+from tests.builders import node, pod, service
 from tests.conftest import MakeLab
 from tests.kernel.node import LAB_SETTINGS, VIPS, Packets, Worker, lab_pod, show_server_the_way
 
@@ -203,3 +204,13 @@ def test_a_write_that_fails_is_tried_again_from_a_fresh_look(
     assert not healed.failed
     assert packets.seen() == VIP
     assert len(refused) == 3
+
+
+def test_a_name_that_no_node_has_changes_nothing_and_is_said(lab: Lab, packets: Packets) -> None:
+    Worker(lab).apply(SERVICE, POD)
+    with running(lab.worker, settings=replace(LAB_SETTINGS, node="wroker")) as rig:
+        rig.cluster.say(SERVICE, POD, node("worker", "172.16.0.2"))
+        done = rig.wait_for(lambda it: it.failed)
+        assert "the cluster has no Node wroker (it has worker)" in str(done.errors[0])
+        assert packets.seen() == VIP
+        assert not rig.health.ready().good
