@@ -99,7 +99,7 @@ def _lines(each: Detail, *, wide: bool) -> list[str]:
         where = f" on {pod.node}" if pod.node else ""
         lines.append(f"    {pod.address}  {pod.name or pod.label}{where}")
     if each.rules:
-        lines.append("  rules in the kernel (packets: first packets of connections)")
+        lines.append("  rules in the kernel (packets; where it is rewritten, the first of each connection)")
         rules = [(c, n, text if wide else _short(text)) for c, n, text in each.rules]
         lines += [printable(f"    {packets:>8}  {chain}  {text}") for chain, packets, text in rules]
     flows = item.flows or ()

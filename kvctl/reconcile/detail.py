@@ -99,7 +99,7 @@ class _FamilyView:
                 f"this rule comes before kvctl's jump in POSTROUTING of {table}: {rule}"
                 for table, rule in self.in_the_way.items()
             ]
-        acts = item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
+        acts = not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
         away = (
             not_here(item.vip, host=self.host, assume=assume_vip) if item.vip is not None and acts else None
         )
@@ -135,7 +135,7 @@ class _FamilyView:
 
 def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:
     """Whether this is a jump of one of the Service's pods, or comes between it and the Service's chain."""
-    if rule is None or rule.target.chain is None:
+    if rule is None:
         return False
     text = layout.comment_text(rule) or ""
     pod = layout.read_pod(text)

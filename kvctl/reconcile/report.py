@@ -62,6 +62,8 @@ class Item(NamedTuple):
     """None: the command does not compare."""
     flows: tuple[Flow, ...] | None = None
     problems: tuple[str, ...] | None = None
+    drops: bool = False
+    """Its pods' traffic is dropped, or is to be, because its VIP is elsewhere."""
 
     @property
     def ref(self) -> ServiceRef | None:
@@ -202,6 +204,7 @@ class _View(NamedTuple):
         else:
             assert service is not None  # else nothing could be held
             item = self._installed_item(service, self.dropped.get(ref, []))._replace(connections=None)
+        item = item._replace(drops=True)
         if ref in self.target.kept or ref in self.target.orphans:
             return self._stays(ref, item, service)
         skip = self.skipped.get(ref)
@@ -228,14 +231,13 @@ class _View(NamedTuple):
 
     def _stays(self, ref: ServiceRef, item: Item, service: InstalledService | None) -> Item:
         """What is there and is not written anew, although it was not asked for just so."""
-        drops = ref in self.target.drops.refs
         kept = self.target.kept.get(ref)
         changes = self._changes(ref)
         if ref in self.target.orphans:
             own = tuple(self.attributed.own.get(ref, ()))
-            why = "not in the source; --prune removes it" + (f"; {_ELSEWHERE}" if drops else "")
+            why = "not in the source; --prune removes it" + (f"; {_ELSEWHERE}" if item.drops else "")
             return item._replace(status=Status.ORPHANED, reason=why, changes=own)
-        if drops:
+        if item.drops:
             status, more = self._drop_status(ref, service, changes)
             said: str | None = _ELSEWHERE if more is None else f"{_ELSEWHERE}; {more}"
         else:

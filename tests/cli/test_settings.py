@@ -8,6 +8,7 @@ import pytest
 
 from kvctl.cli import options
 from kvctl.errors import UsageError
+from kvctl.model.policy import WithoutVip
 from kvctl.model.settings import Settings
 from tests.builders import networks
 
@@ -26,8 +27,16 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def made(*, node: str | None = None, only_here: bool = False, interface: str | None = None) -> Settings:
-    return options.settings(NO_NETWORKS, node=node, only_here=only_here, interface=interface)
+def made(
+    *,
+    node: str | None = None,
+    only_here: bool = False,
+    interface: str | None = None,
+    without_vip: str | None = None,
+) -> Settings:
+    return options.settings(
+        NO_NETWORKS, node=node, only_here=only_here, interface=interface, without_vip=without_vip
+    )
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "True", "1", "t", "T", " true "])
@@ -128,3 +137,17 @@ def test_the_vip_is_assumed_only_where_somebody_says_so(monkeypatch: pytest.Monk
     assert made().assume_vip is False
     monkeypatch.setenv("egress_assumevip", "true")
     assert made().assume_vip is True
+
+
+def test_without_the_vip_the_flag_counts_then_the_variable_then_the_nodes_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert made().without_vip is WithoutVip.NODE_ADDRESS
+    monkeypatch.setenv("egress_withoutvip", "drop")
+    assert made().without_vip is WithoutVip.DROP
+    assert made(without_vip="node-address").without_vip is WithoutVip.NODE_ADDRESS
+    monkeypatch.setenv("egress_withoutvip", "")
+    assert made().without_vip is WithoutVip.NODE_ADDRESS
+    monkeypatch.setenv("egress_withoutvip", "Drop")
+    with pytest.raises(UsageError, match=r"egress_withoutvip: .* is neither node-address nor drop"):
+        made()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kvctl.model.net import Family, parse_network
-from kvctl.model.rules import EGRESS_CHAIN, Table
+from kvctl.model.rules import DROP_CHAIN, EGRESS_CHAIN, Table
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.position import is_hook, referrers, rule_in_the_way
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
 from kvctl.netfilter.syntax import render
-from kvctl.policy.compile import HOOK
+from kvctl.policy.compile import DROP_HOOK, HOOK
 
 PODS = (parse_network("10.0.0.1/32"), parse_network("10.0.1.7/32"))
 
@@ -155,3 +155,41 @@ class TestReferrers:
         assert referrers(found, staying=["KVCTL-SVC-ONE", "KVCTL-SVC-ABSENT"]) == {
             "KVCTL-SVC-TWO": "-A KVCTL-SVC-ONE -j KVCTL-SVC-TWO"
         }
+
+
+def _mangle(*rules: str) -> Snapshot:
+    chains = dict.fromkeys(["POSTROUTING", DROP_CHAIN, *(rule.split()[0] for rule in rules)])
+    lines = [f":{chain} - [0:0]" for chain in chains]
+    lines += [f"-A {rule}" for rule in (*rules, f"POSTROUTING {render(DROP_HOOK)}")]
+    return snapshot_of(parse_tables("\n".join(["*mangle", *lines, "COMMIT"])), Family.IPV4)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "POSTROUTING -p udp -m udp --dport 68 -j CHECKSUM --checksum-fill",
+        "POSTROUTING -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+        "POSTROUTING -j TTL --ttl-set 64",
+        "POSTROUTING -j DSCP --set-dscp 0x08",
+        "POSTROUTING -m conntrack --ctstate INVALID -j DROP",
+        "POSTROUTING -s 172.17.0.0/16 -j ACCEPT",
+    ],
+)
+def test_what_no_pod_gets_out_by_is_tolerated_in_mangle(rule: str) -> None:
+    assert rule_in_the_way(_mangle(rule), PODS, Table.MANGLE) is None
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ("POSTROUTING -p udp -j ACCEPT",),
+        ("POSTROUTING -d 192.0.2.0/24 -j RETURN",),
+        ("POSTROUTING -j NFQUEUE --queue-num 0",),
+        ("POSTROUTING -j A", "A -m mark --mark 0x1 -j ACCEPT"),
+        ("POSTROUTING -j SOMETHINGNEW",),
+    ],
+)
+def test_what_a_pod_may_get_out_by_is_in_the_way_in_mangle(rules: tuple[str, ...]) -> None:
+    found = _mangle(*rules)
+    assert rule_in_the_way(found, PODS, Table.MANGLE) == rules[0].removeprefix("POSTROUTING ")
+    assert rule_in_the_way(found, PODS) is None

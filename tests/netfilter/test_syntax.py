@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvctl.model.net import parse_address, parse_network
-from kvctl.model.rules import RETURN, Rule, Target, Verb
+from kvctl.model.rules import DROP, RETURN, Rule, Target, Verb
 from kvctl.netfilter.syntax import parse, render, tokenize
 
 COMMENT = '-m comment --comment "kvctl:aaaabbbbccccdddd sip/sip-client"'
@@ -17,6 +17,12 @@ GOTO = Target(verb=Verb.GOTO, chain="KVCTL-IN-10.0.0.0-24")
 TEXT = "kvctl:aaaabbbbccccdddd sip/sip-client"
 
 ROUND_TRIPS = {
+    f"-d 1.2.3.0/24 {COMMENT} -j DROP": Rule(
+        comment=TEXT, target=DROP, destination=parse_network("1.2.3.0/24")
+    ),
+    f"-m conntrack --ctdir ORIGINAL {COMMENT} -j KVCTL-SVC-AAAABBBBCCCCDDDD": Rule(
+        comment=TEXT, target=JUMP, asked_only=True
+    ),
     f"{COMMENT} -j RETURN": Rule(comment=TEXT, target=RETURN),
     f"-s 10.0.0.1/32 {COMMENT} -j KVCTL-SVC-AAAABBBBCCCCDDDD": Rule(
         comment=TEXT, target=JUMP, source=parse_network("10.0.0.1/32")
@@ -70,6 +76,10 @@ def test_the_text_of_a_rule_is_what_iptables_prints_and_reads_back(text: str) ->
         f"{COMMENT} -j SNAT --to-source 192.168.0.245:1024-65535",
         f"{COMMENT} -j MASQUERADE --random-fully",
         f"{COMMENT} -j RETURN -j RETURN",
+        f"{COMMENT} -j DROP -j RETURN",
+        f"{COMMENT} -j DROPPED",
+        f"-m conntrack --ctdir REPLY {COMMENT} -j DROP",
+        f"-m conntrack ! --ctdir ORIGINAL {COMMENT} -j DROP",
         f"{COMMENT} {COMMENT} -j RETURN",
         f"! -s 10.0.0.1/32 {COMMENT} -j RETURN",
         f"-s 10.0.0.1/32 -s 10.0.0.2/32 {COMMENT} -j RETURN",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvctl.model.policy import PortMatch
+from kvctl.model.policy import PortMatch, WithoutVip
 from kvctl.policy.annotations import (
     ADDRESSES,
     ALLOWED,
@@ -17,6 +17,7 @@ from kvctl.policy.annotations import (
     MAX_UNKNOWN,
     PORTS,
     WITHOUT_EFFECT,
+    WITHOUT_VIP,
     Annotations,
     Problem,
     read_annotations,
@@ -260,6 +261,30 @@ def test_the_service_interface_is_a_name_that_the_kernel_could_have(value: str) 
 def test_anything_else_is_no_interface(value: str) -> None:
     problem = only_problem(INTERFACE, value)
     assert "is not the name of a network interface" in problem.why
+
+
+@pytest.mark.parametrize("value", list(WithoutVip))
+def test_what_happens_without_the_vip_is_one_of_two_words(value: str) -> None:
+    found = read(EGRESS="true", WITHOUT_VIP=value)
+    assert (found.without_vip, found.problems, found.warnings) == (WithoutVip(value), (), ())
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("Drop", 'write "drop"'),
+        (" drop", 'write "drop"'),
+        ("node_address", 'write "node-address"'),
+        ("", None),
+        ("leak", None),
+        ("drop,node-address", None),
+    ],
+)
+def test_any_other_word_is_a_problem(value: str, hint: str | None) -> None:
+    problem = only_problem(WITHOUT_VIP, value)
+    assert problem.why == 'is neither "node-address" nor "drop"'
+    assert problem.hint == hint
+    assert read(EGRESS="true", WITHOUT_VIP=value).without_vip is None
 
 
 def test_addresses_keep_their_order() -> None:
