@@ -158,7 +158,7 @@ def _unreadable_items(found: Look, wish: Wish, scope: Scope) -> list[Item]:
     return [
         item._replace(status=Status.MISSING, reason=str(found.failed[item.family]), changes=())
         for item in computed_items(wish.resolution, scope)
-        if item.family in found.failed and item.status is Status.WANTED
+        if item.family in found.failed and (item.status is Status.WANTED or item.drops)
     ]
 
 

@@ -103,6 +103,7 @@ def skipped_item(skip: Skipped) -> Item:
         status=Status(skip.status.value),
         reason=skip.reason,
         warnings=skip.warnings,
+        drops=skip.drop is not None,
     )
 
 

@@ -72,7 +72,11 @@ def apply(
     Each family is done whole or not at all; what failed in one is an error in its outcome. Raises KvctlError
     where nothing may be written in any. `check_connections`, `spared`: as for `converge`.
     """
-    needed = {w.policy.family for w in wish.resolution.wanted if wish.scope.covers(w.policy.ref)}
+    asked = [
+        *(w.policy for w in wish.resolution.wanted),
+        *(s.drop for s in wish.resolution.skipped if s.drop),
+    ]
+    needed = {policy.family for policy in asked if wish.scope.covers(policy.ref)}
     outcomes = [
         Outcome(family=family, errors=[error]) for family, error in found.failed.items() if family in needed
     ]

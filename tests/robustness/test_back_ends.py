@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from kvctl.model.net import Family
 from kvctl.netfilter import binaries
 from kvctl.netfilter.binaries import Backend
 from kvctl.reconcile.look import look
-from tests.builders import objects, pod, service
+from tests.builders import DUAL_STACK, objects, pod, service
 from tests.conftest import MakeLab, MakeNamespace
 from tests.robustness.node import IN_LAB, Node
 
@@ -223,6 +224,18 @@ class TestHostsThatLackSomething:
         assert {item.service for item in node.items()} == {"shop", "sip-client"}
         node.flush()
         assert node.items() == []
+
+    def test_what_cannot_be_dropped_is_an_error_too(self, node: Node, only: Path) -> None:
+        _link(only, *_all(str(node.backend)))
+        away = replace(node, settings=DUAL_STACK)
+        silent = service(vip=(V4.vip, V6.vip), annotations={"kvctl.io/without-vip": "drop"})
+        wanted = objects(silent, PODS[0])
+        found = {str(item.family): str(item.status) for item in away.diff(wanted).items}
+        # Where legacy has no table yet there is nothing to read, so nothing fails before the writing.
+        assert found == {"ipv4": "elsewhere", "ipv6": "missing" if node.backend == "nft" else "elsewhere"}
+        with pytest.raises(NetfilterUnavailableError, match="ip6tables"):
+            away.apply(wanted)
+        assert away.statuses() == {"elsewhere"}
 
     def test_nothing_at_all_is_an_error_that_names_the_package(self, node: Node, only: Path) -> None:
         assert only.is_dir()

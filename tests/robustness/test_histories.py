@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects, Service
-from tests.builders import networks, objects, pod, service
+from kvctl.policy.annotations import WITHOUT_VIP
+from tests.builders import DUAL_STACK, networks, objects, pod, service
 from tests.conftest import MakeNamespace
-from tests.robustness.node import HERE, Node, is_ours
+from tests.robustness.node import Node, is_ours
 from tests.robustness.test_crash import Axe, Killed
 
 LONG = bool(os.environ.get("KVCTL_LONG"))
@@ -43,6 +44,9 @@ def services(draw: st.DrawFn, name: str) -> Service:
         denied=draw(st.sampled_from([None, "203.0.113.9/32", "2001:db8:98::/64"])),
         policy=draw(st.sampled_from(["Local", "Local", "Local", "Cluster"])),
         created=draw(st.integers(0, 3)),
+        annotations=draw(
+            st.sampled_from([{}, {WITHOUT_VIP: "drop"}, {WITHOUT_VIP: "drop"}, {WITHOUT_VIP: "Drop"}])
+        ),
     )
 
 
@@ -52,15 +56,24 @@ class World:
 
     node: Node
     source: dict[str, Service] = field(default_factory=dict)
+    away: set[str] = field(default_factory=set)
+    """The VIPs that are not on the node."""
 
     @property
     def objects(self) -> Objects:
         return objects(*self.source.values(), *PODS)
 
-    def ours(self, family: Family) -> list[tuple[str, str]]:
-        """(chain, rule) of every rule of kvctl's."""
-        lines = [line for line in self.node.save(family=family).splitlines() if is_ours(line)]
-        return [(line.split()[1], line.split(" ", 2)[2]) for line in lines if line.startswith("-A ")]
+    def ours(self, family: Family) -> list[tuple[str, str, str]]:
+        """(table, chain, rule) of every rule of kvctl's."""
+        found: list[tuple[str, str, str]] = []
+        table = ""
+        for line in self.node.save(family=family).splitlines():
+            if line.startswith("*"):
+                table = line[1:]
+            elif line.startswith("-A ") and is_ours(line):
+                _, chain, rule = line.split(" ", 2)
+                found.append((table, chain, rule))
+        return found
 
 
 Step = Callable[[World], None]
@@ -79,9 +92,9 @@ def _changed(name: str, wanted: Service | None) -> Step:
 def _applied(names: tuple[str, ...], *, prune: bool, excluded: bool) -> Step:
     def step(world: World) -> None:
         extra = (
-            replace(HERE, exclude_cidrs=networks("203.0.113.128/25", "2001:db8:97::/64"))
+            replace(DUAL_STACK, exclude_cidrs=networks("203.0.113.128/25", "2001:db8:97::/64"))
             if excluded
-            else HERE
+            else DUAL_STACK
         )
         # One Service alone must not change the excluded networks of the others.
         with suppress(KvctlError) if names else nullcontext():
@@ -107,10 +120,31 @@ def _killed(at: int) -> Step:
     return step
 
 
-def _inserted_above(family: Family, rule: str) -> Step:
+def _moved(vip: str) -> Step:
+    """The VIP leaves the node, or comes back."""
+
+    def step(world: World) -> None:
+        world.away ^= {vip}
+        _bind(world.node, away=world.away)
+
+    return step
+
+
+def _bind(node: Node, *, away: set[str]) -> None:
+    present = [vip for vip in VIPS if vip not in away]
+    lines = [
+        f"addr add {vip}/128 dev here nodad" if ":" in vip else f"addr add {vip}/32 dev here"
+        for vip in present
+    ]
+    node.namespace.batch(["addr flush dev here", *lines])
+
+
+def _inserted_above(family: Family, table: str, rule: str) -> Step:
     def step(world: World) -> None:
         network = "10.0.0.0/16" if family is Family.IPV4 else "fd00:10::/64"
-        world.node.iptables("-I", "POSTROUTING", "1", *rule.format(pods=network).split(), family=family)
+        world.node.iptables(
+            "-I", "POSTROUTING", "1", *rule.format(pods=network).split(), family=family, table=table
+        )
 
     return step
 
@@ -120,7 +154,7 @@ def _damaged(family: Family, kind: str, which: int) -> Step:
         rules = world.ours(family)
         if not rules:
             return
-        chain, rule = rules[which % len(rules)]
+        table, chain, rule = rules[which % len(rules)]
         line = {
             "delete": f"-D {chain} {rule}",
             "repeat": f"-A {chain} {rule}",
@@ -131,7 +165,7 @@ def _damaged(family: Family, kind: str, which: int) -> Step:
         }[kind]
         if kind == "retag" and chain == "POSTROUTING":
             return
-        world.node.restore(f"*nat\n{line}\nCOMMIT\n", family=family)
+        world.node.restore(f"*{table}\n{line}\nCOMMIT\n", family=family)
 
     return step
 
@@ -147,13 +181,21 @@ _STEPS = st.one_of(
         excluded=st.sampled_from([False, False, False, True]),
     ),
     st.builds(_flushed, st.lists(st.sampled_from(NAMES), min_size=1, max_size=2).map(tuple)),
-    st.builds(_killed, st.integers(0, 4)),
+    st.builds(_killed, st.integers(0, 6)),
+    st.builds(_moved, st.sampled_from(VIPS)),
     st.builds(
         _inserted_above,
         _FAMILIES,
+        st.just("nat"),
         st.sampled_from(
             ["-s {pods} -j MASQUERADE", "-j MARK --set-mark 0x1", "-p tcp -j ACCEPT", "-j THEIRS"]
         ),
+    ),
+    st.builds(
+        _inserted_above,
+        _FAMILIES,
+        st.just("mangle"),
+        st.sampled_from(["-s {pods} -j ACCEPT", "-j MARK --set-mark 0x1", "-p tcp -j TOS --set-tos 0x10"]),
     ),
     st.builds(
         _damaged,
@@ -167,7 +209,10 @@ _STEPS = st.one_of(
 @pytest.fixture
 def nodes(make_namespace: MakeNamespace, backend: str) -> tuple[Node, Node]:
     """Where things happen, and where nothing has happened before."""
-    return Node(make_namespace(), backend=backend), Node(make_namespace(), backend=backend)
+    node, fresh = (Node(make_namespace(), backend=backend, settings=DUAL_STACK) for _ in range(2))
+    for each in (node, fresh):
+        each.namespace.batch(["link add here type veth peer name there", "link set here up"])
+    return node, fresh
 
 
 @settings(
@@ -198,13 +243,14 @@ def test_one_apply_ends_every_history(
             assert _foreign(node) == theirs
     # The last word of the source has nothing faulty in it: what is faulty keeps what was before.
     world.source = {name: _mended(world.source[name]) for name in end if name in world.source}
+    _bind(fresh, away=world.away)
     theirs = _foreign(node)
     node.apply(world.objects, prune=True)
     fresh.apply(world.objects)
 
     assert node.apply(world.objects, prune=True).restores == 0
     assert not node.diff(world.objects, prune=True).differs
-    assert node.statuses() <= {"applied"}
+    assert node.statuses() <= {"applied", "elsewhere"}
     for family in Family:
         assert _chains(node, family) == _chains(fresh, family)
     assert _foreign(node) == theirs
@@ -215,7 +261,7 @@ def test_one_apply_ends_every_history(
 
 
 def _mended(found: Service) -> Service:
-    faultless = {key: value for key, value in found.annotations.items() if value != "udp:0"}
+    faultless = {key: value for key, value in found.annotations.items() if value not in ("udp:0", "Drop")}
     return replace(found, annotations=faultless)
 
 
@@ -243,8 +289,10 @@ def _chains(node: Node, family: Family) -> dict[str, list[str]]:
 
 
 def _clean(node: Node) -> None:
+    _bind(node, away=set())
     for family in Family:
-        node.restore("*nat\n:THEIRS - [0:0]\nCOMMIT\n", family=family)
-        node.iptables("-F", family=family)
-        node.iptables("-X", family=family)
+        for table in ("nat", "mangle"):
+            node.restore(f"*{table}\n:THEIRS - [0:0]\nCOMMIT\n", family=family)
+            node.iptables("-F", family=family, table=table)
+            node.iptables("-X", family=family, table=table)
         node.restore("*nat\n:THEIRS - [0:0]\n-A THEIRS -p udp -j RETURN\nCOMMIT\n", family=family)
