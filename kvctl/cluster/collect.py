@@ -60,7 +60,7 @@ def assemble(
     ranges: Ranges,
     endpoints_known: bool = True,
     warnings: Iterable[str] = (),
-    announced: Mapping[ServiceRef, frozenset[str]] | None = None,
+    l2: Part[views.L2Status] = Part(),  # noqa: B008 - immutable
     from_api: bool,
 ) -> Objects:
     """One picture of all kinds."""
@@ -89,7 +89,7 @@ def assemble(
         endpoints_known=endpoints_known,
         warnings=(*warnings, *ranges.warnings, *hint_warnings),
         from_api=from_api,
-        announced=announced or {},
+        announced=_announced(l2.views),
     )
 
 
@@ -195,6 +195,7 @@ class ObjectsBuilder:
             slices=self._part("EndpointSlice", views.EndpointsView),
             older_endpoints=self._part("Endpoints", views.EndpointsView),
             nodes=self._part("Node", Node),
+            l2=self._part("ServiceL2Status", views.L2Status),
             ranges=self.ranges(),
             endpoints_known=self._endpoints_known,
             from_api=self.from_api,
@@ -215,6 +216,14 @@ class ObjectsBuilder:
 
 
 _NOT_AN_OBJECT = "give Kubernetes manifests: objects with apiVersion, kind and metadata"
+
+
+def _announced(statuses: Iterable[views.L2Status]) -> Mapping[ServiceRef, frozenset[str]]:
+    """The nodes that announce each Service by MetalLB's word."""
+    found: dict[ServiceRef, set[str]] = {}
+    for status in statuses:
+        found.setdefault(status.service, set()).add(status.node)
+    return {ref: frozenset(nodes) for ref, nodes in found.items()}
 
 
 def _endpoints(

@@ -54,7 +54,7 @@ L2_STATUS = Kind(
 """MetalLB's word on which node announces a Service (api/v1beta1/servicel2status_types.go)."""
 
 IN_FILES: Mapping[str, Kind] = {
-    kind.name: kind for kind in (SERVICE, POD, ENDPOINT_SLICE, ENDPOINTS, NODE, SERVICE_CIDR)
+    kind.name: kind for kind in (SERVICE, POD, ENDPOINT_SLICE, ENDPOINTS, NODE, SERVICE_CIDR, L2_STATUS)
 }
 
 

@@ -66,6 +66,8 @@ def read_objects(server: Server) -> Objects:
     if builder.known_ranges() != set(CidrKind):
         _read_kubeadm(server, builder)
     _list(server, kinds.NODE, builder)
+    if any(service.annotations for service in builder.services()):
+        _list(server, kinds.L2_STATUS, builder)
     return builder.build()
 
 
@@ -177,6 +179,9 @@ def _list(
 
 def _refused(server: Server, kind: Kind, builder: ObjectsBuilder, status: int) -> None:
     builder.forget(kind.name)
+    if kind is kinds.L2_STATUS and status in (403, 404):
+        # Most clusters have no MetalLB, and where an account may not list what is not there, it is forbidden, too.
+        return
     loss = LOSSES.get(kind.name)
     if loss is not None and status == 404:
         # An older server without this kind.

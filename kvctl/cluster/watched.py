@@ -230,9 +230,6 @@ def _same(one: _Seen, other: _Seen) -> bool:
 
 
 def _assembled(seen: _Seen) -> Objects:
-    announced: dict[ServiceRef, set[str]] = {}
-    for status in seen.l2.views:
-        announced.setdefault(status.service, set()).add(status.node)
     return assemble(
         services=seen.services,
         pods=seen.pods,
@@ -241,6 +238,6 @@ def _assembled(seen: _Seen) -> Objects:
         ranges=seen.ranges,
         endpoints_known=seen.endpoints_known,
         warnings=seen.warnings,
-        announced={ref: frozenset(nodes) for ref, nodes in announced.items()},
+        l2=seen.l2,
         from_api=True,
     )

@@ -22,6 +22,7 @@ LISTS = {
     "/api/v1/nodes": "NodeList",
     "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSliceList",
     "/apis/networking.k8s.io/v1/servicecidrs": "ServiceCIDRList",
+    "/apis/metallb.io/v1beta1/servicel2statuses": "ServiceL2StatusList",
 }
 KUBEADM_CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
 

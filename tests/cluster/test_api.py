@@ -19,10 +19,11 @@ from kvctl.cluster import kubeconfig as locations
 from kvctl.cluster.api import default_namespace, is_configured, read_cluster
 from kvctl.errors import ClusterError
 from kvctl.model.objects import CidrKind, Objects
+from kvctl.model.ref import ServiceRef
 
 from .conftest import KUBEADM_CONFIG, LISTS, TOKEN, Answer, FakeApi, write_kubeconfig
 
-SERVICES, PODS, NODES, SLICES, CIDRS = LISTS
+SERVICES, PODS, NODES, SLICES, CIDRS, L2 = LISTS
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def test_what_an_older_server_does_not_know_is_passed_over(api: FakeApi, path: s
     assert read(api).warnings == ()
 
 
-@pytest.mark.parametrize("path", [SERVICES, PODS, NODES, CIDRS, SLICES, KUBEADM_CONFIG])
+@pytest.mark.parametrize("path", [SERVICES, PODS, NODES, CIDRS, SLICES, L2, KUBEADM_CONFIG])
 def test_a_server_that_fails_is_never_read_as_one_that_has_nothing(api: FakeApi, path: str) -> None:
     api.objects[SERVICES] = [service("a", selector=None)]
     api.always[path] = Answer(500)
@@ -365,6 +366,28 @@ users:
         # The plugin waits for a writer; one that comes and goes lets it end.
         descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
         os.close(descriptor)
+
+
+def test_metallbs_word_on_who_announces_is_read_where_somebody_asks_for_egress(api: FakeApi) -> None:
+    api.objects[L2] = [
+        {
+            "metadata": {"name": f"l2-{node}", "namespace": "metallb-system"},
+            "status": {"node": node, "serviceName": "a", "serviceNamespace": "sip"},
+        }
+        for node in ("n1", "n2")
+    ]
+    api.objects[SERVICES] = [{"metadata": {"name": "kubernetes", "namespace": "default"}}]
+    assert read(api).announced == {}
+    assert api.asked(L2) == 0
+    api.objects[SERVICES].append(service("a"))
+    assert dict(read(api).announced) == {ServiceRef("sip", "a"): frozenset(("n1", "n2"))}
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_without_metallb_or_the_right_to_ask_it_nothing_is_said(api: FakeApi, status: int) -> None:
+    api.objects[SERVICES] = [service("a")]
+    api.always[L2] = Answer(status)
+    assert (read(api).announced, read(api).warnings) == ({}, ())
 
 
 def test_slices_are_listed_only_for_egress_services_without_a_selector(api: FakeApi) -> None:
