@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from kvctl.agent.sign import find_agent
 from kvctl.cli import options
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import document, flow_text, report_look
@@ -50,8 +51,9 @@ def command(
         wish = wanted.wish
     found = look(told=options.told_backend(nftables))
     compared = compare(found, wish, scope=scope)
-    # With a source it has been judged where the VIP is, by all the evidence there is.
-    details = detail(found, compared, host=read_host(), assume_vip=compares or settings.assume_vip)
+    # With a source it has been judged where the VIP is, by all the evidence there is; so does an agent.
+    judged = compares or settings.assume_vip or find_agent() is not None
+    details = detail(found, compared, host=read_host(), assume_vip=judged)
     items = [each.item for each in details]
     if output in ("json", "yaml"):
         shown = document(items, backend=str(found.choice.backend), node=settings.this_node)
