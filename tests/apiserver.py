@@ -886,17 +886,24 @@ class _Listener(ThreadingHTTPServer):
 def serving(*, bookmark_seconds: float = 0.5) -> Iterator[ApiServer]:
     """A running server; at the end it must have had nothing to complain about."""
     server = ApiServer(bookmark_seconds=bookmark_seconds)
-    listener = _Listener(("127.0.0.1", 0), _Handler)
+    with listening(server) as port:
+        server.url = f"http://127.0.0.1:{port}"
+        yield server
+    assert server.complaints == []
+
+
+@contextmanager
+def listening(server: ApiServer, *, port: int = 0) -> Iterator[int]:
+    """A port (0: any) of the loopback at which `server` answers: a network namespace each needs its own."""
+    listener = _Listener(("127.0.0.1", port), _Handler)
     listener.block_on_close = False
     listener.api = server  # type: ignore[attr-defined]
-    server.url = f"http://127.0.0.1:{listener.server_address[1]}"
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield server
+        yield int(listener.server_address[1])
     finally:
         server.closing.set()
         listener.shutdown()
         listener.server_close()
         thread.join(10)
-    assert server.complaints == []

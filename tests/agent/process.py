@@ -10,9 +10,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,9 @@ class Watching:
     lab: Lab
     process: subprocess.Popen[bytes]
     log: Path
+    settings: Mapping[str, str]
+    """Its environment variables that are settings: of use for commands beside it."""
     at: str = "worker"
-    ended: int | None = field(default=None)
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
@@ -143,7 +144,7 @@ def watching(
     directory: Path,
     *arguments: str,
     at: str = "worker",
-    env: dict[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Watching]:
     """A running agent; it is killed at the end if it has not ended by itself. Faults of kvctl fail the test."""
     config = server.kubeconfig(directory / f"{at}.kubeconfig")
@@ -152,15 +153,16 @@ def watching(
     names = {
         name: value for name, value in os.environ.items() if not name.startswith(("egress_", "vip_", "svc_"))
     }
+    settings = {**_ENVIRONMENT, "NODE_NAME": at, **(env or {})}
     with log.open("wb") as sink:
         process = subprocess.Popen(
             lab[at].argv(argv),
             stderr=sink,
             stdout=sink,
             stdin=subprocess.DEVNULL,
-            env={**names, **_ENVIRONMENT, "NODE_NAME": at, **(env or {})},
+            env={**names, **settings},
         )
-    it = Watching(lab, process, log, at=at)
+    it = Watching(lab, process, log, settings, at=at)
     try:
         yield it
     finally:
