@@ -14,7 +14,8 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.policy import layout
-from kvctl.policy.compile import Entry, compile_drop, compile_service, pod_of
+from kvctl.policy.compile import Entry, pod_of
+from kvctl.policy.service_chains import compile_drop, compile_service
 
 
 class Retiring(NamedTuple):

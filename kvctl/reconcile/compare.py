@@ -17,12 +17,11 @@ from kvctl.reconcile.look import Look
 from kvctl.reconcile.report import (
     Item,
     Status,
-    compared_items,
     computed_items,
     in_order,
-    undecided_items,
 )
 from kvctl.reconcile.site import Site, plan_for
+from kvctl.reconcile.standing import compared_items, undecided_items
 from kvctl.reconcile.target import Scope, Target, as_it_is, rulesets
 
 if TYPE_CHECKING:

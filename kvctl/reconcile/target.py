@@ -16,12 +16,11 @@ from kvctl.policy.compile import (
     Entry,
     by_address,
     compile_dispatch,
-    compile_drop,
     compile_drop_dispatch,
-    compile_service,
     exclusion_rules,
 )
 from kvctl.policy.decode import Installed, Part, Retiring
+from kvctl.policy.service_chains import compile_drop, compile_service
 
 if TYPE_CHECKING:
     from kvctl.policy.verdict import Skipped

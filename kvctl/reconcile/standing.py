@@ -1,0 +1,238 @@
+"""How each Service of one family stands: what is wanted against what is in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvctl.model.net import Family
+from kvctl.model.policy import EgressPolicy
+from kvctl.model.ref import ServiceRef
+from kvctl.model.rules import Table
+from kvctl.netfilter.diff import Change
+from kvctl.policy.compile import Entry, pod_of
+from kvctl.policy.decode import Installed, InstalledService
+from kvctl.policy.verdict import DROPPED
+from kvctl.reconcile.attribution import Attributed
+from kvctl.reconcile.report import Item, Status, covered, drift_reason, policy_item, skipped_item
+from kvctl.reconcile.target import Scope, Target
+
+if TYPE_CHECKING:
+    from kvctl.policy.resolve import Resolution
+    from kvctl.policy.verdict import Skipped
+
+# What rules in the kernel alone say of a Service whose traffic is dropped.
+_ELSEWHERE = f"the VIP is elsewhere: {DROPPED}"
+
+
+def compared_items(
+    *,
+    resolution: Resolution | None,
+    target: Target,
+    installed: Installed,
+    attributed: Attributed,
+    scope: Scope,
+    overridden: str | None,
+) -> list[Item]:
+    """The items of one family for commands that look at the kernel; without `resolution` from the kernel alone."""
+    view = _View(
+        target=target,
+        installed=installed,
+        attributed=attributed,
+        overridden=overridden,
+        warnings=_warnings(resolution, installed.family),
+        skipped=_skipped(resolution, installed.family),
+        entries=_by_ref(target.entries),
+        dropped=_by_ref(target.drops.entries),
+        drops={policy.ref: policy for policy in target.drops.policies},
+    )
+    drops = target.drops.refs
+    items = [view.policy(policy) for policy in target.policies if policy.ref not in drops]
+    items += [view.held(ref) for ref in sorted(target.held - drops)]
+    items += [view.drop(ref) for ref in sorted(drops)]
+    # What goes from the other back end alone is told there.
+    items += [view.lost(ref, why) for ref, why in target.lost.items() if ref in installed.refs]
+    items += view.retiring()
+    if resolution is not None:
+        accounted = {*target.kept, *target.lost, *drops}
+        items += [
+            skipped_item(skip)._replace(changes=())
+            for skip in resolution.skipped
+            if skip.family is installed.family and skip.ref not in accounted
+        ]
+    return [item for item in items if covered(item, scope)]
+
+
+def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Scope) -> list[Item]:
+    """Services that were refused before their families were known and have no rules in any family."""
+    accounted = {ref for target in targets for ref in (*target.kept, *target.lost)}
+    return [
+        skipped_item(skip)._replace(changes=())
+        for skip in resolution.skipped
+        if skip.family is None and skip.ref not in accounted and scope.covers(skip.ref)
+    ]
+
+
+class _View(NamedTuple):
+    target: Target
+    installed: Installed
+    attributed: Attributed
+    overridden: str | None
+    warnings: Mapping[ServiceRef, tuple[str, ...]]
+    skipped: Mapping[ServiceRef, Skipped]
+    entries: Mapping[ServiceRef, list[Entry]]
+    """The target's jumps by Service."""
+    dropped: Mapping[ServiceRef, list[Entry]]
+    """Those of what is dropped."""
+    drops: Mapping[ServiceRef, EgressPolicy]
+    """What is to be dropped anew, by Service."""
+
+    def policy(self, policy: EgressPolicy) -> Item:
+        service = self.installed.services.get(policy.ref)
+        changes = self._changes(policy.ref)
+        status, reason = self._status(service, changes)
+        return policy_item(policy, status=status, exclusions=self.target.exclusions)._replace(
+            reason=reason,
+            warnings=self.warnings.get(policy.ref, ()),
+            connections=service.connections if service else None,
+            changes=changes,
+        )
+
+    def held(self, ref: ServiceRef) -> Item:
+        service = self.installed.services[ref]
+        return self._stays(ref, self._installed_item(service, self.entries.get(ref, [])), service)
+
+    def drop(self, ref: ServiceRef) -> Item:
+        """A Service whose traffic is dropped because its VIP is elsewhere."""
+        service = self.installed.drops.services.get(ref)
+        policy = self.drops.get(ref)
+        if policy is not None:
+            item = policy_item(policy, status=Status.ELSEWHERE, exclusions=self.target.exclusions)
+        else:
+            assert service is not None  # else nothing could be held
+            item = self._installed_item(service, self.dropped.get(ref, []))._replace(connections=None)
+        item = item._replace(drops=True)
+        if ref in self.target.kept or ref in self.target.orphans:
+            return self._stays(ref, item, service)
+        skip = self.skipped.get(ref)
+        changes = self._changes(ref)
+        status, reason = self._drop_status(ref, service, changes)
+        said = skip.reason if skip is not None and skip.drop is not None else _ELSEWHERE
+        return item._replace(
+            status=status,
+            reason=said if reason is None else f"{said}; {reason}",
+            warnings=skip.warnings if skip is not None else (),
+            changes=changes,
+        )
+
+    def _drop_status(
+        self, ref: ServiceRef, service: InstalledService | None, changes: Sequence[Change]
+    ) -> tuple[Status, str | None]:
+        if ref in self.target.rewrites.refs:
+            return Status.DRIFTED, "a change was cut off, its rewriting is here too; apply finishes it"
+        if service is None or (service.intact and not changes):
+            return Status.ELSEWHERE, None
+        if ref in self.installed.services and self.skipped.get(ref) is not None:
+            return Status.ELSEWHERE, "a change was cut off; apply finishes it"
+        return Status.DRIFTED, drift_reason(changes)
+
+    def _stays(self, ref: ServiceRef, item: Item, service: InstalledService | None) -> Item:
+        """What is there and is not written anew, although it was not asked for just so."""
+        kept = self.target.kept.get(ref)
+        changes = self._changes(ref)
+        if ref in self.target.orphans:
+            own = tuple(self.attributed.own.get(ref, ()))
+            why = "not in the source; --prune removes it" + (f"; {_ELSEWHERE}" if item.drops else "")
+            return item._replace(status=Status.ORPHANED, reason=why, changes=own)
+        if item.drops:
+            status, more = self._drop_status(ref, service, changes)
+            said: str | None = _ELSEWHERE if more is None else f"{_ELSEWHERE}; {more}"
+        else:
+            status, said = self._status(service, changes)
+        warnings: tuple[str, ...] = ()
+        if kept is not None:
+            warnings = (f"the last good rules are kept: {kept.reason}", *kept.warnings)
+        return item._replace(status=status, reason=said, warnings=warnings, changes=changes)
+
+    def lost(self, ref: ServiceRef, why: str) -> Item:
+        found = self.installed if ref in self.installed.services else self.installed.drops
+        skip = self.skipped.get(ref)
+        status = Status(skip.status.value) if skip is not None else Status.ORPHANED
+        item = self._installed_item(found.services[ref], found.entries_of(ref))
+        warnings = skip.warnings if skip is not None else ()
+        return item._replace(status=status, reason=why, warnings=warnings, changes=self._changes(ref))
+
+    def retiring(self) -> list[Item]:
+        by_ref = {
+            mark.ref: mark.vip for mark in self.installed.retiring if mark.ref not in self.installed.refs
+        }
+        accounted = self.target.rewrites.refs | self.target.drops.refs
+        return [
+            Item(
+                namespace=ref.namespace,
+                service=ref.name,
+                family=self.installed.family,
+                vip=vip,
+                status=Status.RETIRING,
+                reason="a removal was cut off before its connections were dropped; apply or flush finishes it",
+                changes=tuple(self.attributed.own.get(ref, ())),
+            )
+            for ref, vip in by_ref.items()
+            if ref not in accounted
+        ]
+
+    def _installed_item(self, service: InstalledService, entries: Sequence[Entry]) -> Item:
+        pods = tuple(pod_of(entry) for entry in sorted(entries, key=lambda e: int(e.address)))
+        exclusions = self.installed.exclusions
+        if service.policy is None:
+            return Item(
+                namespace=service.ref.namespace,
+                service=service.ref.name,
+                family=self.installed.family,
+                vip=None,
+                status=Status.DRIFTED,
+                pods=pods,
+                excluded=tuple(e.network for e in exclusions),
+            )
+        item = policy_item(service.policy, status=Status.APPLIED, exclusions=exclusions)
+        return item._replace(pods=pods, connections=service.connections)
+
+    def _status(
+        self, service: InstalledService | None, changes: Sequence[Change]
+    ) -> tuple[Status, str | None]:
+        if service is None:
+            return Status.MISSING, None
+        if changes or not service.intact:
+            return Status.DRIFTED, drift_reason(changes)
+        if self.overridden is not None:
+            return Status.OVERRIDDEN, self.overridden
+        return Status.APPLIED, None
+
+    def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
+        parts = (
+            (Table.NAT, ref in self.installed.services or ref in self.target.rewrites.refs),
+            (Table.MANGLE, ref in self.installed.drops.services or ref in self.target.drops.refs),
+        )
+        tables = [table for table, has in parts if has]
+        changes = self.attributed.of(ref, tables)
+        if not changes and not self.attributed.own and not self.attributed.shared:
+            # Nothing but the tree itself is wrong: then no pod is led to its Service's chain for sure.
+            changes = [change for change in self.attributed.structure if change.table in tables]
+        return tuple(changes)
+
+
+def _warnings(resolution: Resolution | None, family: Family) -> dict[ServiceRef, tuple[str, ...]]:
+    wanted = resolution.wanted if resolution is not None else ()
+    return {item.policy.ref: item.warnings for item in wanted if item.policy.family is family}
+
+
+def _skipped(resolution: Resolution | None, family: Family) -> dict[ServiceRef, Skipped]:
+    skipped = resolution.skipped if resolution is not None else ()
+    return {skip.ref: skip for skip in skipped if skip.family in (None, family)}
+
+
+def _by_ref(entries: Iterable[Entry]) -> dict[ServiceRef, list[Entry]]:
+    by_ref: dict[ServiceRef, list[Entry]] = {}
+    for item in entries:
+        by_ref.setdefault(item.rank.ref, []).append(item)
+    return by_ref
