@@ -129,7 +129,7 @@ def _surplus_at_end(before: Sequence[FoundRule], rules: Sequence[Rule]) -> Seque
 
 
 def restore_text(plan: Plan, *, order: Sequence[Table] | None = None) -> str:
-    """The plan for `iptables-restore --noflush`: one transaction a table that changes, in this order; nat's if none does.
+    """The plan for `iptables-restore --noflush`: a transaction a changed table, else an empty one of nat.
 
     Without an order what is dropped comes first, unless something is dropped no more: then that goes last.
     """

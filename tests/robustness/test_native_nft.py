@@ -336,7 +336,7 @@ def test_a_refused_restore_tells_the_line_and_changes_nothing(
     before = node.saved()
     monkeypatch.setattr(
         "kvctl.reconcile.converge.restore_text",
-        lambda plan, *, order: "*nat\n-A KVCTL-NOWHERE -j RETURN\nCOMMIT\n"
+        lambda plan, *, order: "*nat\n-A KVCTL-NOWHERE -j RETURN\nCOMMIT\n",
     )
     with pytest.raises(KvctlError, match="refused the ipv4 rules") as caught:
         node.apply(_two(Family.IPV4))
