@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -189,4 +188,4 @@ def _restores(agent: Watching) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
