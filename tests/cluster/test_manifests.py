@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from kvctl.cluster import manifests, yaml_values
@@ -383,6 +384,8 @@ def test_no_json_tree_ends_in_a_traceback(tree: Any) -> None:
 @MANY
 @given(TREES | OBJECTS)
 def test_yaml_gives_what_json_gives(tree: Any) -> None:
+    # PyYAML writes the text 0E0 without quotes: to Kubernetes' own tools, and to us, that is a number.
+    assume(re.search(r'"[-+]?[0-9]+[eE][-+]?[0-9]+"', json.dumps(tree)) is None)
     text = yaml.safe_dump(tree, allow_unicode=False, default_flow_style=None)
     try:
         (back,) = yaml_values.yaml_values(text, name="x")

@@ -320,9 +320,12 @@ def test_a_kind_that_could_be_read_is_not_forgotten_for_one_refusal(it: Watching
     until(lambda: reflector.state().lists == 2)
     assert it.names() == {"a"}
     assert it.marks.count == marks + 1
-    it.server.fail(Status(404), on=lists("services"), times=3)
+    it.until_watching()
+    it.server.fail(Status(404), on=lists("services"), times=None)
     it.server.upset("services", Status(410, "Expired"))
     until(lambda: it.names() == set())
+    it.server.mend()
+    it.until_knows("a")
 
 
 def test_a_malformed_object_is_told_and_the_others_stay(it: Watching) -> None:
@@ -381,7 +384,7 @@ def test_stopping_is_prompt_whatever_it_waits_for(it: Watching, what: str) -> No
 
 def test_last_contact_and_counters_tell_how_it_is_doing(it: Watching) -> None:
     reflector = it.start()
-    it.until_watching()
+    until(lambda: reflector.state().watches == 1)
     state = reflector.state()
     assert (state.name, state.synced, state.lists, state.watches) == ("services", True, 1, 1)
     assert state.last_error is None
