@@ -32,6 +32,8 @@ SERVICES = ("shop/alpha", "shop/beta", "shop/gamma", "bank/alpha")
 PODS = ("shop/one", "shop/two", "shop/three", "bank/one", "bank/two")
 # Fewer than pods: an address goes from one to another, be it of another tenant.
 ADDRESSES = ("10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.2.1")
+# The agent sees this node's pods alone: an address that two nodes' pods claim looks otherwise from afar.
+_ELSEWHERE = "10.0.9.1"
 VIPS = ("192.168.0.246", "192.168.0.247", "2001:db8:1::246", "2001:db8:1::247")
 """Addresses of eth1's networks that come and go."""
 LABELS: tuple[Mapping[str, str], ...] = ({"app": "a"}, {"app": "b"}, {"app": "a", "tier": "edge"})
@@ -282,7 +284,10 @@ def change(choose: Choose) -> Step:
             return _service(choose)
         case "pod":
             states = ("running",) * 6 + ("elsewhere", "finished", "deleting", "bare")
-            return PutPod(choose(PODS), choose(ADDRESSES), choose(LABELS), choose(states))
+            state = choose(states)
+            return PutPod(
+                choose(PODS), choose(ADDRESSES) if state != "elsewhere" else _ELSEWHERE, choose(LABELS), state
+            )
         case "slice":
             return PutSlice(choose(SERVICES), choose(((), ADDRESSES[:1], ADDRESSES[:2], ADDRESSES[2:])))
         case "node":

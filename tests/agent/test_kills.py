@@ -169,6 +169,7 @@ def scene(lab: Lab, backend: str, server: ApiServer, packets: Packets, tmp_path:
                 )
             it.check(agent)
         yield it
+    assert server.complaints == []
 
 
 def test_killed_at_any_moment_the_next_agent_makes_all_right(scene: Scene) -> None:
