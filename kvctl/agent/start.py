@@ -14,11 +14,12 @@ from kvctl.agent.agent import Agent, Output
 from kvctl.agent.endpoint import Endpoint, Questions
 from kvctl.agent.events import Events
 from kvctl.agent.gates import Gates
-from kvctl.agent.health import Health
+from kvctl.agent.health import Health, Verdict
 from kvctl.agent.inbox import Inbox
 from kvctl.agent.journal import Journal, Level, LogFormat
 from kvctl.agent.keeper import Keeper
 from kvctl.agent.metrics import Metrics
+from kvctl.agent.outages import Outages
 from kvctl.agent.readiness import pod_ready
 from kvctl.agent.round import Cause
 from kvctl.agent.sign import take_sign
@@ -59,7 +60,12 @@ def run_agent(connection: Connection, options: Options) -> None:
         sign = stack.enter_context(take_sign(node=options.node, version=__version__))
         if sign.warning is not None:
             journal.complain(sign.warning)
-        cluster = WatchedCluster(connection, node=options.node, notify=inbox.marker(Cause.OBJECTS))
+        cluster = WatchedCluster(
+            connection,
+            node=options.node,
+            notify=inbox.marker(Cause.OBJECTS),
+            tell=Outages(journal).tell,
+        )
         metrics = Metrics(version=__version__, states=lambda: {s.name: s for s in cluster.states()})
         outputs: list[Output] = [metrics, journal]
         if options.events:
@@ -85,15 +91,17 @@ def run_agent(connection: Connection, options: Options) -> None:
         if options.listen is not None:
             stack.enter_context(
                 Endpoint(
-                    options.listen, questions=_questions(agent, health, metrics), complain=journal.complain
+                    options.listen,
+                    questions=_questions(agent, cluster, health, metrics),
+                    complain=journal.complain,
                 )
             )
         host = HostChanges(inbox.marker(Cause.ADDRESSES))
         host.start()
         stack.callback(host.stop)
+        _introduce(journal, options, connection)
         cluster.start()
         stack.callback(cluster.stop)
-        _introduce(journal, options, connection)
         agent.run()
         journal.stopped(why=stop(), rules=_farewell(keeper, options, journal))
 
@@ -142,11 +150,15 @@ def _farewell(keeper: Keeper, options: Options, journal: Journal) -> str:
     return "some rules could not be removed" if failed else "the rules are removed (egress_clean)"
 
 
-def _questions(agent: Agent, health: Health, metrics: Metrics) -> Questions:
+def _questions(agent: Agent, cluster: WatchedCluster, health: Health, metrics: Metrics) -> Questions:
+    def ready() -> Verdict:
+        verdict, missing = health.ready(), cluster.missing()
+        return Verdict(good=False, reason=f"{verdict.reason}: {missing}") if missing else verdict
+
     def pod(namespace: str, name: str) -> tuple[bool, str] | None:
         return pod_ready(agent.last, namespace, name) if agent.last is not None else None
 
-    return Questions(alive=health.alive, ready=health.ready, pod=pod, metrics=metrics.render)
+    return Questions(alive=health.alive, ready=ready, pod=pod, metrics=metrics.render)
 
 
 @contextmanager

@@ -39,13 +39,8 @@ def _picture(connection: Connection, told: Options) -> Objects:
         while not cluster.synced:
             left = end - time.monotonic()
             if left <= 0:
-                failed = "; ".join(
-                    f"{state.name}: {state.last_error or 'not yet'}"
-                    for state in cluster.states()
-                    if not state.synced
-                )
                 raise ClusterError(
-                    f"{connection.name} did not give a full picture within {SYNC_SECONDS:g} s: {failed}",
+                    f"{connection.name} did not give a full picture within {SYNC_SECONDS:g} s: {cluster.missing()}",
                     hint="check the account's permissions and the network, or read objects with -f FILE and apply",
                 )
             inbox.wait(timeout=min(left, 1.0))

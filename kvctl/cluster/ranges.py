@@ -9,14 +9,21 @@ from kvctl.cluster.connection import Connection
 from kvctl.cluster.listing import read_ranges
 from kvctl.cluster.pace import Pace
 from kvctl.cluster.reflector import Getter
-from kvctl.cluster.source import Source
+from kvctl.cluster.source import Source, Tell
 
 
 class RangesReader(Source):
     """Reads them until they are answered, then again every `pace.absent` seconds: they hardly ever change."""
 
-    def __init__(self, connection: Connection, *, notify: Callable[[], None], pace: Pace) -> None:
-        super().__init__("ranges", notify=notify, pace=pace)
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        notify: Callable[[], None],
+        pace: Pace,
+        tell: Tell = lambda state: None,
+    ) -> None:
+        super().__init__("ranges", notify=notify, pace=pace, tell=tell)
         self.ranges = Ranges()
         self._server = Getter(connection, timeout=pace.answer)
 

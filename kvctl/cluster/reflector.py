@@ -18,7 +18,7 @@ from kvctl.cluster.failures import RefusedError
 from kvctl.cluster.kinds import Kept
 from kvctl.cluster.listing import read_list
 from kvctl.cluster.pace import Pace
-from kvctl.cluster.source import Source, UnexpectedError
+from kvctl.cluster.source import Source, Tell, UnexpectedError
 from kvctl.cluster.store import Store
 from kvctl.errors import ClusterError
 
@@ -71,8 +71,9 @@ class Reflector(Source):
         pace: Pace,
         scope: Callable[[], Scope] = Scope,
         dispensable: frozenset[int] = frozenset(),
+        tell: Tell = lambda state: None,
     ) -> None:
-        super().__init__(store.kind.called, notify=notify, pace=pace)
+        super().__init__(store.kind.called, notify=notify, pace=pace, tell=tell)
         self.scope: Scope | None = None
         """That of the list which is in; None: none is."""
         self._connection = connection

@@ -29,6 +29,12 @@ class SourceState(NamedTuple):
     errors: int
     last_error: str | None
     """In words; None: nothing has failed since the last contact."""
+    failures: int = 0
+    """Since the last contact."""
+
+
+Tell = Callable[[SourceState], None]
+"""Hears of each failure of a source, and of the first contact after some; from the source's own thread."""
 
 
 class UnexpectedError(ClusterError):
@@ -38,16 +44,19 @@ class UnexpectedError(ClusterError):
 class Source:
     """The thread. Subclasses say what one round is; `notify` is called when something may have changed."""
 
-    def __init__(self, name: str, *, notify: Callable[[], None], pace: Pace) -> None:
+    def __init__(
+        self, name: str, *, notify: Callable[[], None], pace: Pace, tell: Tell = lambda state: None
+    ) -> None:
         self.name = name
         self.synced = False
         self.refused: int | None = None
         self._notify = notify
+        self._tell = tell
         self._pace = pace
         self._back_off = BackOff(pace)
         self._last_contact: float | None = None
         self._last_error: str | None = None
-        self._lists = self._watches = self._events = self._errors = 0
+        self._lists = self._watches = self._events = self._errors = self._failures = 0
         self._stopping = False
         self._woken = threading.Event()
         self._lock = threading.Lock()
@@ -82,6 +91,7 @@ class Source:
             events=self._events,
             errors=self._errors,
             last_error=self._last_error,
+            failures=self._failures,
         )
 
     def _wake(self) -> None:
@@ -113,7 +123,9 @@ class Source:
         if self._stopping:
             return 0.0
         self._errors += 1
+        self._failures += 1
         self._last_error = error.message
+        self._tell(self.state())
         return self._back_off.failed(
             retry_after=error.retry_after if isinstance(error, RefusedError) else None
         )
@@ -122,3 +134,6 @@ class Source:
         self._last_contact = self._pace.now()
         self._last_error = None
         self._back_off.contact()
+        if self._failures:
+            self._failures = 0
+            self._tell(self.state())

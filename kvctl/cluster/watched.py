@@ -14,7 +14,7 @@ from kvctl.cluster.listing import forbidden, needs_slices, slice_owner
 from kvctl.cluster.pace import Pace
 from kvctl.cluster.ranges import RangesReader
 from kvctl.cluster.reflector import Reflector, Scope
-from kvctl.cluster.source import Source, SourceState
+from kvctl.cluster.source import Source, SourceState, Tell
 from kvctl.cluster.store import Store
 from kvctl.cluster.views import SERVICE_OF_SLICE
 from kvctl.model.objects import Node, Objects, Service
@@ -47,7 +47,7 @@ class WatchedCluster:
     """Services, this node's Pods, EndpointSlices where they are needed, Nodes, ranges, MetalLB's announcements.
 
     `notify` is called, from any thread, when `objects()` or `synced` may have changed. `node`: the name of
-    this node. Nothing here raises; what fails is told by `states()` and tried again.
+    this node. Nothing here raises; what fails is told by `states()`, and at once to `tell`, and tried again.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class WatchedCluster:
         node: str,
         notify: Callable[[], None],
         pace: Pace | None = None,
+        tell: Tell = lambda state: None,
     ) -> None:
         pace = Pace() if pace is None else pace
         self._node = node
@@ -75,7 +76,9 @@ class WatchedCluster:
             dispensable: frozenset[int] = frozenset(),
             then: Callable[[], None] = notify,
         ) -> Reflector:
-            return Reflector(connection, store, notify=then, pace=pace, scope=scope, dispensable=dispensable)
+            return Reflector(
+                connection, store, notify=then, pace=pace, scope=scope, dispensable=dispensable, tell=tell
+            )
 
         mine = Scope(query={"fieldSelector": f"spec.nodeName={node}"})
         self._services = watch(stores.services, then=self._services_changed)
@@ -83,7 +86,7 @@ class WatchedCluster:
         self._slices = watch(stores.slices, self._slice_scope, dispensable=_FORBIDDEN_OR_ABSENT)
         self._nodes = watch(stores.nodes, self._node_scope, dispensable=_FORBIDDEN_OR_ABSENT)
         self._l2 = watch(stores.l2, dispensable=_FORBIDDEN_OR_ABSENT)
-        self._ranges = RangesReader(connection, notify=notify, pace=pace)
+        self._ranges = RangesReader(connection, notify=notify, pace=pace, tell=tell)
         self._sources: tuple[Source, ...] = (
             self._services,
             self._pods,
@@ -130,6 +133,16 @@ class WatchedCluster:
         """How each source is doing, for metrics and readiness. EndpointSlices only while they are watched."""
         idle = not self._need_slices(self._stores.services.part())
         return tuple(source.state() for source in self._sources if not (idle and source is self._slices))
+
+    def missing(self) -> str:
+        """What the first full picture still lacks and why, in words; empty once `synced`."""
+        if self.synced:
+            return ""
+        lacking = [state for state in self.states() if not state.synced]
+        return (
+            "; ".join(f"{state.name}: {state.last_error or 'not yet'}" for state in lacking)
+            or "EndpointSlices: not yet"
+        )
 
     def _look(self) -> _Seen:
         stores = self._stores
