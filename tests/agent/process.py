@@ -145,11 +145,15 @@ def watching(
     *arguments: str,
     at: str = "worker",
     env: Mapping[str, str] | None = None,
+    module: str = "kvctl",
 ) -> Iterator[Watching]:
-    """A running agent; it is killed at the end if it has not ended by itself. Faults of kvctl fail the test."""
+    """A running agent; it is killed at the end if it has not ended by itself. Faults of kvctl fail the test.
+
+    `module`: what Python runs in the place of kvctl.
+    """
     config = server.kubeconfig(directory / f"{at}.kubeconfig")
     log = directory / f"{at}-{time.monotonic_ns()}.log"
-    argv = [sys.executable, "-m", "kvctl", "egress", "watch", "--kubeconfig", config, *arguments]
+    argv = [sys.executable, "-m", module, "egress", "watch", "--kubeconfig", config, *arguments]
     names = {
         name: value for name, value in os.environ.items() if not name.startswith(("egress_", "vip_", "svc_"))
     }
