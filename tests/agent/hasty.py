@@ -26,6 +26,6 @@ HASTY = functools.partial(
 )
 
 if __name__ == "__main__":
-    watched.Pace = HASTY  # type: ignore[attr-defined]
+    watched.Pace = HASTY  # type: ignore[attr-defined, assignment]
     pushback.PATIENCE = 1_000_000
     main()
