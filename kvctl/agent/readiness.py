@@ -9,7 +9,6 @@ from typing import NamedTuple
 from kvctl.agent.round import Round, selects
 from kvctl.model.net import Address, family_of
 from kvctl.model.objects import Pod, Service
-from kvctl.policy.verdict import DROPPED
 from kvctl.reconcile.report import Item, Status
 
 
@@ -142,4 +141,4 @@ def _refused(item: Item) -> Readiness:
 
 def is_dropping(item: Item) -> bool:
     """Whether the traffic that the Service would rewrite is dropped here, and the rules for that are in."""
-    return item.status is Status.ELSEWHERE and not item.changes and (item.reason or "").endswith(DROPPED)
+    return item.status is Status.ELSEWHERE and item.drops and not item.changes
