@@ -652,7 +652,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _request(self) -> Request:
         parts = urlsplit(self.path)
         found = _PATH.fullmatch(parts.path)
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        content = self.rfile.read(length)
+        if len(content) < length:
+            raise _BrokenOffError  # a client that was killed in the middle of its request
         try:
             body = json.loads(content) if content else None
         except ValueError:
