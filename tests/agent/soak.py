@@ -176,9 +176,9 @@ def _rss(pid: int) -> int:
 def soaking(*, backend: str, seed: str) -> Iterator[Soak]:
     """Everything in place, an agent that is ready, and senders that do not pause."""
     with ExitStack() as stack:
-        lab = stack.enter_context(built(standard(backend=backend), prefix=unique_prefix("soak")))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.environ["XTABLES_LOCKFILE"] = str(directory / "xtables.lock")
+        lab = stack.enter_context(built(standard(backend=backend), prefix=unique_prefix("soak")))
         with lab.worker.entered():
             server = stack.enter_context(serving())
         by_hand = Node(lab.worker, backend=backend, settings=LAB_SETTINGS)
