@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvctl import proc
 from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD, Addresses, Pod, Topology, standard
@@ -74,9 +75,16 @@ class Nodes:
 
     def kvctl(self, worker: str, *arguments: str) -> str:
         """The standard output of a command on a node, which has to end well."""
+        return self._run(worker, *arguments).stdout
+
+    def said(self, worker: str, *arguments: str) -> str:
+        """Its messages."""
+        return self._run(worker, *arguments).stderr
+
+    def _run(self, worker: str, *arguments: str) -> proc.Completed:
         done = self.lab.kvctl(*arguments, at=worker, env=self.agents[worker].settings)
-        assert done.status == 0, done.stderr
-        return done.stdout
+        assert done.status == 0, (done.stdout, done.stderr)
+        return done
 
 
 def _vips() -> list[str]:

@@ -24,12 +24,13 @@ from tests.apiserver import ApiServer, Object
 
 DEADLINE = 30.0
 _PORT = 9744
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PYTHONPATH": str(Path(kvctl.__file__).parent.parent),
     "egress_podcidr": "10.0.0.0/16,fd00:10::/64",
     "egress_servicecidr": "10.96.0.0/12,fd00:96::/112",
     "NODE_NAME": "worker",
 }
+"""The settings of an agent in the standard lab."""
 
 
 def eventually(
@@ -157,7 +158,7 @@ def watching(
     names = {
         name: value for name, value in os.environ.items() if not name.startswith(("egress_", "vip_", "svc_"))
     }
-    settings = {**_ENVIRONMENT, "NODE_NAME": at, **(env or {})}
+    settings = {**ENVIRONMENT, "NODE_NAME": at, **(env or {})}
     with log.open("wb") as sink:
         process = subprocess.Popen(
             lab[at].argv(argv),
