@@ -10,6 +10,7 @@ from kvctl.cli.items import explain, print_items, report_look
 from kvctl.cli.output import note
 from kvctl.reconcile.compare import compare
 from kvctl.reconcile.look import look
+from kvctl.reconcile.report import Item
 from kvctl.reconcile.target import Scope
 
 
@@ -36,14 +37,7 @@ def command(
     found = look(told=options.told_backend(nftables))
     items = [item._replace(changes=None) for item in compare(found, wish, scope=scope).items]
     if items and not compares:
-        from kvctl.agent.sign import find_agent
-        from kvctl.node.host import read_host
-        from kvctl.reconcile.presence import with_vip_warning
-
-        host = read_host()
-        # An agent judges where the VIP is by evidence that is not in the kernel, MetalLB's word for one.
-        assume = options.told_assume_vip(inputs.assume_vip) or find_agent() is not None
-        items = [with_vip_warning(item, host=host, assume_vip=assume) for item in items]
+        items = _doubted(items, assume_vip=options.told_assume_vip(inputs.assume_vip))
     print_items(items, output, backend=str(found.choice.backend), node=options.this_node(inputs.node))
     if compares:
         status = wanted.report()
@@ -52,3 +46,17 @@ def command(
     if not items:
         note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status
+
+
+def _doubted(items: list[Item], *, assume_vip: bool) -> list[Item]:
+    """The items, with a warning where the VIP is not where their rules need it."""
+    from kvctl.agent.sign import find_agent
+    from kvctl.node.host import read_host
+    from kvctl.reconcile.presence import with_vip_warning
+
+    host = read_host()
+    doubted = [with_vip_warning(item, host=host, assume_vip=assume_vip) for item in items]
+    if assume_vip or doubted == items or find_agent() is None:
+        return doubted
+    # An agent judges by evidence that is not in the kernel, MetalLB's word for one.
+    return [with_vip_warning(item, host=host, assume_vip=True) for item in items]
