@@ -37,7 +37,13 @@ _ELSEWHERE = "10.0.9.1"
 VIPS = ("192.168.0.246", "192.168.0.247", "2001:db8:1::246", "2001:db8:1::247")
 """Addresses of eth1's networks that come and go."""
 LABELS: tuple[Mapping[str, str], ...] = ({"app": "a"}, {"app": "b"}, {"app": "a", "tier": "edge"})
-SELECTORS: tuple[Mapping[str, str] | None, ...] = ({"app": "a"}, {"app": "b"}, {"tier": "edge"}, None)
+SELECTORS: tuple[Mapping[str, str] | None, ...] = (
+    {"app": "a"},
+    {"app": "a"},
+    {"app": "b"},
+    {"tier": "edge"},
+    None,
+)
 KINDS = ("services", "pods", "endpointslices", "nodes")
 WORKER = "worker"
 _PORTS = "kube-vip.io/egress-destination-ports"
@@ -278,7 +284,9 @@ def _is_permanent(value: Object) -> bool:
 
 def change(choose: Choose) -> Step:
     """Some change of the cluster or of this node's addresses."""
-    kind = choose(("service", "service", "pod", "pod", "pod", "slice", "node", "delete", "vip", "wait"))
+    kind = choose(
+        ("service", "service", "pod", "pod", "pod", "slice", "node", "delete", "vip", "vip", "vip", "wait")
+    )
     match kind:
         case "service":
             return _service(choose)
@@ -301,10 +309,18 @@ def change(choose: Choose) -> Step:
     return Wait(choose((0.0, 0.01, 0.03, 0.1)))
 
 
-def _service(choose: Choose) -> Step:
+def beginning(choose: Choose) -> list[Step]:
+    """A node with work to do: all Services and Pods, and most VIPs here."""
+    here: list[Step] = [MoveVip(vip, here=choose((True, True, True, False))) for vip in VIPS]
+    places = zip(PODS, (*ADDRESSES, ADDRESSES[0]), strict=True)
+    pods: list[Step] = [PutPod(name, address, choose(LABELS), "running") for name, address in places]
+    return [*here, *pods, *(_service(choose, name) for name in SERVICES)]
+
+
+def _service(choose: Choose, name: str | None = None) -> Step:
     one, other = choose(VIPS[:2]), choose(VIPS[2:])
     return PutService(
-        name=choose(SERVICES),
+        name=choose(SERVICES) if name is None else name,
         vips=choose(((one, other), (one,), (other,), (one, other))),
         selector=choose(SELECTORS),
         annotations=choose((*FAULTLESS, *FAULTLESS, *BROKEN)),
@@ -468,7 +484,7 @@ FROM_OUTSIDE = tuple(kind for kind in HARMS if kind != "clumsy")
 """What can be done to an agent that is a process of its own."""
 
 
-def harm(choose: Choose, *, kinds: Sequence[str] = HARMS) -> Step:
+def harm(choose: Choose, *, kinds: Sequence[str] = (*HARMS, "clumsy")) -> Step:
     """Something that goes wrong in the kernel."""
     return Harm(choose(kinds), choose(tuple(Family)), choose(range(24)))
 
