@@ -106,15 +106,16 @@ def read_list(
     query: Mapping[str, str],
     begin: Callable[[], None],
     take: Callable[[object], None],
+    page: int = PAGE,
 ) -> str:
     """Give every item of a list to `take`, and return its resource version (empty: it has none).
 
-    `begin` is called first, and again whenever the list has expired while it was read (410): then what
-    was taken is of yesterday. Raises ClusterError, RefusedError too.
+    `page` objects are asked for at a time. `begin` is called first, and again whenever the list has expired
+    while it was read (410): then what was taken is of yesterday. Raises ClusterError, RefusedError too.
     """
     for _ in range(MOST_LISTINGS):
         begin()
-        version = _pages(server, path, query, take)
+        version = _pages(server, path, {**query, "limit": str(page)}, take)
         if version is not None:
             return version
     raise ClusterError(
@@ -128,7 +129,7 @@ def _pages(server: Server, path: str, query: Mapping[str, str], take: Callable[[
     """Read page after page; None if the list has expired meanwhile and must be begun again."""
     token = ""
     while True:
-        asked = {**query, "limit": str(PAGE), **({"continue": token} if token else {})}
+        asked = {**query, **({"continue": token} if token else {})}
         try:
             page = server.get(f"{path}?{urlencode(asked)}")
         except RefusedError as error:

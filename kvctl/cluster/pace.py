@@ -28,9 +28,14 @@ class Pace:
     """timeoutSeconds is drawn between them, so that the nodes of a cluster do not reconnect together."""
     at_once: float = 1.0
     """A watch that ends sooner, with no event, counts as failed."""
+    refused_for: float = 300.0
+    """A kind that could be read counts as gone when it is refused for so long without a break. An API server
+    that starts answers 403 and 404 until it knows its roles and its CRDs, and an upgrade of a CRD or of a role
+    may take minutes; what was read last is nearer to the truth meanwhile than nothing."""
+    ask_again: float = 30.0
+    """Between two questions for a kind that is not there, or forbidden."""
     absent: float = 600.0
-    """The most before a kind that is not there, or forbidden, is asked for again; and between two readings
-    of ranges."""
+    """Between two readings of ranges."""
     now: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
     """At least 0, below 1."""

@@ -24,11 +24,9 @@ from kvctl.errors import ClusterError
 
 MOST_FRUITLESS = 3
 """Watches in a row that the server ends with nonsense, or with an error about our version, before we list anew."""
-_MOST_REFUSALS = 3
-"""So often a kind that could be read before must be refused to count as gone: an API server that starts
-answers 403 and 404 until it knows its roles and its CRDs."""
-_FIRST_REFUSAL = 10.0
-"""Seconds before a refused kind is asked for again, doubled each time."""
+PAGE = 100
+"""Objects a request. An object may be as large as etcd takes (1.5 MiB), a tenant's too, and a page is in memory
+whole, as text and as values."""
 _IDLE = 86400.0
 _ABOUT_OUR_VERSION = frozenset((400, 404, 504))
 """504: our version lies in the server's future, as after etcd was restored from a backup."""
@@ -59,7 +57,8 @@ class Reflector(Source):
     """Keeps `store` equal to what the server has.
 
     `scope` is asked before each list and watch. A status in `dispensable` is an answer: there is nothing
-    to have, for now.
+    to have, for now. Once something was read it is a failure like any other, and what was read stays, until
+    the server has said nothing else for `pace.refused_for` seconds.
     """
 
     def __init__(
@@ -83,7 +82,8 @@ class Reflector(Source):
         self._version: str | None = None
         self._relist = False
         self._fruitless = 0
-        self._refusals = 0
+        self._was_read = False
+        self._refused_since: float | None = None
 
     def restart(self) -> None:
         """List anew, because the scope has changed; what is known stays until the new list is in."""
@@ -101,22 +101,17 @@ class Reflector(Source):
             try:
                 self._version = self._list(scope)
             except RefusedError as error:
-                if not self._is_answer(error.status):
+                if error.status not in self._dispensable or (self._was_read and not self._refused_long()):
                     raise
                 self._nothing_to_have(scope, refused=error.status)
-                wait = _FIRST_REFUSAL * 2.0 ** min(self._refusals, 30)
-                return self._pace.spread(min(wait, self._pace.absent))
+                return self._pace.spread(self._pace.ask_again)
         if not (self._stopping or self._relist):
             self._watch(self._version)
         return 0.0
 
-    def _is_answer(self, status: int) -> bool:
-        """Whether a refusal means that there is nothing to have."""
-        if status not in self._dispensable:
-            return False
-        self._refusals += 1
-        had = self.synced and self.refused is None
-        return not had or self._refusals >= _MOST_REFUSALS
+    def _refused_long(self) -> bool:
+        since = self._refused_since
+        return since is not None and self._pace.now() - since >= self._pace.refused_for
 
     def _list(self, scope: Scope) -> str:
         """Read the whole list; then, and only then, put it in the place of what was known."""
@@ -133,12 +128,13 @@ class Reflector(Source):
             query=scope.query,
             begin=fresh.clear,
             take=take,
+            page=PAGE,
         )
         if not version:
             self._connection.no_sense(self._store.kind.path)
         if not self._stopping:
             self._store.replace(fresh, within=scope.within)
-            self._refusals = 0
+            self._was_read = True
             self._lists += 1
             self._in(scope, refused=None)
         return version
@@ -146,6 +142,7 @@ class Reflector(Source):
     def _nothing_to_have(self, scope: Scope, *, refused: int | None) -> None:
         if not self._stopping:
             self._store.replace({})
+            self._was_read = False
             self._in(scope, refused=refused)
 
     def _in(self, scope: Scope, *, refused: int | None) -> None:
@@ -226,10 +223,23 @@ class Reflector(Source):
         refused = error.status if isinstance(error, RefusedError) else None
         if isinstance(error, _NonsenseError | UnexpectedError) or refused in _ABOUT_OUR_VERSION:
             self._fruitless += 1
+        self._note_refusal(refused)
         gone = refused == 410 or (isinstance(error, RefusedError) and error.reason in ("Expired", "Gone"))
-        if gone or self._fruitless >= MOST_FRUITLESS:
+        # A watch that is refused for long: the list decides whether there is something to have.
+        if gone or self._fruitless >= MOST_FRUITLESS or self._refused_long():
             self._version = None
         return super()._failed(error)
+
+    def _note_refusal(self, status: int | None) -> None:
+        """Any other failure is a break: a server that comes and goes has not made up its mind."""
+        if status not in self._dispensable:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = self._pace.now()
+
+    def _contact(self) -> None:
+        self._refused_since = None
+        super()._contact()
 
 
 class Getter:

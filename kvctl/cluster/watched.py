@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from kvctl.cluster import kinds, views
@@ -25,6 +26,13 @@ MOST_NODES = 32
 what one node asks of the API server must not grow with the cluster."""
 MOST_NAMES = 50
 """Up to so many Services are named in the selector of EndpointSlices; a URL must not grow without end."""
+MOST_ANNOTATIONS = 64
+"""So many of a Service are kept, those of the first names: kube-vip and kvctl together have two dozen."""
+LONGEST_ANNOTATION_NAME = 80
+"""Characters; no name that means something to kvctl is longer."""
+LONGEST_ANNOTATION = 16_500
+"""Characters kept of a value: more than policy/annotations.py accepts (16,384), so that a value which is cut
+here is refused there, and is never taken for a shorter list."""
 _STOP_SECONDS = 0.5
 
 _FORBIDDEN_OR_ABSENT = frozenset((403, 404))
@@ -40,6 +48,7 @@ class _Seen(NamedTuple):
     l2: Part[views.L2Status]
     ranges: Ranges
     endpoints_known: bool
+    nodes_known: bool
     warnings: tuple[str, ...]
 
 
@@ -162,6 +171,7 @@ class WatchedCluster:
             l2=stores.l2.part(),
             ranges=self._ranges.ranges,
             endpoints_known=known,
+            nodes_known=self._nodes.synced and self._nodes.refused is None,
             warnings=tuple(warnings),
         )
 
@@ -227,16 +237,28 @@ class _Stores:
 
 
 def _slim(service: Service) -> Service:
-    """A Service that neither asks for egress nor can claim an address is its name: present, and no more."""
-    if service.annotations or service.type == "LoadBalancer":
-        return service
+    """A Service that neither asks for egress nor can claim an address is its name: present, and no more.
+
+    Of the others' annotations as much stays as can mean something: what a tenant writes must not fill the
+    memory of every node's agent.
+    """
+    annotations = _bounded(service.annotations)
+    if annotations or service.type == "LoadBalancer":
+        return replace(service, annotations=annotations)
     return Service(ref=service.ref)
+
+
+def _bounded(annotations: Mapping[str, str]) -> Mapping[str, str]:
+    names = (name for name in annotations if len(name) <= LONGEST_ANNOTATION_NAME)
+    # By name: which ones stay must not hang on the order in which the server writes them.
+    return {name: annotations[name][:LONGEST_ANNOTATION] for name in sorted(names)[:MOST_ANNOTATIONS]}
 
 
 def _same(one: _Seen, other: _Seen) -> bool:
     """By identity where a store keeps its part while nothing changes: five thousand Services are not compared."""
     return (
         one.endpoints_known == other.endpoints_known
+        and one.nodes_known == other.nodes_known
         and one.warnings == other.warnings
         and all(a is b for a, b in zip(one[:6], other[:6], strict=True))
     )
@@ -250,6 +272,7 @@ def _assembled(seen: _Seen) -> Objects:
         nodes=seen.nodes,
         ranges=seen.ranges,
         endpoints_known=seen.endpoints_known,
+        nodes_known=seen.nodes_known,
         warnings=seen.warnings,
         l2=seen.l2,
         from_api=True,

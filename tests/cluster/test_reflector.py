@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,12 +79,12 @@ def it(server: ApiServer, tmp_path: Path) -> Iterator[Watching]:
 
 
 def test_a_list_is_read_page_by_page_and_watched_from_its_version(it: Watching) -> None:
-    for i in range(1001):
+    for i in range(201):
         it.server.put("services", service(f"s{i}"))
     it.start()
     it.until_watching()
-    assert len(it.names()) == 1001
-    assert [request.query.get("limit") for request in it.server.asked(lists("services"))] == ["500"] * 3
+    assert len(it.names()) == 201
+    assert [request.query.get("limit") for request in it.server.asked(lists("services"))] == ["100"] * 3
     watch = it.server.asked(watches("services"))[0].query
     assert watch["allowWatchBookmarks"] == "true"
     assert watch["resourceVersion"] == it.server.objects("services")[-1]["metadata"]["resourceVersion"]
@@ -106,7 +107,7 @@ def test_changes_arrive_and_only_changes_of_what_is_kept_are_marked(it: Watching
 
 
 def test_a_list_that_expires_is_begun_anew_and_half_of_it_deletes_nothing(it: Watching) -> None:
-    for i in range(502):
+    for i in range(102):
         it.server.put("services", service(f"s{i}"))
     it.start()
     it.until_watching()
@@ -121,8 +122,8 @@ def test_a_list_that_expires_is_begun_anew_and_half_of_it_deletes_nothing(it: Wa
     it.server.compact()
     it.server.upset("services", Status(410, "Expired"))
     until(lambda: len(it.server.asked(lists("services"))) == 2 + 6)
-    until(lambda: len(it.names()) == 501)
-    assert set(seen) <= {501, 502}
+    until(lambda: len(it.names()) == 101)
+    assert set(seen) <= {101, 102}
 
 
 def test_what_happens_between_two_watches_is_not_missed(it: Watching) -> None:
@@ -309,23 +310,86 @@ def test_a_dispensable_kind_that_is_refused_is_an_answer(it: Watching, status: i
     assert reflector.state().refused is None
 
 
-def test_a_kind_that_could_be_read_is_not_forgotten_for_one_refusal(it: Watching) -> None:
-    it.server.put("services", service("a"))
-    reflector = it.start(dispensable=frozenset((403, 404)))
-    it.until_watching()
+class Refusing:
+    """A reflector of a dispensable kind that has been read and is refused since; its clock can be put forward."""
+
+    def __init__(self, it: Watching, status: int, *, where: Any = anything) -> None:
+        self.it = it
+        self._ahead = 0.0
+        it.server.put("services", service("a"))
+        self.reflector = it.start(replace(QUICK, now=self._now), dispensable=frozenset((403, 404)))
+        it.until_watching()
+        it.server.fail(Status(status), on=where("services"), times=None)
+        it.server.compact()
+        it.server.upset("services", Status(410, "Expired") if where is lists else End())
+
+    def _now(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def until_refused_again(self) -> None:
+        errors = self.reflector.state().errors
+        until(lambda: self.reflector.state().errors >= errors + 5)
+
+    def pass_seconds(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@pytest.mark.parametrize("where", [lists, anything])
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_kind_that_could_be_read_stays_while_it_is_refused_for_less_than_five_minutes(
+    it: Watching, status: int, where: Any
+) -> None:
+    refusing = Refusing(it, status, where=where)
     marks = it.marks.count
-    it.server.fail(Status(403), on=lists("services"), times=2)
-    it.server.compact()
-    it.server.upset("services", Status(410, "Expired"))
-    until(lambda: reflector.state().lists == 2)
-    assert it.names() == {"a"}
-    assert it.marks.count == marks + 1
-    it.until_watching()
-    it.server.fail(Status(404), on=lists("services"), times=None)
-    it.server.upset("services", Status(410, "Expired"))
-    until(lambda: it.names() == set())
+    refusing.until_refused_again()
+    refusing.pass_seconds(270)
+    refusing.until_refused_again()
+    state = refusing.reflector.state()
+    assert (it.names(), it.marks.count, state.refused) == ({"a"}, marks, None)
+    assert str(status) in str(state.last_error)
+    it.server.mend()
+    it.server.put("services", service("b"))
+    it.until_knows("a", "b")
+
+
+@pytest.mark.parametrize("where", [lists, anything])
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_kind_that_is_refused_for_five_minutes_is_gone_until_it_can_be_read(
+    it: Watching, status: int, where: Any
+) -> None:
+    refusing = Refusing(it, status, where=where)
+    refusing.until_refused_again()
+    refusing.pass_seconds(300)
+    it.until_knows()
+    until(lambda: refusing.reflector.state().refused == status)
+    errors = refusing.reflector.state().errors
+    until(lambda: len(it.server.asked(lists("services"))) >= 5)
+    assert refusing.reflector.state().errors == errors
     it.server.mend()
     it.until_knows("a")
+    assert refusing.reflector.state().refused is None
+
+
+def test_five_minutes_of_refusals_begin_anew_after_another_failure(it: Watching) -> None:
+    refusing = Refusing(it, 403, where=lists)
+    refusing.until_refused_again()
+    refusing.pass_seconds(200)
+    it.server.mend()
+    it.server.fail(Status(500), on=lists("services"), times=1)
+    it.server.fail(Status(403), on=lists("services"), times=None)
+    refusing.until_refused_again()
+    refusing.pass_seconds(200)
+    refusing.until_refused_again()
+    assert it.names() == {"a"}
+    refusing.pass_seconds(100)
+    it.until_knows()
+
+
+def test_a_kind_that_is_refused_from_the_start_is_asked_for_each_half_minute(it: Watching) -> None:
+    it.server.fail(Status(403), on=anything("services"), times=None)
+    it.start(replace(QUICK, ask_again=Pace().ask_again), dispensable=frozenset((403,)))
+    until(lambda: it.delays)
+    assert 30 <= it.delays[0] < 36
 
 
 def test_a_malformed_object_is_told_and_the_others_stay(it: Watching) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from kvctl.cluster.watched import WatchedCluster
+from kvctl.cluster.watched import LONGEST_ANNOTATION, LONGEST_ANNOTATION_NAME, WatchedCluster
 from kvctl.model.objects import CidrKind, Gate, Objects
 from kvctl.model.ref import ServiceRef
+from kvctl.policy import annotations
+from kvctl.policy.annotations import DENIED, read_annotations
 from tests.apiserver import ApiServer, Drop, Hang, Status, anything, lists, watches
 from tests.cluster.watching import QUICK, Marks, connect, endpoint_slice, node, pod, service
 from tests.waiting import until
@@ -307,6 +309,32 @@ def test_services_that_do_not_concern_us_are_no_more_than_a_name(it: Cluster) ->
     it.server.put("services", service("b"))
     it.until_seen(lambda objects: len(objects.services) == 2)
     assert it.marks.count == marks + 1
+
+
+def test_a_tenants_annotations_are_kept_in_bounds(it: Cluster) -> None:
+    fat = service("fat")
+    fat["metadata"]["annotations"] |= {
+        "kvctl.io/egress": "y" * 20_000,
+        "kube-vip.io/egress-denied-networks": "x" * 16_384,
+        f"kube-vip.io/{'n' * 69}": "too long a name",
+        **{f"kvctl.io/z{i:03}": "" for i in range(1000)},
+    }
+    it.server.put("services", fat)
+    it.sync()
+    [kept] = it.watched.objects().services
+    assert len(kept.annotations) == 64
+    assert max(map(len, kept.annotations)) <= 80
+    assert kept.annotations["kube-vip.io/egress"] == "true"
+    assert kept.annotations["kube-vip.io/egress-denied-networks"] == "x" * 16_384
+    assert kept.annotations["kvctl.io/egress"] == "y" * 16_500
+
+
+def test_a_value_that_is_cut_is_refused_by_those_who_read_it() -> None:
+    networks = ",".join(["10.0.0.0/8"] * 2000)
+    read = read_annotations({DENIED: networks[:LONGEST_ANNOTATION]})
+    assert [problem.annotation for problem in read.problems] == [DENIED]
+    known = {name for name in vars(annotations).values() if isinstance(name, str) and "io/" in name[:13]}
+    assert max(map(len, known)) <= LONGEST_ANNOTATION_NAME
 
 
 def test_a_broken_service_is_known_to_be_there(it: Cluster) -> None:

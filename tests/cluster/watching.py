@@ -17,6 +17,7 @@ QUICK = Pace(
     answer=0.5,
     silence=0.8,
     at_once=0.05,
+    ask_again=0.05,
     absent=0.05,
 )
 EGRESS = {"kube-vip.io/egress": "true"}
