@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
+from kvctl.agent.log_stream import LogStream
 from kvctl.agent.round import Round, Turn
 from kvctl.errors import KvctlError, UsageError
 from kvctl.model.text import one_line, plural, quote
@@ -68,11 +69,11 @@ class Journal:
         self,
         form: LogFormat = LogFormat.AUTO,
         *,
-        stream: TextIO | None = None,
+        stream: LogStream | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: LogStream = sys.stderr if stream is None else stream
         self._is_json = form is LogFormat.JSON or (form is LogFormat.AUTO and not self._stream.isatty())
         self._clock = clock
         self._now = now
@@ -85,22 +86,29 @@ class Journal:
 
     def say(self, level: Level, message: str, **fields: object) -> None:
         """Write one line. Fields that are None are left out; all text is escaped here."""
+        line = self._line(level, message, fields)
+        with self._lock:
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except (OSError, ValueError):
+                pass
+
+    def lost(self, count: int) -> str:
+        """The line that stands for `count` lines which nobody took; it is not written here."""
+        text = f"lost {plural(count, 'line')} of this log: standard error was not read"
+        return self._line(Level.WARNING, text, {"lines_lost": count})
+
+    def _line(self, level: Level, message: str, fields: Mapping[str, object]) -> str:
         told = {name: _plain(value) for name, value in fields.items() if value is not None}
         at = (
             datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         )
         text = one_line(message)
         if self._is_json:
-            line = json.dumps({"time": at, "level": level, "message": text, **told})
-        else:
-            words = (f"{name}={_word(value)}" for name, value in told.items())
-            line = " ".join((at, f"{level.upper():7}", text, *words))
-        with self._lock:
-            try:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                pass
+            return json.dumps({"time": at, "level": level, "message": text, **told}) + "\n"
+        words = (f"{name}={_word(value)}" for name, value in told.items())
+        return " ".join((at, f"{level.upper():7}", text, *words)) + "\n"
 
     def stopped(self, *, why: str, rules: str) -> None:
         """The last line: `why` it ends, and what becomes of the `rules`."""

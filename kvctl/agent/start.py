@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from kvctl.agent.health import Health, Verdict
 from kvctl.agent.inbox import Inbox
 from kvctl.agent.journal import Journal, Level, LogFormat
 from kvctl.agent.keeper import Keeper
+from kvctl.agent.log_stream import PatientStream
 from kvctl.agent.metrics import Metrics
 from kvctl.agent.outages import Outages
 from kvctl.agent.readiness import pod_ready
@@ -53,10 +55,10 @@ class Options(NamedTuple):
 def run_agent(connection: Connection, options: Options) -> None:
     """Until SIGTERM or SIGINT. Raises KvctlError where it cannot begin: another agent lives here, the port is taken."""
     inbox, health = Inbox(), Health()
-    journal = Journal(options.log_format)
     keeper = new_keeper(options)
     with ExitStack() as stack:
         stop = stack.enter_context(_stopped_by_signals(inbox))
+        journal = stack.enter_context(_journal(options))
         sign = stack.enter_context(take_sign(node=options.node, version=__version__))
         if sign.warning is not None:
             journal.complain(sign.warning)
@@ -159,6 +161,18 @@ def _questions(agent: Agent, cluster: WatchedCluster, health: Health, metrics: M
         return pod_ready(agent.last, namespace, name) if agent.last is not None else None
 
     return Questions(alive=health.alive, ready=ready, pod=pod, metrics=metrics.render)
+
+
+@contextmanager
+def _journal(options: Options) -> Iterator[Journal]:
+    """The log on standard error, for which nothing waits; closed after all that speaks in it."""
+
+    def lost(count: int) -> str:
+        return journal.lost(count)
+
+    with PatientStream(sys.stderr.fileno(), lost=lost) as stream:
+        journal = Journal(options.log_format, stream=stream)
+        yield journal
 
 
 @contextmanager
