@@ -29,8 +29,10 @@ from kvctl.lab.echo import Echo
 from kvctl.lab.topology import BACKENDS, STANDARD, standard
 from kvctl.lab.traffic import Sender, probe
 from kvctl.model.net import Family
-from tests.agent.chaos import FROM_OUTSIDE, World, api_fault, change, harm, node
+from tests.agent.changes import change
+from tests.agent.faults import FROM_OUTSIDE, api_fault, harm
 from tests.agent.process import Watching, eventually, pod_object, service_object, watching
+from tests.agent.world import World, node
 from tests.apiserver import serving
 from tests.kernel.node import LAB_SETTINGS, VIPS
 from tests.robustness.foreign_rules import rules_of

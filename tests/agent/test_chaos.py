@@ -33,19 +33,9 @@ from kvctl.netfilter import watching
 from kvctl.netfilter.kernel import Kernel
 from kvctl.netfilter.watching import RuleChanges
 from kvctl.node.changes import HostChanges
-from tests.agent.chaos import (
-    VIPS,
-    WORKER,
-    Step,
-    World,
-    api_fault,
-    beginning,
-    change,
-    clumsy,
-    harm,
-    kept_statuses,
-    our_chains,
-)
+from tests.agent.changes import beginning, change, mend
+from tests.agent.faults import api_fault, clumsy, harm
+from tests.agent.world import VIPS, WORKER, Step, World, kept_statuses, our_chains
 from tests.apiserver import serving
 from tests.conftest import MakeNamespace
 from tests.robustness.node import IN_LAB, Node
@@ -242,7 +232,7 @@ def _live(world: World, config: str, history: list[list[Step | Restart]]) -> Non
                     step.do(world)
             note("--- quiet")
             _check(world, it, config)
-        world.mend()
+        mend(world)
         _check(world, it, config)
     finally:
         agents.close()

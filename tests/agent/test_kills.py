@@ -18,8 +18,9 @@ from kvctl.lab.build import Lab
 from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import Connection
 from kvctl.model.net import Family
-from tests.agent.chaos import World, change, foreign_lines
+from tests.agent.changes import change
 from tests.agent.process import Watching, eventually, pod_object, service_object, watching
+from tests.agent.world import World, foreign_lines
 from tests.apiserver import ApiServer
 from tests.kernel.node import LAB_SETTINGS, Packets
 from tests.robustness.foreign_rules import rules_of
