@@ -12,7 +12,7 @@ import pytest
 from kvctl.cluster.watched import LONGEST_ANNOTATION, LONGEST_ANNOTATION_NAME, WatchedCluster
 from kvctl.model.objects import CidrKind, Gate, Objects
 from kvctl.model.ref import ServiceRef
-from kvctl.policy import annotations
+from kvctl.policy import annotations as policy_annotations
 from kvctl.policy.annotations import DENIED, read_annotations
 from tests.apiserver import ApiServer, Drop, Hang, Status, anything, lists, watches
 from tests.cluster.watching import QUICK, Marks, connect, endpoint_slice, node, pod, service
@@ -333,7 +333,9 @@ def test_a_value_that_is_cut_is_refused_by_those_who_read_it() -> None:
     networks = ",".join(["10.0.0.0/8"] * 2000)
     read = read_annotations({DENIED: networks[:LONGEST_ANNOTATION]})
     assert [problem.annotation for problem in read.problems] == [DENIED]
-    known = {name for name in vars(annotations).values() if isinstance(name, str) and "io/" in name[:13]}
+    known = {
+        name for name in vars(policy_annotations).values() if isinstance(name, str) and "io/" in name[:13]
+    }
     assert max(map(len, known)) <= LONGEST_ANNOTATION_NAME
 
 
