@@ -161,7 +161,7 @@ class Keeper:
 
 def _unknown_node(settings: Settings, objects: Objects) -> KvctlError:
     names = sorted(node.name for node in objects.nodes)
-    there = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+    there = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") or "none at all"
     return KvctlError(
         f"the cluster has no Node {settings.node} (it has {there}): nobody can tell which pods are here, "
         "so the rules are left as they are",

@@ -59,6 +59,7 @@ def assemble(
     nodes: Part[Node],
     ranges: Ranges,
     endpoints_known: bool = True,
+    nodes_known: bool = False,
     warnings: Iterable[str] = (),
     l2: Part[views.L2Status] = Part(),  # noqa: B008 - immutable
     from_api: bool,
@@ -75,6 +76,7 @@ def assemble(
         pods=tuple(view.pod for view in pods.views),
         endpoints=_endpoints(slices.views, older_endpoints.views),
         nodes=nodes.views,
+        nodes_known=nodes_known,
         cidr_hints=hints,
         errors=(
             *services.errors,

@@ -126,6 +126,8 @@ class Objects:
     """Services among the objects left out: there, but nobody knows what they ask for."""
     unidentified: bool = False
     """Something that may have been a Service could not be told by name: then nothing is known to be absent."""
+    nodes_known: bool = False
+    """Every Node there is was listed: one that is not among them, or none at all, is told and not just unread."""
     endpoints_known: bool = True
     """False: EndpointSlices could not be read, so what Services without a selector lead to is not known."""
     warnings: tuple[str, ...] = ()

@@ -93,6 +93,10 @@ class WithoutVip(StrEnum):
     DROP = "drop"
 
 
+DROPPED = "its pods' traffic is dropped (kvctl.io/without-vip)"
+"""How a reason ends where the VIP is elsewhere and nothing may leave without it."""
+
+
 class RankClass(IntEnum):
     """Which Services come first where a pod belongs to several: the more exact ones."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, collapse, parse_address, within
 from kvctl.model.objects import Service
-from kvctl.model.policy import EgressPod, EgressPolicy, WithoutVip
+from kvctl.model.policy import DROPPED, EgressPod, EgressPolicy, WithoutVip
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.model.text import quote
@@ -28,7 +28,7 @@ from kvctl.policy.cidrs import ClusterNetworks
 from kvctl.policy.holder import evidence_of, not_here
 from kvctl.policy.interface import interface_warnings
 from kvctl.policy.pods import Member, Members, PodIndex, members
-from kvctl.policy.verdict import DROPPED, Fate, Skipped, SkipStatus, Wanted
+from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
 from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
 
 # What the API server lets a selector hold, as long as a message may be; a file may hold anything.
@@ -46,14 +46,19 @@ class Context:
     claims: Mapping[Address, Claim]
     host: Host | None
     endpoints_known: bool
+    nodes_known: bool
     nodes: tuple[str, ...]
     """The names of the source's Nodes; empty: it has none."""
     announced: Mapping[ServiceRef, frozenset[str]]
 
     @property
     def node_is_unknown(self) -> bool:
-        """Only pods of one node count, and the source has Nodes, but none of that name: the name must be wrong."""
-        return self.settings.node is not None and bool(self.nodes) and self.settings.node not in self.nodes
+        """Only pods of one node count, and the source has Nodes, but none of that name: the name must be wrong.
+
+        Or the API server has lost them: a node that runs kvctl is one.
+        """
+        told = bool(self.nodes) or self.nodes_known
+        return self.settings.node is not None and told and self.settings.node not in self.nodes
 
 
 def judge(

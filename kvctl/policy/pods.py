@@ -24,6 +24,9 @@ class PodIndex:
     unusable: Mapping[str, list[tuple[Pod, str]]] = field(default_factory=dict)
     """By namespace: pods that have no address of their own, and why."""
 
+    from_api: bool = False
+    """Read through the API: there, what is no address of any Pod is nobody's to name."""
+
     @property
     def has_pods(self) -> bool:
         """Whether the source has any Pod at all."""
@@ -86,6 +89,7 @@ def index_pods(objects: Objects) -> PodIndex:
         endpoints=endpoints,
         host_addresses=frozenset(host_addresses),
         unusable=unusable,
+        from_api=objects.from_api,
     )
 
 
@@ -104,10 +108,10 @@ def _claim(pod: Pod) -> tuple[bool, int, str, str]:
 
 def members(service: Service, *, family: Family, index: PodIndex, node: str | None) -> Members:
     """The addresses of a Service's pods; with `node` only of pods there or on no node yet."""
-    found = _selected(service, index) if service.selector else _listed(service.ref, index)
+    found = _selected(service, index) if service.selector else _listed(service.ref, index, node=node)
     mine = [member for member in found if family_of(member.address) is family]
     listed = () if service.selector else index.endpoints.get(service.ref, ())
-    refused = (_refusal(e, index) for e in listed if family_of(e.address) is family)
+    refused = (_refusal(e, index, node=node) for e in listed if family_of(e.address) is family)
     here = [member for member in mine if node is None or member.node is None or member.node == node]
     elsewhere = {member.node for member in mine if member.node} - {member.node for member in here}
     return Members(
@@ -137,11 +141,11 @@ def _selected(service: Service, index: PodIndex) -> Iterable[Member]:
                 yield Member(address=address, name=pod.name, node=pod.node)
 
 
-def _listed(ref: ServiceRef, index: PodIndex) -> Iterable[Member]:
+def _listed(ref: ServiceRef, index: PodIndex, *, node: str | None) -> Iterable[Member]:
     """The addresses of EndpointSlices: anybody may write one, so another namespace's pod never counts."""
     seen: set[Address] = set()
     for endpoint in index.endpoints.get(ref, []):
-        if endpoint.address in seen or _refusal(endpoint, index) is not None:
+        if endpoint.address in seen or _refusal(endpoint, index, node=node) is not None:
             continue
         owner = index.owners.get(endpoint.address)
         seen.add(endpoint.address)
@@ -153,7 +157,7 @@ def _listed(ref: ServiceRef, index: PodIndex) -> Iterable[Member]:
         )
 
 
-def _refusal(endpoint: Endpoint, index: PodIndex) -> str | None:
+def _refusal(endpoint: Endpoint, index: PodIndex, *, node: str | None) -> str | None:
     """Why an endpoint does not count, whoever wrote it; None: as far as pods tell, it does."""
     address = endpoint.address
     if address in index.host_addresses:
@@ -161,4 +165,7 @@ def _refusal(endpoint: Endpoint, index: PodIndex) -> str | None:
     owner = index.owners.get(address)
     if owner is not None and owner.namespace != endpoint.service.namespace:
         return f"endpoint {address} is a pod of another namespace: left out"
+    if owner is None and index.from_api and endpoint.node in (None, node):
+        # Else the next pod of anybody that gets this address would leave by this Service until it is known.
+        return f"endpoint {address} is no address of a Pod: left out"
     return None

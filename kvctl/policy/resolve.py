@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
 from kvctl.policy.holder import Evidence, evidence_of
 from kvctl.policy.judge import Context, judge
 from kvctl.policy.pods import PodIndex, index_pods, selected_pods
+from kvctl.policy.service_chains import MOST_LINKS, links, passed
 from kvctl.policy.shadow import Shadow, find_shadows
 from kvctl.policy.verdict import Fate, Skipped, Wanted
 from kvctl.policy.vips import Claim, VipRules, Vips, find_vips, winners
@@ -117,6 +118,7 @@ class Resolver:
             ),
             host=host,
             endpoints_known=objects.endpoints_known,
+            nodes_known=objects.nodes_known,
             nodes=tuple(sorted(node.name for node in objects.nodes)),
             announced=objects.announced,
         )
@@ -126,6 +128,7 @@ class Resolver:
         ]
         judged += self._judge_services(context)
         wanted, skipped = _without_shadowed(judged)
+        skipped = _with_unpassed(wanted, skipped)
         if objects.services is not self._services:
             self._services = objects.services
             self._by_ref = {service.ref: service for service in objects.services}
@@ -172,6 +175,7 @@ class Resolver:
             context.host,
             context.endpoints_known,
             context.nodes,
+            context.nodes_known,
             context.announced,
         )
         if shared != self._shared:
@@ -210,6 +214,35 @@ def _without_shadowed(judged: list[Wanted | Skipped]) -> tuple[list[Wanted], lis
         else:
             kept.append(told)
     return kept, [*skipped, *shadowed]
+
+
+def _with_unpassed(wanted: Sequence[Wanted], skipped: Iterable[Skipped]) -> list[Skipped]:
+    """Say of each dropped Service which others its drop takes along, because too many come first for a pod."""
+    result = []
+    for skip in skipped:
+        others = _unpassed(skip.drop, wanted) if skip.drop is not None else []
+        if others:
+            names = ", ".join(map(str, others[:3])) + (" and others" if len(others) > 3 else "")
+            text = f"too many Services come first for the same pods: the traffic of {names} is dropped with its own"
+            skip = replace(skip, warnings=(*skip.warnings, text))  # noqa: PLW2901
+        result.append(skip)
+    return result
+
+
+def _unpassed(drop: EgressPolicy, wanted: Sequence[Wanted]) -> list[ServiceRef]:
+    addresses = {pod.address for pod in drop.pods}
+    first = sorted(
+        (w.policy for w in wanted if w.policy.family is drop.family and w.policy.rank < drop.rank),
+        key=lambda policy: policy.rank,
+    )
+    mine = [p for p in first if p.ref.namespace == drop.ref.namespace]
+    if sum(map(links, mine)) <= MOST_LINKS:
+        return []
+    found: dict[ServiceRef, None] = {}
+    for address in addresses:
+        before = [p for p in mine if any(pod.address == address for pod in p.pods)]
+        found.update(dict.fromkeys(p.ref for p in before[len(passed(before)) :]))
+    return sorted(found)
 
 
 def _wholly_shadowed(item: Wanted, shadow: Shadow) -> Skipped:

@@ -85,6 +85,32 @@ class Passing(NamedTuple):
     chains: Mapping[str, tuple[Rule, ...]]
 
 
+MOST_LINKS = 5
+"""Chains that may stand one behind the other between a pod's jump and a dropped Service.
+
+nf_tables refuses a whole transaction with a walk of more than 16 chains (NFT_JUMP_STACK_SIZE), gotos count as
+jumps; the tree of prefixes, the Service's own chains and POSTROUTING take up to 11.
+"""
+
+
+def links(policy: EgressPolicy) -> int:
+    """How many chains it takes to let pass what a policy matches."""
+    return 2 if policy.ports and (policy.allowed or policy.denied) else 1
+
+
+def passed(before: Sequence[EgressPolicy]) -> Sequence[EgressPolicy]:
+    """Those of `before` (highest rank first) that can be let pass; what the others match is dropped with the rest.
+
+    Only a Service of the same namespace has the pod, so nobody else's traffic is concerned.
+    """
+    room = MOST_LINKS
+    for place, policy in enumerate(before):
+        room -= links(policy)
+        if room < 0:
+            return before[:place]
+    return before
+
+
 def compile_passing(
     before: Sequence[EgressPolicy], ref: ServiceRef, names: layout.Names = layout.DROPPING
 ) -> Passing:
@@ -94,7 +120,8 @@ def compile_passing(
     where the walk came from: no network has to be written for each port, and none negated.
     """
     # Only what they match shows in the rules.
-    bare = tuple(p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family]) for p in before)
+    let = passed(before)
+    bare = tuple(p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family]) for p in let)
     return _passing(bare, ref, names)
 
 

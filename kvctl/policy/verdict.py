@@ -10,9 +10,6 @@ from kvctl.model.policy import EgressPolicy, WithoutVip
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.annotations import Problem
 
-DROPPED = "its pods' traffic is dropped (kvctl.io/without-vip)"
-"""How a reason ends where the VIP is elsewhere and nothing may leave without it."""
-
 
 class Fate(StrEnum):
     """What becomes of the rules that a skipped Service has in the kernel."""

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.policy import EgressPolicy
+from kvctl.model.policy import DROPPED, EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Table
 from kvctl.netfilter.diff import Change
 from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
-from kvctl.policy.verdict import DROPPED
 from kvctl.reconcile.attribution import Attributed
 from kvctl.reconcile.report import Item, Status, covered, drift_reason, policy_item, skipped_item
 from kvctl.reconcile.target import Scope, Target

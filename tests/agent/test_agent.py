@@ -214,3 +214,17 @@ def test_a_name_that_no_node_has_changes_nothing_and_is_said(lab: Lab, packets: 
         assert "the cluster has no Node wroker (it has worker)" in str(done.errors[0])
         assert packets.seen() == VIP
         assert not rig.health.ready().good
+
+
+def test_a_cluster_that_has_lost_everything_loses_no_rule_here(lab: Lab, packets: Packets) -> None:
+    """As an API server that was set up anew or restored from an old backup, until its objects are back."""
+    with running(lab.worker, settings=LAB_SETTINGS) as rig:
+        worker = node("worker", "172.16.0.2")
+        assert applied(rig.say(SERVICE, POD, worker, nodes_known=True))
+        after = len(rig.rounds)
+        rig.cluster.say(nodes_known=True)
+        done = rig.wait_for(lambda it: it.failed, after=after)
+        assert "it has none at all" in str(done.errors[0])
+        assert packets.seen() == VIP
+        assert rig.say(worker, nodes_known=True).items == ()
+        assert packets.seen() == NODE

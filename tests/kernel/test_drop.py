@@ -14,12 +14,11 @@ from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import Connection, Sender, probe
 from kvctl.model.net import Family
 from kvctl.model.objects import Service
-from kvctl.model.policy import WithoutVip
+from kvctl.model.policy import DROPPED, WithoutVip
 from kvctl.model.rules import Table
-from kvctl.policy.verdict import DROPPED
 from kvctl.reconcile.changed import Action, action_on, changed_items
 from kvctl.reconcile.report import Item, Status
-from tests.builders import service
+from tests.builders import pod, service
 from tests.kernel.conftest import PORTS
 from tests.kernel.node import SECOND_VIPS, VIPS, Worker, lab_pod, show_server_the_way
 
@@ -300,3 +299,26 @@ def test_it_moves_with_the_back_end(lab: Lab, worker: Worker, outside: Echo) -> 
     other.flush()
     for family, who in STANDARD.items():
         assert ask(lab, family) == who.worker_eth1
+
+
+def test_however_many_services_come_first_the_kernel_takes_the_rules(worker: Worker) -> None:
+    """nf_tables refuses a walk of more than 16 chains, and with it everybody's rules."""
+    many = [
+        service(
+            f"sip/first-{n}",
+            vip=VIPS,
+            ports=f"udp:{6000 + n}",
+            allowed="203.0.113.0/24,2001:db8::/32",
+            selector={"app": "sip-client"},
+            created=n + 1,
+        )
+        for n in range(20)
+    ]
+    last = dropping("sip/zz-last", vip=SECOND_VIPS, selector={"app": "sip-client"}, created=1_800_000_000)
+    pods = [pod(f"sip/p-{n}", f"10.0.{n // 4 * 16}.{n % 4 * 64 + 1}", app="sip-client") for n in range(40)]
+    applied = worker.apply(*many, last, lab_pod(), *pods)
+    assert [error for outcome in applied.outcomes for error in outcome.errors] == []
+    item = item_of(applied.after.items, Family.IPV4, "sip/zz-last")
+    assert item.status is Status.ELSEWHERE
+    assert any("too many Services come first" in text for text in item.warnings)
+    assert worker.apply(*many, last, lab_pod(), *pods).restores == 0

@@ -225,3 +225,21 @@ class TestWithoutASelector:
         assert skip_of(resolved(WITHOUT_SELECTOR), "sip/sip-client").reason == (
             "no usable EndpointSlice address in namespace sip: spec.selector is empty"
         )
+
+
+@pytest.mark.parametrize(
+    ("from_api", "endpoint_node", "counts"),
+    [(False, None, True), (True, None, False), (True, "worker", False), (True, "other", False)],
+)
+def test_read_through_the_api_an_endpoint_counts_only_where_a_pod_has_it(
+    from_api: bool, endpoint_node: str | None, counts: bool
+) -> None:
+    its = service(selector={})
+    squatting = endpoint("sip/sip-client", "10.0.0.9", node=endpoint_node)
+    answer = resolved(its, squatting, from_api=from_api, settings=settings(node="worker"))
+    assert bool(answer.wanted) is counts
+    if not counts and endpoint_node != "other":
+        assert "endpoint 10.0.0.9 is no address of a Pod: left out" in answer.skipped[0].reason
+    mine = pod("sip/mine", "10.0.0.9", node="worker")
+    known = resolved(its, squatting, mine, from_api=from_api, settings=settings(node="worker"))
+    assert bool(known.wanted)
