@@ -11,9 +11,11 @@ rank the Service has, why a network is excluded.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
-from hashlib import sha256
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from kvctl.model.net import Address, Network, parse_address
 from kvctl.model.policy import Exclusion, ExclusionKind, Rank, RankClass
@@ -52,10 +54,25 @@ _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 
 
+def _find_sha256() -> Callable[[bytes], Any]:
+    """What hashlib hands out where there is no OpenSSL, if it can be had alone, as random.py of the library takes it.
+
+    Loading OpenSSL takes longer than all that is hashed by a command that looks.
+    """
+    for module in ("_sha2", "_sha256", "hashlib"):  # of Python 3.12, of 3.11, of every Python
+        with suppress(ImportError, AttributeError):
+            found: Callable[[bytes], Any] = import_module(module).sha256
+            return found
+    raise ImportError("this Python has no SHA-256")
+
+
+_sha256 = _find_sha256()
+
+
 def _digest(*parts: object) -> str:
     """80 bits of a hash in base32: 16 characters that a chain name and a bare comment may hold."""
     data = "\0".join((str(LAYOUT), *map(str, parts))).encode()
-    bits = int.from_bytes(sha256(data).digest()[:10])
+    bits = int.from_bytes(_sha256(data).digest()[:10])
     return "".join([_PAIRS[bits >> shift & 1023] for shift in range(70, -1, -10)])
 
 
