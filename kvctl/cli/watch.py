@@ -109,7 +109,8 @@ def _switch(flag: bool | None, variable: str, *, default: bool) -> bool:
 def _listen(flag: str | None) -> Listen | None:
     if flag is not None:
         return parse_listen(flag, where="--listen")
-    return parse_listen(os.environ.get("egress_listen", DEFAULT_LISTEN))
+    # Empty is unset, as everywhere: `off` switches it off.
+    return parse_listen(os.environ.get("egress_listen", "").strip() or DEFAULT_LISTEN)
 
 
 def _log_format(flag: str | None) -> LogFormat:

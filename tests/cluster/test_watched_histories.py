@@ -162,6 +162,7 @@ def as_watched(objects: Objects) -> Objects:
                 for service in objects.services
             ),
             pods=tuple(pod for pod in objects.pods if pod.node == NODE),
+            nodes_known=True,  # who reads once does not ask for it
         )
     )
 
