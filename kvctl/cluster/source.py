@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class UnexpectedError(ClusterError):
     """A mistake of ours, or an object that nobody thought of."""
 
 
-class Source:
+class Source(ABC):
     """The thread. Subclasses say what one round is; `notify` is called when something may have changed."""
 
     def __init__(
@@ -115,9 +116,9 @@ class Source:
             if delay > 0 and not self._stopping:
                 self._pace.pause(self._woken, delay)
 
+    @abstractmethod
     def _round(self) -> float:
         """Do the work, as long as it goes well; then how many seconds to pause."""
-        raise NotImplementedError
 
     def _failed(self, error: ClusterError) -> float:
         if self._stopping:

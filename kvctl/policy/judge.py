@@ -162,23 +162,34 @@ def _judge_family(
     if faults or skipped.problems:
         reasons = [*([away] if away else []), *faults]
         return replace(skipped, reason=_sentence(reasons, skipped.problems), fate=Fate.KEEP)
-    policy = EgressPolicy(
-        ref=service.ref,
-        family=family,
-        vip=vip.address,
-        pods=tuple(EgressPod.named(pod.address, name=pod.name, node=pod.node) for pod in pods),
-        ports=annotations.ports,
-        allowed=tuple(n for n in of_family(annotations.allowed or (), family) if n.prefixlen),
-        denied=of_family(annotations.denied, family),
-        interface=annotations.interface or context.settings.interface,
-        created=service.created,
-    )
+    policy = _policy(service, annotations, vip.address, pods, family, context.settings)
     warnings = (*skipped.warnings, *_shortened(left_out), *_both_egress(annotations, service))
     if away:
         return replace(skipped, reason=_without(away, skipped), drop=policy, warnings=warnings)
     if context.host is not None:
         warnings = (*warnings, *interface_warnings(policy, context.host))
     return Wanted(policy=policy, warnings=warnings)
+
+
+def _policy(
+    service: Service,
+    annotations: Annotations,
+    vip: Address,
+    pods: Iterable[Member],
+    family: Family,
+    settings: Settings,
+) -> EgressPolicy:
+    return EgressPolicy(
+        ref=service.ref,
+        family=family,
+        vip=vip,
+        pods=tuple(EgressPod.named(pod.address, name=pod.name, node=pod.node) for pod in pods),
+        ports=annotations.ports,
+        allowed=tuple(n for n in of_family(annotations.allowed or (), family) if n.prefixlen),
+        denied=of_family(annotations.denied, family),
+        interface=annotations.interface or settings.interface,
+        created=service.created,
+    )
 
 
 def _without(away: str, skipped: Skipped) -> str:

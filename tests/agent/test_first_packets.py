@@ -90,6 +90,9 @@ def test_rules_are_there_before_a_pod_is_ready(
         agent.wait_ready()
         server.put("pods", starting())
         eventually(lambda: seen(lab) == V4.vip, why=agent.text)
+        shown = server.get("pods", "sip-client-0", namespace="sip")
+        assert shown is not None
+        assert shown["status"]["conditions"] == [{"type": "Ready", "status": "False"}]
 
 
 def test_behind_wait_the_very_first_packet_has_the_vip(

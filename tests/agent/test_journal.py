@@ -231,6 +231,7 @@ def test_a_log_that_nobody_reads_is_no_failure() -> None:
     log = Log()
     log.stream.close()
     log.journal.say(Level.ERROR, "lost")
+    assert log.stream.closed
 
 
 @pytest.mark.parametrize(("terminal", "is_json"), [(True, False), (False, True)])
