@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from kvctl.cli import options
 from kvctl.cli.inputs import Inputs, takes_inputs
-from kvctl.cli.items import explain, print_items, report_look
 from kvctl.cli.output import note
-from kvctl.reconcile.compare import compare
-from kvctl.reconcile.look import look
-from kvctl.reconcile.report import Item
-from kvctl.reconcile.target import Scope
+from kvctl.netfilter.kernel import read_everything, start_reading_everything
+
+if TYPE_CHECKING:
+    from kvctl.reconcile.report import Item
 
 
 @click.command()
@@ -29,12 +30,19 @@ def command(
     Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
     """
     compares = inputs.name_a_source
+    # The programs that read run while the rest of kvctl is loaded; a source may take its time, so it comes first.
+    read = read_everything if compares else start_reading_everything()
+    from kvctl.cli.items import explain, print_items, report_look
+    from kvctl.reconcile.compare import compare
+    from kvctl.reconcile.look import look
+    from kvctl.reconcile.target import Scope
+
     scope = Scope()
     status, wish = 0, None
     if compares:
         wanted = inputs.wanted(scope)
         wish = wanted.wish
-    found = look(told=options.told_backend(nftables))
+    found = look(told=options.told_backend(nftables), read=read)
     items = [item._replace(changes=None) for item in compare(found, wish, scope=scope).items]
     if items and not compares:
         items = _doubted(items, assume_vip=options.told_assume_vip(inputs.assume_vip))
@@ -50,13 +58,16 @@ def command(
 
 def _doubted(items: list[Item], *, assume_vip: bool) -> list[Item]:
     """The items, with a warning where the VIP is not where their rules need it."""
-    from kvctl.agent.sign import find_agent
     from kvctl.node.host import read_host
     from kvctl.reconcile.presence import with_vip_warning
 
     host = read_host()
     doubted = [with_vip_warning(item, host=host, assume_vip=assume_vip) for item in items]
-    if assume_vip or doubted == items or find_agent() is None:
+    if assume_vip or doubted == items:
+        return doubted
+    from kvctl.agent.sign import find_agent
+
+    if find_agent() is None:
         return doubted
     # An agent judges by evidence that is not in the kernel, MetalLB's word for one.
     return [with_vip_warning(item, host=host, assume_vip=True) for item in items]

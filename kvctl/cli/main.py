@@ -116,6 +116,7 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # Whoever closed the pipe has read enough; anything else is lost output.
         status = 0 if isinstance(error, BrokenPipeError) else _report(error)
+    gc.freeze()  # at exit Python looks for garbage thrice more
     sys.exit(status)
 
 

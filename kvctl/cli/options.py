@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# RFC 1123: a namespace and a Service are labels, a node is a subdomain.
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+# RFC 1123: a namespace and a Service are labels, a node is a subdomain. Compiled by those who are given one.
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_SUBDOMAIN = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
+_INTERFACE = r"[A-Za-z0-9_.@-]{1,15}"
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
@@ -202,12 +202,12 @@ def this_node(flag: str | None) -> str:
     return told or os.uname().nodename.lower()
 
 
-def _told(flag: str, value: str | None, *variables: str, form: re.Pattern[str], what: str) -> str | None:
+def _told(flag: str, value: str | None, *variables: str, form: str, what: str) -> str | None:
     """The flag's value, else the first variable that is not empty; raises UsageError naming where it came from."""
     places = ((flag, value), *((f"environment variable {v}", os.environ.get(v)) for v in variables))
     for where, text in places:
         if text or (text is not None and where == flag):
-            if not form.fullmatch(text):
+            if not re.fullmatch(form, text):
                 raise UsageError(f"{where}: {quote(text)} is not {what}")
             return text
     return None
@@ -285,14 +285,14 @@ def parse_services(
     """
     if not names:
         return None
-    if namespace is not None and not _LABEL.fullmatch(namespace):
+    if namespace is not None and not re.fullmatch(_LABEL, namespace):
         raise UsageError(f"--namespace: {quote(namespace)} is not the name of a namespace")
     refs = set()
     for name in names:
         where, slash, what = name.rpartition("/")
         if not slash:
             where = namespace or _context_namespace(kubeconfig=kubeconfig, context=context) or "default"
-        if not (_LABEL.fullmatch(where) and _LABEL.fullmatch(what)):
+        if not (re.fullmatch(_LABEL, where) and re.fullmatch(_LABEL, what)):
             raise UsageError(
                 f"{quote(name)} is not a Service: it is written NAMESPACE/NAME, or NAME with -n NAMESPACE",
                 hint="to read a file: -f FILE" if os.path.exists(name) else "see: kvctl egress list",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
@@ -53,13 +52,14 @@ class Route(NamedTuple):
     metric: int = 0
 
 
-@dataclass(frozen=True)
-class Host:
-    """The addresses, main-table routes and interface names of this host at one moment."""
-
+class _Seen(NamedTuple):
     addresses: tuple[HostAddress, ...]
     routes: tuple[Route, ...]
     interfaces: tuple[str, ...] = ()
+
+
+class Host(_Seen):
+    """The addresses, main-table routes and interface names of this host at one moment."""
 
     def holds(self, address: Address) -> str | None:
         """The interface that makes this host the holder of `address`, or None if it is not here."""

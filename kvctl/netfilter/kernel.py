@@ -29,7 +29,6 @@ _LEGACY_TABLES = {
 }
 # Stands for all rules of a chain that native ones hide: it is no rule of ours, so the chain is replaced.
 _HIDDEN = FoundRule(text="(native nft rules)", rule=None)
-_FAILED_LINE = re.compile(r"line:? ?(?P<line>[0-9]+)")
 
 Witness = Callable[[Backend, Family], None]
 _witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
@@ -214,7 +213,7 @@ def unavailable(done: proc.Completed, what: str) -> NetfilterUnavailableError:
 
 def _failed_line(stderr: str, text: str) -> str | None:
     # nft resolves jumps at COMMIT, so the reported line can be the one after (1.8.9).
-    match = _FAILED_LINE.search(stderr)
+    match = re.search(r"line:? ?(?P<line>[0-9]+)", stderr)
     if match is None:
         return None
     lines = text.split("\n")
@@ -233,7 +232,11 @@ class Reading(NamedTuple):
 
 def read_everything() -> Reading:
     """What is installed and readable; nothing is created, nothing is decided."""
-    tables: dict[tuple[Backend, Family], SavedTables] = {}
+    return start_reading_everything()()
+
+
+def start_reading_everything() -> Callable[[], Reading]:
+    """The same in two steps, so that something else can be done meanwhile; what this returns has to be called."""
     failed: dict[tuple[Backend, Family], KvctlError] = {}
     started: dict[tuple[Backend, Family], Callable[[], SavedTables]] = {}
     for backend in Backend:
@@ -243,9 +246,14 @@ def read_everything() -> Reading:
             except KvctlError as error:
                 failed[backend, family] = error
     chains = Question("list", "chains")
-    for key, finish in started.items():
-        try:
-            tables[key] = finish()
-        except KvctlError as error:
-            failed[key] = error
-    return Reading(tables=tables, failed=failed, nft_chains=chains.answer())
+
+    def finish_all() -> Reading:
+        tables: dict[tuple[Backend, Family], SavedTables] = {}
+        for key, finish in started.items():
+            try:
+                tables[key] = finish()
+            except KvctlError as error:
+                failed[key] = error
+        return Reading(tables=tables, failed=failed, nft_chains=chains.answer())
+
+    return finish_all

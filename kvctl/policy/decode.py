@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -38,12 +37,12 @@ class InstalledService(NamedTuple):
     """Every address its rules rewrite to: several only where somebody changed them."""
 
 
-@dataclass(frozen=True)
 class Part:
     """The Services of one table, and the jumps of their pods."""
 
-    services: Mapping[ServiceRef, InstalledService] = field(default_factory=dict)
-    entries: tuple[Entry, ...] = ()
+    def __init__(self, services: Mapping[ServiceRef, InstalledService], entries: tuple[Entry, ...]) -> None:
+        self.services = services
+        self.entries = entries
 
     def entries_of(self, ref: ServiceRef) -> list[Entry]:
         """The jumps of one Service's pods."""
@@ -57,15 +56,26 @@ class Part:
         return dict(by_ref)
 
 
-@dataclass(frozen=True)
 class Installed(Part):
-    """Everything of ours in one family; the Services and jumps of its own are those that rewrite."""
+    """Everything of ours in one family; the Services and jumps of its own are those that rewrite.
 
-    family: Family = Family.IPV4
-    exclusions: tuple[Exclusion, ...] = ()
-    retiring: tuple[Retiring, ...] = ()
-    drops: Part = field(default_factory=Part)
-    """What is dropped because its VIP was not here."""
+    `drops` is what is dropped because its VIP was not here.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        rewrites: Part,
+        *,
+        drops: Part,
+        exclusions: tuple[Exclusion, ...],
+        retiring: tuple[Retiring, ...],
+    ) -> None:
+        super().__init__(rewrites.services, rewrites.entries)
+        self.family = family
+        self.drops = drops
+        self.exclusions = exclusions
+        self.retiring = retiring
 
     @property
     def refs(self) -> frozenset[ServiceRef]:
@@ -84,12 +94,11 @@ def decode(snapshot: Snapshot) -> Installed:
     rewritten, retiring = _decode_table(snapshot, layout.REWRITING, exclusions)
     dropped, _ = _decode_table(snapshot, layout.DROPPING, exclusions)
     return Installed(
-        family=snapshot.family,
-        services=rewritten.services,
-        entries=rewritten.entries,
+        snapshot.family,
+        rewritten,
+        drops=dropped,
         exclusions=canonical(exclusions.values()),
         retiring=tuple(retiring),
-        drops=dropped,
     )
 
 

@@ -11,6 +11,7 @@ rank the Service has, why a network is excluded.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -43,9 +44,10 @@ _POD = re.compile(
     r"(?P<rank_class>[123])(?P<created>[0-9]{1,12}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
 )
 _SERVICE = re.compile(_REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?")
-_DROPPED = re.compile(_SERVICE.pattern + r" without (?P<vip>[0-9a-f.:]{2,39})")
-_PASSED = re.compile(r"before " + _REF)
-_RETIRING = re.compile(r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})")
+# What most nodes have none of is not compiled before it is met.
+_DROPPED = _SERVICE.pattern + r" without (?P<vip>[0-9a-f.:]{2,39})"
+_PASSED = r"before " + _REF
+_RETIRING = r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})"
 _EXCLUDE = re.compile(r"exclude (?P<kind>[a-z-]+)")
 
 
@@ -59,7 +61,7 @@ def _find_sha256() -> Callable[[bytes], Any]:
 
     Loading OpenSSL takes longer than all that is hashed by a command that looks.
     """
-    for module in ("_sha2", "_sha256", "hashlib"):  # of Python 3.12, of 3.11, of every Python
+    for module in ("_sha2" if sys.version_info >= (3, 12) else "_sha256", "hashlib"):
         with suppress(ImportError, AttributeError):
             found: Callable[[bytes], Any] = import_module(module).sha256
             return found
@@ -232,7 +234,7 @@ def read_service(text: str) -> tuple[ServiceRef, str | None] | None:
 @lru_cache(maxsize=65536)
 def read_dropped(text: str) -> tuple[ServiceRef, str | None, Address] | None:
     """The Service, its interface and its VIP in a rule that drops."""
-    match = _DROPPED.fullmatch(text)
+    match = re.fullmatch(_DROPPED, text)
     if match is None:
         return None
     try:
@@ -244,7 +246,7 @@ def read_dropped(text: str) -> tuple[ServiceRef, str | None, Address] | None:
 
 def read_passed(text: str) -> ServiceRef | None:
     """The dropped Service that a rule comes before."""
-    match = _PASSED.fullmatch(text)
+    match = re.fullmatch(_PASSED, text)
     return ServiceRef(match["namespace"], match["name"]) if match else None
 
 
@@ -252,7 +254,7 @@ def read_retiring(rule: Rule) -> tuple[ServiceRef, Address] | None:
     """The Service and VIP of a retiring mark, None for any other rule."""
     if rule.target.verb is not Verb.RETURN:
         return None
-    match = _RETIRING.fullmatch(comment_text(rule) or "")
+    match = re.fullmatch(_RETIRING, comment_text(rule) or "")
     if match is None:
         return None
     try:

@@ -36,6 +36,8 @@ def attribute(
     `had_dispatch`: the tables that had dispatch chains before, so that a new one repeats the excluded networks
     of the others.
     """
+    if not changes:
+        return Attributed(own={}, shared=[], structure=[])
     chains = {chain: ref for ref in refs for chain in layout.chains_of(ref)}
     dispatch = [c for c in changes if layout.is_dispatch_chain(c.chain)]
     added = Counter((c.table, c.rule) for c in dispatch if c.op == "add")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from copy import copy
+from typing import NamedTuple
 
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family, Network
@@ -16,8 +17,7 @@ from kvctl.policy.decode import Installed
 from kvctl.reconcile.site import Site, open_site
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What was found: the sites of the back end in use and of the other one."""
 
     choice: Choice
@@ -31,7 +31,7 @@ class Look:
     """The same of the back end that is not in use, where it is installed."""
     nft_chains: str
     """What `nft -j list chains` printed."""
-    overrides: dict[tuple[Family, frozenset[Network]], str | None] = field(default_factory=dict)
+    overrides: dict[tuple[Family, frozenset[Network]], str | None]
     """What was found of other base chains, by the pods it was asked for: asked once a run."""
 
     @property
@@ -47,18 +47,18 @@ class Look:
 
     def frozen(self) -> Look:
         """The same as it is now, whatever is written and read again afterwards."""
-        sites = {family: replace(site) for family, site in self.sites.items()}
-        others = {family: replace(site) for family, site in self.others.items()}
-        return replace(self, sites=sites, others=others)
+        sites = {family: copy(site) for family, site in self.sites.items()}
+        others = {family: copy(site) for family, site in self.others.items()}
+        return self._replace(sites=sites, others=others)
 
     def in_other(self, family: Family) -> Installed | None:
         """What the back end that is not in use held."""
         return self.others[family].before_installed if family in self.others else None
 
 
-def look(*, told: bool | None) -> Look:
+def look(*, told: bool | None, read: Callable[[], Reading] = read_everything) -> Look:
     """Read everything once. Raises NetfilterUnavailableError where the back end in use cannot be read."""
-    reading = read_everything()
+    reading = read()
     choice = choose_backend(reading, told=told)
     backend = choice.backend
     sites: dict[Family, Site] = {}
@@ -89,6 +89,7 @@ def look(*, told: bool | None) -> Look:
         failed=failed,
         others_failed=others_failed,
         nft_chains=reading.nft_chains,
+        overrides={},
     )
 
 

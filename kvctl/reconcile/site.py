@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kvctl.model.net import Family, host_network
 from kvctl.model.rules import Ruleset, Table
@@ -19,16 +18,14 @@ from kvctl.reconcile.target import Target
 MakeTarget = Callable[[Installed], Target]
 
 
-@dataclass
 class Site:
-    """One family of one back end, with what was found there and what it is to hold."""
+    """One family of one back end: what is found there now, and what was there before the run."""
 
-    kernel: Kernel
-    family: Family
-    snapshot: Snapshot
-    installed: Installed
-    before: Snapshot
-    before_installed: Installed
+    def __init__(self, kernel: Kernel, family: Family, snapshot: Snapshot) -> None:
+        self.kernel = kernel
+        self.family = family
+        self.snapshot = self.before = snapshot
+        self.installed = self.before_installed = decode(snapshot)
 
     def reread(self) -> None:
         """Look again."""
@@ -43,9 +40,7 @@ def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
     if error is not None:
         raise error
     kernel = Kernel(backend)
-    snapshot = kernel.snapshot(family, reading.tables[backend, family], hooks=HOOKS)
-    installed = decode(snapshot)
-    return Site(kernel, family, snapshot, installed, snapshot, installed)
+    return Site(kernel, family, kernel.snapshot(family, reading.tables[backend, family], hooks=HOOKS))
 
 
 def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -233,7 +232,7 @@ class TestTheHost:
     def test_a_route_to_the_allowed_networks_is_what_counts_where_there_are_some(self) -> None:
         it = service(annotations={"kube-vip.io/serviceInterface": "eth1"}, allowed="192.168.0.0/24")
         here = host(("192.168.0.245", "eth1"))
-        routed = replace(here, routes=(*here.routes, Route(parse_network("192.168.0.0/24"), "eth1")))
+        routed = here._replace(routes=(*here.routes, Route(parse_network("192.168.0.0/24"), "eth1")))
         assert only(resolved(it, POD, host=routed)).warnings == ()
 
     def test_the_interface_setting_stands_in_where_the_service_names_none(self) -> None:
