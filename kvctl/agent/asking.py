@@ -27,6 +27,8 @@ class Reply(NamedTuple):
     reason: str
     final: bool = False
     """Asking again would change nothing: the question itself is at fault."""
+    heard: bool = True
+    """Somebody answered."""
 
 
 def ask(agent: AgentAddress, *, namespace: str, pod: str, timeout: float) -> Reply:
@@ -39,7 +41,7 @@ def ask(agent: AgentAddress, *, namespace: str, pod: str, timeout: float) -> Rep
         answer = connection.getresponse()
         content = answer.read(_LONGEST_LINE).decode(errors="replace").strip()
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        return Reply(ready=False, reason=f"no answer from {agent}: {_why(error)}")
+        return Reply(ready=False, reason=f"no answer from {agent}: {_why(error)}", heard=False)
     finally:
         connection.close()
     reason = content.partition("\n")[0]
@@ -82,7 +84,10 @@ def timed_out(reply: Reply, *, who: str, timeout: float) -> KvctlError:
         return KvctlError(f"the agent refuses the question about {who}: {reply.reason}")
     return KvctlError(
         f"the rules of {who} were not in the kernel within {timeout:g} s: {reply.reason}",
-        hint="look at the agent of this node: its log, and kvctl egress list --cluster there",
+        hint="look at the agent of this node: its log, and kvctl egress list --cluster there"
+        if reply.heard
+        else "see whether the agent runs on this node (kubectl get pods -A -o wide) and listens there (egress_listen), "
+        "and that no firewall or NetworkPolicy keeps this pod from it",
     )
 
 

@@ -130,12 +130,13 @@ class WatchCollector(Collector):
     def __init__(self, states: Callable[[], Mapping[str, WatchState]], *, clock: Callable[[], float]) -> None:
         self._states = states
         self._clock = clock
+        self._begun = clock()
 
     def collect(self) -> Iterator[Metric]:
-        """A kind that was never heard of has no lag yet."""
+        """A kind that was never heard of lags since the agent began: a server that is away at the start shows."""
         lag = GaugeMetricFamily(
             "kvctl_watch_lag_seconds",
-            "Time since the API server was last heard of this kind.",
+            "Time since the API server was last heard of this kind, or since the agent began.",
             labels=["kind"],
         )
         errors = CounterMetricFamily(
@@ -143,8 +144,8 @@ class WatchCollector(Collector):
         )
         now = self._clock()
         for kind, state in sorted(self._states().items()):
-            if state.last_contact is not None:
-                lag.add_metric([kind], max(0.0, now - state.last_contact))
+            heard = self._begun if state.last_contact is None else state.last_contact
+            lag.add_metric([kind], max(0.0, now - heard))
             errors.add_metric([kind], state.errors)
         yield from (lag, errors)
 

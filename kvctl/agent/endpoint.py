@@ -192,6 +192,8 @@ class Endpoint:
 
     def _judge_pod(self, query: dict[str, str]) -> tuple[HTTPStatus, str]:
         namespace, name = query.get("namespace", ""), query.get("pod", "")
+        if not (namespace and name):
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "ask /wait?namespace=NAMESPACE&pod=NAME")
         if not is_label(namespace):
             raise RefusedError(HTTPStatus.BAD_REQUEST, f"namespace={quote(namespace)} is not {A_LABEL}")
         if not is_subdomain(name):
@@ -264,9 +266,9 @@ def _open(listen: Listen) -> socket.socket:
     except OSError as error:
         raise KvctlError(
             f"cannot listen on {listen}: {os.strerror(error.errno or 0)}",
-            hint="another program has the port: choose another with egress_listen, or egress_listen=off"
+            hint="another program has the port: choose another with --listen or egress_listen; off switches it off"
             if error.errno == errno.EADDRINUSE
-            else "choose an address of this node and a free port with egress_listen, or egress_listen=off",
+            else "choose an address of this node and a free port with --listen or egress_listen; off switches it off",
         ) from None
 
 

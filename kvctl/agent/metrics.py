@@ -61,7 +61,7 @@ class Metrics:
         self._syncs = Counter("kvctl_syncs_total", "Rounds.", ["cause", "result"], registry=registry)
         self._last = Gauge(
             "kvctl_last_sync_timestamp_seconds",
-            "When the last round that did not fail ended.",
+            "When the last round that did not fail ended; 0: none yet.",
             registry=registry,
         )
         self._changes = Counter(

@@ -47,7 +47,7 @@ class Outages:
             if state.synced
             else "the rules stay as they are until then"
         )
-        self._journal.say(Level.WARNING, f"{reason}; trying again, {known}", source=state.name)
+        self._journal.say(Level.WARNING, f"{reason}; trying again, {known}")
 
     def _works(self, state: SourceState) -> None:
         if state.name not in self._failing:

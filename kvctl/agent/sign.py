@@ -162,13 +162,15 @@ def _search(strangers: dict[bytes, _Listener]) -> Agent | None:
     return None
 
 
-def refuse_beside_agent() -> None:
+def refuse_beside_agent(*, can_force: bool = True) -> None:
     """Raise KvctlError if an agent lives here: it would undo what a command changes by hand."""
     agent = find_agent()
     if agent is not None:
         raise KvctlError(
             f"a kvctl agent keeps the rules of this network namespace ({agent}), and would undo this",
-            hint="change the objects in the cluster, stop the agent, or use --force",
+            hint="change the objects in the cluster, stop the agent, or use --force"
+            if can_force
+            else "change the objects in the cluster, or stop the agent",
         )
 
 

@@ -29,6 +29,7 @@ from kvctl.cluster.connection import Connection
 from kvctl.cluster.watched import WatchedCluster
 from kvctl.errors import KvctlError
 from kvctl.model.settings import Settings
+from kvctl.netfilter.privilege import require_netfilter
 from kvctl.netfilter.watching import RuleChanges
 from kvctl.node.changes import HostChanges
 
@@ -53,7 +54,9 @@ class Options(NamedTuple):
 
 
 def run_agent(connection: Connection, options: Options) -> None:
-    """Until SIGTERM or SIGINT. Raises KvctlError where it cannot begin: another agent lives here, the port is taken."""
+    """Until SIGTERM or SIGINT. Raises KvctlError where it cannot begin: another agent lives here, the port is taken,
+    no rule can be written."""
+    require_netfilter(options.told)
     inbox, health = Inbox(), Health()
     keeper = new_keeper(options)
     with ExitStack() as stack:

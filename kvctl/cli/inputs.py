@@ -21,7 +21,6 @@ Command = Callable[..., int]
 class Inputs(NamedTuple):
     """The shared options as they were given."""
 
-    filenames: Sequence[str]
     kubeconfig: str | None
     context: str | None
     node: str | None
@@ -30,6 +29,7 @@ class Inputs(NamedTuple):
     service_cidrs: Sequence[str]
     exclude_cidrs: Sequence[str]
     vip_ranges: Sequence[str]
+    filenames: Sequence[str] = ()
     without_vip: str | None = None
     assume_vip: bool | None = None
     ask_cluster: bool = False
@@ -76,11 +76,14 @@ class Inputs(NamedTuple):
         return read_wanted(self.objects(), settings=settings, scope=scope)
 
 
-def takes_inputs(*, of_node: bool = True, by_choice: bool = False) -> Callable[[Command], Command]:
+def takes_inputs(
+    *, of_node: bool = True, by_choice: bool = False, files: bool = True
+) -> Callable[[Command], Command]:
     """Gives a command the shared options, handed to it as `inputs`.
 
     `of_node`: it looks at this node, so that --assume-vip makes sense. `by_choice`: without a source it looks
-    at the kernel alone, so that --cluster is needed to ask the configured one.
+    at the kernel alone, so that --cluster is needed to ask the configured one. Without `files` a cluster is
+    the only source.
     """
 
     def decorate(function: Command) -> Command:
@@ -96,6 +99,7 @@ def takes_inputs(*, of_node: bool = True, by_choice: bool = False) -> Callable[[
             result = option(result)
         if by_choice:
             result = options.cluster(result)
-        return options.source(result)
+        result = options.configuration(result)
+        return options.files(result) if files else result
 
     return decorate

@@ -37,17 +37,36 @@ def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
+    """A number of seconds from 0 to `most`."""
+
+    name = "seconds"
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; fails with what is accepted."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds <= self._most:  # false for nan, too
+            self.fail(f"{quote(str(value))} is not a number of seconds from 0 to {self._most}", param, ctx)
+        return seconds
+
+
 services = click.argument("services", metavar="[SERVICE]...", nargs=-1)
 namespace = click.option("-n", "--namespace", metavar="NAMESPACE", help="Namespace of a SERVICE without one.")
-source = _all(
-    click.option(
-        "-f",
-        "--filename",
-        "filenames",
-        multiple=True,
-        metavar="FILE",
-        help="Read objects from FILE (JSON or YAML; - is standard input) instead of the cluster. Repeatable.",
-    ),
+files = click.option(
+    "-f",
+    "--filename",
+    "filenames",
+    multiple=True,
+    metavar="FILE",
+    help="Read objects from FILE (JSON or YAML; - is standard input) instead of the cluster. Repeatable.",
+)
+configuration = _all(
     click.option("--kubeconfig", metavar="FILE", help="The kubeconfig. [environment: KUBECONFIG]"),
     click.option("--context", "context", metavar="NAME", help="The context of the kubeconfig."),
 )
@@ -129,7 +148,7 @@ force = click.option(
 )
 lock_timeout = click.option(
     "--lock-timeout",
-    type=click.FloatRange(min=0, max=3600),
+    type=Seconds(most=3600),
     default=10.0,
     show_default=True,
     metavar="SECONDS",

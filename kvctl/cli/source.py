@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from kvctl.cli.output import input_errors, note, printable, warning
-from kvctl.errors import InputError
+from kvctl.errors import ClusterError, InputError
 from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural
@@ -22,7 +22,13 @@ def load(*, filenames: Sequence[str], kubeconfig: str | None, context: str | Non
         return read_manifests(filenames, stdin=sys.stdin.buffer if sys.stdin is not None else io.BytesIO())
     from kvctl.cluster.api import read_cluster
 
-    return read_cluster(kubeconfig=kubeconfig, context=context)
+    try:
+        return read_cluster(kubeconfig=kubeconfig, context=context)
+    except ClusterError as error:
+        error.hint = (
+            f"{error.hint}, or give manifests with -f FILE" if error.hint else "give manifests with -f FILE"
+        )
+        raise
 
 
 def report_source(objects: Objects, resolution: Resolution, *, pruned: bool = False) -> int:

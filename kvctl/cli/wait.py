@@ -10,10 +10,12 @@ import click
 
 from kvctl.agent.address import DEFAULT_PORT, AgentAddress, parse_agent
 from kvctl.agent.asking import timed_out, wait_for_rules
+from kvctl.cli import options
 from kvctl.cli.output import note, printable, warning
 from kvctl.cluster.fields import A_LABEL, A_SUBDOMAIN, is_label, is_subdomain
 from kvctl.errors import UsageError
 from kvctl.lab.signals import orderly
+from kvctl.model.net import parse_address
 from kvctl.model.text import quote
 
 _DOWNWARD = "in a container, set it from the field {} by the downward API (valueFrom.fieldRef)"
@@ -30,7 +32,7 @@ _DOWNWARD = "in a container, set it from the field {} by the downward API (value
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, max=86400),
+    type=options.Seconds(most=86_400),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -99,5 +101,10 @@ def agent_of(flag: str | None, environ: Mapping[str, str]) -> AgentAddress:
             "neither --agent, egress_agent nor HOST_IP says where the agent of this node is",
             hint=_DOWNWARD.format("status.hostIP"),
         )
-    bracketed = f"[{host}]" if ":" in host else host
-    return parse_agent(f"http://{bracketed}", where="environment variable HOST_IP")
+    try:
+        return AgentAddress(str(parse_address(host)), DEFAULT_PORT)
+    except ValueError:
+        raise UsageError(
+            f"environment variable HOST_IP: {quote(host)} is not an IP address",
+            hint=_DOWNWARD.format("status.hostIP"),
+        ) from None

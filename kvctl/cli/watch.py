@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 
 import click
+from click.core import ParameterSource
 
 from kvctl.agent.address import DEFAULT_LISTEN, Listen, parse_listen
 from kvctl.agent.journal import LogFormat, parse_log_format
@@ -15,9 +17,13 @@ from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cluster.connection import open_connection
 from kvctl.errors import UsageError
 
+_OF_AGENT = ("clean", "listen", "events", "gates", "log_format")
+"""Options that only a process that stays has a use for."""
+
 
 @click.command()
-@takes_inputs()
+@takes_inputs(files=False)
+@click.option("-f", "--filename", "files", multiple=True, hidden=True)
 @options.backend
 @options.keep_connections
 @click.option(
@@ -60,6 +66,7 @@ from kvctl.errors import UsageError
 def command(
     *,
     inputs: Inputs,
+    files: Sequence[str],
     nftables: bool | None,
     keep_connections: bool | None,
     once: bool,
@@ -74,10 +81,11 @@ def command(
 
     Runs on each node (a DaemonSet). What others undo is mended within seconds; SIGTERM leaves the rules in place.
     """
-    if inputs.filenames:
+    if files:
         raise UsageError(
             "-f: an agent follows a cluster, not files", hint="for files: kvctl egress apply -f FILE"
         )
+    _refuse_idle_options(once=once)
     settings = inputs.settings()
     told = Options(
         settings=settings,
@@ -99,6 +107,22 @@ def command(
     gc.set_threshold(2000, 20, 20)
     run_agent(connection, told)
     return 0
+
+
+def _refuse_idle_options(*, once: bool) -> None:
+    """Raise UsageError for an option that would have no effect; the environment is shared, and may say more."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        flag = parameter.opts[-1]
+        if given and once and name in _OF_AGENT:
+            raise UsageError(f"{flag} has no effect with --once, which ends by itself and tells nobody else")
+        if given and not once and name == "output":
+            raise UsageError(
+                f"{flag} has no effect without --once: an agent prints nothing but its log",
+                hint="choose the form of the log with --log-format",
+            )
 
 
 def _switch(flag: bool | None, variable: str, *, default: bool) -> bool:

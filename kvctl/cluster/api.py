@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from kvctl.cluster.connection import Connection, open_connection
-from kvctl.cluster.failures import OR_FILE
 from kvctl.cluster.kubeconfig import default_namespace, is_configured
 from kvctl.cluster.listing import read_objects
 from kvctl.errors import ClusterError
@@ -56,7 +55,7 @@ def _bounded(work: Callable[[], Objects], *, seconds: float) -> Objects:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise ClusterError(f"the cluster was not read within {seconds:g} s", hint=f"try again, {OR_FILE}")
+        raise ClusterError(f"the cluster was not read within {seconds:g} s", hint="try again")
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
@@ -75,9 +74,7 @@ class _Server:
         """The JSON object at `path`. Raises RefusedError for a status but 200, else ClusterError."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise ClusterError(
-                f"{self.name} did not answer in the time allowed", hint=f"try again, {OR_FILE}"
-            )
+            raise ClusterError(f"{self.name} did not answer in the time allowed", hint="try again")
         return self._connection.get(path, timeout=self._timeout, overall=left)
 
     def no_sense(self, path: str) -> NoReturn:

@@ -54,7 +54,7 @@ def make_client(source: Source) -> ApiClient:
         raise ClusterError(
             "cannot use the configuration of the cluster: its credentials or certificates"
             f" cannot be read ({type(error).__name__})",
-            hint="check it with kubectl cluster-info, or use -f FILE",
+            hint="check it with kubectl cluster-info",
         ) from None
     finally:
         root.removeHandler(held)
@@ -62,7 +62,7 @@ def make_client(source: Source) -> ApiClient:
         # The library logs that a credential plugin failed, and would go on as system:anonymous.
         raise ClusterError(
             f"the credential plugin of the kubeconfig failed: {quote(held.first)}",
-            hint="run the command in the user's exec section by hand, or use -f FILE",
+            hint="run the command in the user's exec section by hand",
         )
     if not configuration.verify_ssl:
         import urllib3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from kvctl.cluster.client import make_client
-from kvctl.cluster.failures import OR_FILE, RefusedError, explained
+from kvctl.cluster.failures import RefusedError, explained
 from kvctl.cluster.kubeconfig import Source, find_source
 from kvctl.errors import ClusterError
 from kvctl.model.text import quote
@@ -41,7 +41,7 @@ def open_connection(*, kubeconfig: str | None, context: str | None) -> Connectio
     if source is None:
         raise ClusterError(
             "no cluster configured: no kubeconfig, no KUBECONFIG, no account of a pod",
-            hint="use -f FILE, or name a kubeconfig with --kubeconfig",
+            hint="name a kubeconfig with --kubeconfig",
         )
     return Connection(source)
 
@@ -108,7 +108,7 @@ class Connection:
         where = path.partition("?")[0]
         raise ClusterError(
             f"{self.name} gave an answer to {where} that is not the API's",
-            hint=f"check the server in the kubeconfig and any proxy, {OR_FILE}",
+            hint="check the server in the kubeconfig and any proxy",
         ) from None
 
     def _request(
@@ -190,9 +190,7 @@ class Connection:
                 if len(content) > LARGEST_ANSWER:
                     self.no_sense(path)
                 if time.monotonic() > end:
-                    raise ClusterError(
-                        f"{self.name} did not answer in the time allowed", hint=f"try again, {OR_FILE}"
-                    )
+                    raise ClusterError(f"{self.name} did not answer in the time allowed", hint="try again")
         except ClusterError:
             answer.close()
             raise

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from kvctl.errors import ClusterError
 from kvctl.model.text import quote
 
-OR_FILE = "or give manifests with -f FILE"
 _KNOWN = frozenset(HTTPStatus)
 
 
@@ -41,7 +40,7 @@ def status_words(status: int) -> str:
 
 def _refusal_hint(status: int) -> str | None:
     if status == 401:
-        return f"the credentials are not accepted: log in again, choose another --context, {OR_FILE}"
+        return "the credentials are not accepted: log in again, choose another --context"
     return "grant the verb in RBAC" if status == 403 else None
 
 
@@ -50,15 +49,15 @@ def explained(error: Exception, *, timeout: float) -> tuple[str, str]:
     from kubernetes.client.exceptions import ApiException
     from urllib3 import exceptions
 
-    hint = f"check the server in the kubeconfig and the network, {OR_FILE}"
+    hint = "check the server in the kubeconfig and the network"
     match error:
         case exceptions.NameResolutionError():
             why = "its name cannot be resolved"
         case exceptions.SSLError() | ApiException(status=0):
             why = f"TLS failed: {_tls_reason(error)}"
-            hint = f"check certificate-authority and server in the kubeconfig, {OR_FILE}"
+            hint = "check certificate-authority and server in the kubeconfig"
         case exceptions.ProxyError():
-            why, hint = "the proxy cannot be reached", f"check proxy-url and HTTPS_PROXY, {OR_FILE}"
+            why, hint = "the proxy cannot be reached", "check proxy-url and HTTPS_PROXY"
         case exceptions.NewConnectionError():
             cause = error.__cause__ or error.__context__
             why = str(getattr(cause, "strerror", None) or "no connection").lower()
@@ -69,7 +68,7 @@ def explained(error: Exception, *, timeout: float) -> tuple[str, str]:
             why = "the connection broke off"
         case ValueError() if not isinstance(error, exceptions.HTTPError):
             why = "the server's address or the credentials hold characters that HTTP does not allow"
-            hint = f"log in again, or mend the kubeconfig, {OR_FILE}"
+            hint = "log in again, or mend the kubeconfig"
         case _:
             why = type(error).__name__
     return why, hint

@@ -90,15 +90,13 @@ def chosen_context(source: Source) -> Context:
         shown = ", ".join(quote(path) for path in source.files)
         raise ClusterError(
             f"cannot read the kubeconfig: there is no file {shown}",
-            hint="check --kubeconfig and KUBECONFIG, or use -f FILE",
+            hint="check --kubeconfig and KUBECONFIG",
         )
     name = source.context or next(
         (c for f in files if isinstance(c := f.get("current-context"), str) and c), None
     )
     if name is None:
-        raise ClusterError(
-            "the kubeconfig has no current context", hint="name one with --context, or use -f FILE"
-        )
+        raise ClusterError("the kubeconfig has no current context", hint="name one with --context")
     context = _entry(files, "contexts", "context", name)
     cluster = _entry(files, "clusters", "cluster", _text(context, "cluster") or "")
     if _text(cluster, "server") is None:
@@ -119,7 +117,7 @@ def _files(paths: Sequence[str]) -> Iterator[Mapping[object, object]]:
         except FileNotFoundError:
             continue
         except InputError as error:
-            raise ClusterError(error.message, hint="mend the file, or use -f FILE") from error
+            raise ClusterError(error.message, hint="mend the file") from error
         except (OSError, ValueError) as error:
             why = (
                 os.strerror(error.errno)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from kvctl.cluster import kinds
 from kvctl.cluster.cidr_hints import CONTROLLER_MANAGER, SYSTEM_NAMESPACE
 from kvctl.cluster.collect import ObjectsBuilder, Ranges
-from kvctl.cluster.failures import OR_FILE, RefusedError, status_words
+from kvctl.cluster.failures import RefusedError, status_words
 from kvctl.cluster.kinds import Kind
 from kvctl.cluster.views import SERVICE_OF_SLICE
 from kvctl.cluster.yaml_values import yaml_values
@@ -121,7 +121,7 @@ def read_list(
     raise ClusterError(
         f"cannot list {path.rpartition('/')[2]} at {server.name}: the list expired {MOST_LISTINGS} times"
         " while it was read",
-        hint=f"try again, {OR_FILE}",
+        hint="try again",
     )
 
 
@@ -192,7 +192,7 @@ def _refused(server: Server, kind: Kind, builder: ObjectsBuilder, status: int) -
         if kind is kinds.ENDPOINT_SLICE:
             builder.without_endpoints()
         return
-    grant = f"grant the verb list on {kind.called} in all namespaces, {OR_FILE}"
+    grant = f"grant the verb list on {kind.called} in all namespaces"
     _fail(server, f"cannot list {kind.called}", status, hint=grant if status == 403 else None)
 
 
@@ -212,7 +212,7 @@ def _read_kubeadm(server: Server, builder: ObjectsBuilder) -> None:
         if error.status == 403:
             builder.warn(f"cannot get {what} (403 Forbidden): it does not tell pod and service CIDR")
         elif error.status != 404:
-            _fail(server, f"cannot get {what}", error.status, hint=f"try again, {OR_FILE}")
+            _fail(server, f"cannot get {what}", error.status, hint="try again")
     except InputError as error:
         builder.warn(f"{error.message}: it does not tell pod and service CIDR")
 
@@ -220,7 +220,5 @@ def _read_kubeadm(server: Server, builder: ObjectsBuilder) -> None:
 def _fail(server: Server, what: str, status: int, *, hint: str | None) -> NoReturn:
     """Raise for an answer that leaves no way on."""
     if status == 401:
-        hint = f"the credentials are not accepted: log in again, choose another --context, {OR_FILE}"
-    raise ClusterError(
-        f"{what} at {server.name}: {status_words(status)}", hint=hint or f"try again, {OR_FILE}"
-    )
+        hint = "the credentials are not accepted: log in again, choose another --context"
+    raise ClusterError(f"{what} at {server.name}: {status_words(status)}", hint=hint or "try again")

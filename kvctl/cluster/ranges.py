@@ -11,6 +11,9 @@ from kvctl.cluster.pace import Pace
 from kvctl.cluster.reflector import Getter
 from kvctl.cluster.source import Source, Tell
 
+RANGES = "ranges"
+"""What this source is called where a kind is expected."""
+
 
 class RangesReader(Source):
     """Reads them until they are answered, then again every `pace.absent` seconds: they hardly ever change."""
@@ -23,7 +26,7 @@ class RangesReader(Source):
         pace: Pace,
         tell: Tell = lambda state: None,
     ) -> None:
-        super().__init__("ranges", notify=notify, pace=pace, tell=tell)
+        super().__init__(RANGES, notify=notify, pace=pace, tell=tell)
         self.ranges = Ranges()
         self._server = Getter(connection, timeout=pace.answer)
 

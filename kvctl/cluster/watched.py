@@ -13,7 +13,7 @@ from kvctl.cluster.collect import Key, Part, Ranges, assemble
 from kvctl.cluster.connection import Connection
 from kvctl.cluster.listing import forbidden, needs_slices, slice_owner
 from kvctl.cluster.pace import Pace
-from kvctl.cluster.ranges import RangesReader
+from kvctl.cluster.ranges import RANGES, RangesReader
 from kvctl.cluster.reflector import Reflector, Scope
 from kvctl.cluster.source import Source, SourceState, Tell
 from kvctl.cluster.store import Store
@@ -147,11 +147,12 @@ class WatchedCluster:
         """What the first full picture still lacks and why, in words; empty once `synced`."""
         if self.synced:
             return ""
-        lacking = [state for state in self.states() if not state.synced]
-        return (
-            "; ".join(f"{state.name}: {state.last_error or 'not yet'}" for state in lacking)
-            or "EndpointSlices: not yet"
-        )
+        causes: dict[str, list[str]] = {}
+        for state in self.states():
+            if not state.synced:
+                causes.setdefault(state.last_error or "not heard yet", []).append(_spoken(state.name))
+        said = (f"{cause} ({', '.join(names)})" for cause, names in causes.items())
+        return "; ".join(said) or f"not heard yet ({_spoken(kinds.ENDPOINT_SLICE.called)})"
 
     def _look(self) -> _Seen:
         stores = self._stores
@@ -252,6 +253,11 @@ def _bounded(annotations: Mapping[str, str]) -> Mapping[str, str]:
     names = (name for name in annotations if len(name) <= LONGEST_ANNOTATION_NAME)
     # By name: which ones stay must not hang on the order in which the server writes them.
     return {name: annotations[name][:LONGEST_ANNOTATION] for name in sorted(names)[:MOST_ANNOTATIONS]}
+
+
+def _spoken(name: str) -> str:
+    """A source's name for people."""
+    return "pod and service CIDRs" if name == RANGES else name
 
 
 def _same(one: _Seen, other: _Seen) -> bool:

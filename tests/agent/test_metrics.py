@@ -207,9 +207,10 @@ def test_nothing_is_asked_where_no_rule_is_and_where_it_fails_no_zero_is_told() 
 
 def test_watches_tell_their_lag() -> None:
     scrape = Scrape(pods=State(990.0, 2), services=State(None, 0))
+    scrape.time += 7
     values = scrape.values()
-    assert values["kvctl_watch_lag_seconds", ("kind", "pods")] == 10
-    assert ("kvctl_watch_lag_seconds", ("kind", "services")) not in values
+    assert values["kvctl_watch_lag_seconds", ("kind", "pods")] == 17
+    assert values["kvctl_watch_lag_seconds", ("kind", "services")] == 7  # since the agent began
     assert values["kvctl_watch_errors_total", ("kind", "pods")] == 2
 
 

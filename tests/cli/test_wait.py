@@ -216,6 +216,9 @@ def test_it_ends_when_the_pod_is_deleted(
         (["--pod", "a", "-n", "b", "--agent", "x"], {}, '--agent: "x" is not the address of an agent'),
         (["--pod", "a", "-n", "b"], {"egress_agent": "x"}, 'environment variable egress_agent: "x" is not'),
         (["--pod", "a", "-n", "b"], {"HOST_IP": "a b@c"}, "environment variable HOST_IP: "),
+        (["--pod", "a", "-n", "b"], {"HOST_IP": "node-1"}, 'HOST_IP: "node-1" is not an IP address'),
+        (["--pod", "a", "-n", "b", "--agent", "x:1", "--timeout", "nan"], {}, "'--timeout'"),
+        (["--timeout", "soon"], {}, '"soon" is not a number of seconds from 0 to 86400'),
         (["--pod", "a", "-n", "b", "--timeout", "-1"], {}, "'--timeout'"),
     ],
 )

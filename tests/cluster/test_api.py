@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kvctl import proc
+from kvctl.cli.source import load
 from kvctl.cluster import api as cluster_api
 from kvctl.cluster import kubeconfig as locations
 from kvctl.cluster.api import default_namespace, is_configured, read_cluster
@@ -225,13 +226,12 @@ def test_a_server_without_tls_behind_an_https_address_is_an_error_of_tls(
         read_cluster(kubeconfig=config, context=None)
 
 
-def test_without_any_configuration_the_hint_is_a_file() -> None:
+def test_without_any_configuration_the_hint_is_a_kubeconfig_or_a_file() -> None:
     assert not is_configured(kubeconfig=None, context=None)
     assert default_namespace(kubeconfig=None, context=None) is None
     with pytest.raises(ClusterError, match="no cluster configured") as e:
-        read_cluster(kubeconfig=None, context=None)
-    assert e.value.hint is not None
-    assert "use -f FILE" in e.value.hint
+        load(filenames=(), kubeconfig=None, context=None)
+    assert e.value.hint == "name a kubeconfig with --kubeconfig, or give manifests with -f FILE"
 
 
 def test_the_kubeconfig_named_comes_before_the_environment_and_that_before_the_home(

@@ -103,6 +103,16 @@ def test_until_each_kind_is_in_nothing_counts(it: Cluster, kind: str) -> None:
     until(lambda: it.watched.synced)
 
 
+def test_what_is_missing_is_said_by_its_cause_once_for_all_kinds_that_it_keeps_away(it: Cluster) -> None:
+    it.server.fail(Status(500), on=anything("services"), times=None)
+    it.server.fail(Status(500), on=anything("nodes"), times=None)
+    it.watched.start()
+    said = '"as the test wants it" (services, nodes)'
+    until(lambda: it.watched.missing().endswith(said) and ";" not in it.watched.missing())
+    it.server.mend()
+    until(lambda: it.watched.missing() == "")
+
+
 def test_slices_count_too_where_a_service_has_no_selector(it: Cluster) -> None:
     it.server.put("services", service("a", selector=None))
     it.server.put("endpointslices", endpoint_slice("a", "10.0.0.9"))
