@@ -45,6 +45,10 @@ class _Allowance:
     left: float
     at: float
 
+    def refill(self, now: float) -> None:
+        self.left = min(BURST, self.left + (now - self.at) / REFILL_SECONDS)
+        self.at = now
+
 
 class Events:
     """Tells each round's news; `complain` and `count` as for `Outbox`. `node`: the name of this one."""
@@ -146,19 +150,20 @@ class Events:
         """Whether this Service has an Event left: a tenant who flaps is told less."""
         now = self._clock()
         allowance = self._allowances.setdefault(ref, _Allowance(BURST, now))
-        allowance.left = min(BURST, allowance.left + (now - allowance.at) / REFILL_SECONDS)
-        allowance.at = now
+        allowance.refill(now)
         if allowance.left < 1:
             return False
         allowance.left -= 1
         return True
 
     def _forget(self, done: Round) -> None:
-        """Of Services that are no more nothing is kept."""
+        """Of Services that are no more nothing is kept, but what a Service has spent that may come again."""
         for subject in [s for s in self._states if s.ref not in done.services]:
             del self._states[subject]
         for ref in self._allowances.keys() - done.services.keys():
-            del self._allowances[ref]
+            self._allowances[ref].refill(self._clock())
+            if self._allowances[ref].left == BURST or len(self._allowances) > _MOST_REMEMBERED:
+                del self._allowances[ref]
 
 
 class _Teller:

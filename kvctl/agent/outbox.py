@@ -41,8 +41,9 @@ class Limits(NamedTuple):
 
 
 class Outbox(Generic[L]):
-    """Sends letters in the order of their keys' first coming; a later letter of the same key takes the earlier's place.
+    """Sends letters, a later one of the same key in the earlier's place, in the order of their keys' first coming.
 
+    Namespaces take turns, and where room is lacking the one with most loses: no tenant holds up the others' letters.
     `send` raises ClusterError where it failed. `complain` is told in a line what somebody has to mend, `count`
     the result of each letter: `sent`, `refused` (for good), `dropped` (no room, or not sent after several tries).
     """
@@ -66,7 +67,8 @@ class Outbox(Generic[L]):
         self._clock = clock
         self._chance = chance
         self._changed = threading.Condition()
-        self._waiting: dict[Hashable, L] = {}
+        self._waiting: dict[str, dict[Hashable, L]] = {}
+        """By namespace, the one whose turn is next first; none is empty."""
         self._forbidden: dict[str, float] = {}
         self._allowance = float(limits.at_once)
         self._counted = clock()
@@ -95,12 +97,23 @@ class Outbox(Generic[L]):
             until = self._forbidden.get(letter.namespace)
             if until is not None and self._clock() < until:
                 return False
-            if key not in self._waiting and len(self._waiting) >= self._limits.waiting:
+            if key not in self._waiting.get(letter.namespace, ()) and not self._room_for(letter.namespace):
                 self._count(self._what, "dropped")
                 return False
-            self._waiting[key] = letter
+            self._waiting.setdefault(letter.namespace, {})[key] = letter
             self._changed.notify_all()
             return True
+
+    def _room_for(self, namespace: str) -> bool:
+        """Whether one more letter to this namespace has room; takes it from the one that has most, if that has more."""
+        if sum(map(len, self._waiting.values())) < self._limits.waiting:
+            return True
+        most = max(self._waiting, key=lambda other: len(self._waiting[other]))
+        if len(self._waiting[most]) <= len(self._waiting.get(namespace, ())) + 1:
+            return False
+        self._waiting[most].popitem()
+        self._count(self._what, "dropped")
+        return True
 
     def _run(self) -> None:
         while (letter := self._next()) is not None:
@@ -118,9 +131,17 @@ class Outbox(Generic[L]):
                 if pause == 0:
                     self._allowance -= 1
                     self._busy = True
-                    return self._waiting.pop(next(iter(self._waiting)))
+                    return self._take()
                 self._changed.wait(pause)
         return None
+
+    def _take(self) -> L:
+        namespace = next(iter(self._waiting))
+        letters = self._waiting.pop(namespace)
+        letter = letters.pop(next(iter(letters)))
+        if letters:
+            self._waiting[namespace] = letters
+        return letter
 
     def _pause(self) -> float:
         """How long the next one has to wait for its turn."""
@@ -173,8 +194,7 @@ class Outbox(Generic[L]):
             self._forbidden[letter.namespace] = now + self._limits.forbidden_seconds
             if len(self._forbidden) > self._limits.waiting:
                 del self._forbidden[next(iter(self._forbidden))]
-            for key in [k for k, other in self._waiting.items() if other.namespace == letter.namespace]:
-                del self._waiting[key]
+            self._waiting.pop(letter.namespace, None)
         if first:
             self._complain(
                 f"{self._what} are not accepted, for now no more are sent there (namespace {letter.namespace}, and "

@@ -343,8 +343,19 @@ def test_names_are_names_of_objects_whatever_the_service_is_called(api: FakeApi,
     assert all(len(event) <= 253 and event.startswith(f"{name}.") for event in api.events)
 
 
+def test_a_service_that_is_made_anew_again_and_again_is_told_no_more_for_it(
+    api: FakeApi, teller: Teller
+) -> None:
+    for number in range(100):
+        teller.round(round_with(known(ports=f"udp:{number + 1}"), pod()))
+        teller.round(round_with())
+    assert len(api.sent) == BURST
+
+
 def test_services_that_have_gone_are_not_remembered(teller: Teller) -> None:
     for number in range(20):
         name = f"sip/service-{number}"
         teller.round(round_with(known(name), pod(f"{name}-0")))
+    teller.time += REFILL_SECONDS
+    teller.round(round_with(known(name), pod(f"{name}-0")))
     assert len(teller.events._states) == len(teller.events._allowances) == 1

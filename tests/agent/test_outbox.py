@@ -95,6 +95,30 @@ def test_who_puts_never_waits_and_what_has_no_room_is_counted(posts: list[Post])
     assert post.results == ["dropped"] * (1000 - taken)
 
 
+def test_namespaces_take_turns_so_that_nobody_waits_for_anothers_many_letters(posts: list[Post]) -> None:
+    post = Post()
+    posts.append(post)
+    for number in range(100):
+        post.outbox.put(number, Letter(f"many {number}", "loud"))
+    for text in ("a", "b"):
+        post.outbox.put(text, Letter(text, "quiet"))
+    post.outbox.start()
+    until(lambda: len(post.arrived) >= 6)
+    assert post.arrived[:6] == ["many 0", "a", "many 1", "b", "many 2", "many 3"]
+
+
+def test_where_room_is_lacking_who_has_most_loses_the_last_ones(posts: list[Post]) -> None:
+    post = Post(limits=QUICK._replace(waiting=10))
+    posts.append(post)
+    taken = [post.outbox.put(number, Letter(f"many {number}", "loud")) for number in range(20)]
+    assert taken == [True] * 10 + [False] * 10
+    assert [post.outbox.put(text, Letter(text, "quiet")) for text in "abcdefg"] == [True] * 5 + [False] * 2
+    post.outbox.start()
+    until(lambda: len(post.arrived) == 10)
+    assert sorted(post.arrived) == sorted([*"abcde", *(f"many {number}" for number in range(5))])
+    assert post.results.count("dropped") == 10 + 5 + 2
+
+
 @pytest.mark.parametrize(
     "answer", [ClusterError("away"), RefusedError(500), RefusedError(429, retry_after=0.02)]
 )
