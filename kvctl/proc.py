@@ -7,8 +7,10 @@ deadline on everything.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -57,6 +59,8 @@ class Running:
                 env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C", **(env or {})},
                 # Python's descriptors are closed on exec unless made inheritable: only a lock is (netfilter.lock).
                 close_fds=False,
+                # What a wrapper has started is ended with it: it would keep the lock that it was given.
+                process_group=0,
             )
         except (OSError, ValueError) as error:
             raise ProcessError(
@@ -69,7 +73,7 @@ class Running:
             try:
                 stdout, stderr = process.communicate(self._stdin, timeout=deadline)
             except subprocess.TimeoutExpired as error:
-                process.kill()
+                _end(process.pid)
                 raise ProcessError(
                     f"{self._argv[0]} has not finished after {deadline:g} s",
                     argv=self._argv,
@@ -77,7 +81,7 @@ class Running:
                     stderr=_text(error.stderr),
                 ) from error
             except BaseException:
-                process.kill()
+                _end(process.pid)
                 raise
         return Completed(argv=self._argv, status=process.returncode, stdout=stdout, stderr=stderr)
 
@@ -95,6 +99,11 @@ def run(
     A non-zero status is an answer, not an error: callers judge it.
     """
     return Running(argv, stdin=stdin, env=env).finish(deadline=deadline)
+
+
+def _end(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _text(stream: bytes | str | None) -> str:

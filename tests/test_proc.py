@@ -1,0 +1,46 @@
+"""Running programs: what they said, and that nothing of them stays when they take too long."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kvctl import proc
+from kvctl.errors import ProcessError
+from tests.waiting import until
+
+
+def test_what_a_program_said_and_its_status_are_an_answer() -> None:
+    done = proc.run(("sh", "-c", "cat; echo no >&2; exit 3"), stdin="text", deadline=20)
+    assert (done.status, done.stdout, done.stderr) == (3, "text", "no\n")
+
+
+def test_a_program_that_is_not_there_is_an_error_that_names_it() -> None:
+    with pytest.raises(ProcessError, match="cannot run /nowhere/at/all: "):
+        proc.run(("/nowhere/at/all",), deadline=20)
+
+
+def test_what_a_wrapper_started_ends_with_it_when_it_takes_too_long(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    script = f"sleep 300 & echo $! > {told}.new; mv {told}.new {told}; wait"
+    running = proc.Running(("sh", "-c", script))
+    until(told.exists)
+    with pytest.raises(ProcessError, match=r"sh has not finished after 0\.1 s"):
+        running.finish(deadline=0.1)
+    child = int(told.read_text())
+    until(lambda: not _lives(child))
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_signal_of_a_terminal_ends_kvctl_and_not_a_write_under_way() -> None:
+    running = proc.Running(("sh", "-c", 'cut -d" " -f5 /proc/$$/stat'))
+    assert int(running.finish(deadline=20).stdout) != os.getpgrp()
