@@ -177,6 +177,7 @@ class Resolver:
             context.nodes,
             context.nodes_known,
             context.announced,
+            context.index.has_pods,
         )
         if shared != self._shared:
             self._shared, self._judged = shared, {}
@@ -187,12 +188,13 @@ class Resolver:
             pods = selected_pods(service, context.index)
             owners = tuple(context.index.owners.get(address) for pod in pods for address in pod.addresses)
             claims = tuple(context.claims.get(vip.address) for vip in vips.accepted.values())
-            grounds = (service, vips, pods, owners, claims)
+            # Why there is no pod is told by those that do not count.
+            others = () if pods else tuple(context.index.unusable.get(ref.namespace, ()))
+            grounds = (service, vips, pods, owners, claims, others)
             known = before.get(ref)
             if known is None or known.grounds != grounds:
                 known = _Judged(grounds, tuple(judge(service, read, vips, context)))
-            # Why there is no pod is told by pods that do not count: they are no part of the grounds.
-            if pods:
+            if service.selector:
                 self._judged[ref] = known
             yield from known.verdicts
 
