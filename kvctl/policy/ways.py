@@ -1,0 +1,177 @@
+"""Whether a Service's traffic has to be led to the interface that it names, and by which table and next hop."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from kvctl.errors import InputError, KvctlError
+from kvctl.model.host import Host, Route
+from kvctl.model.net import Address, Family, Network, contains, parse_network, within
+from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
+
+_EVERYTHING = {Family.IPV4: parse_network("0.0.0.0/0"), Family.IPV6: parse_network("::/0")}
+# Never routed, so no table needs them (RFC 3927, RFC 4291, RFC 5771).
+_UNROUTED = tuple(map(parse_network, ("169.254.0.0/16", "224.0.0.0/4", "fe80::/10", "ff00::/8")))
+
+
+def way_of(
+    interface: str,
+    family: Family,
+    *,
+    host: Host,
+    gateway: Address | None,
+    used: Mapping[str, int],
+    space: MarkSpace = DEFAULT_SPACE,
+) -> Way | KvctlError:
+    """The way out by `interface`, or what keeps there from being one, with the next step.
+
+    The next hop is that of the interface's own default route in the main table, else `gateway`
+    (`kvctl.io/gateway`: a tenant's word, so it comes second and has to be a neighbour), else the only next
+    hop of its other routes. `used` has the mark values of interfaces, so that each keeps its own: begin with what
+    the kernel has (`Found.marks`), add each new one.
+    """
+    problem = _unusable(interface, family, host=host)
+    if problem is not None:
+        return problem
+    mark = used.get(interface) or _free_mark(used, space=space)
+    if mark is None:
+        return _too_many(interface, used=used, space=space)
+    routes = _routes_of(interface, family, host=host)
+    way = Way(
+        interface=interface,
+        family=family,
+        mark=mark,
+        table=space.table(mark),
+        gateway=None,
+        networks=tuple(r.network for r in routes if r.gateway is None),
+        via=tuple((r.network, r.gateway) for r in routes if r.gateway is not None and r.network.prefixlen),
+    )
+    default = next((r for r in routes if r.network == _EVERYTHING[family]), None)
+    if default is not None:
+        return way._replace(gateway=default.gateway)
+    if gateway is not None:
+        return _with_gateway(way, gateway, host=host)
+    hops = {hop for _, hop in way.via}
+    return way._replace(gateway=hops.pop() if len(hops) == 1 else None)
+
+
+def shut_way(
+    interface: str, family: Family, *, used: Mapping[str, int], space: MarkSpace = DEFAULT_SPACE
+) -> Way | None:
+    """What to want instead of a way that cannot be: it leads nowhere, so that what is marked for it leaves by no other.
+
+    None where the interface has no mark, so that nothing is marked for it.
+    """
+    mark = used.get(interface)
+    if mark is None:
+        return None
+    return Way(
+        interface=interface, family=family, mark=mark, table=space.table(mark), gateway=None, networks=()
+    )
+
+
+def needs_way(
+    interface: str,
+    family: Family,
+    destinations: Collection[Network],
+    *,
+    host: Host,
+    exclusions: Collection[Network] = (),
+) -> bool:
+    """Whether the main table would send traffic to `destinations` by another interface, or not at all.
+
+    `destinations` are the allowed networks of the Service, none meaning everything. Of everything only the default
+    route counts: a node's other networks (its second LAN, a bridge of containers) do not make a way needed.
+    Of a named network every route into it counts, but not those into `exclusions`.
+    """
+    if not destinations:
+        return host.interface_for(_EVERYTHING[family].network_address) != interface
+    return any(
+        host.interface_for(network.network_address) != interface
+        or _leaves_elsewhere(network, interface, host=host, exclusions=exclusions)
+        for network in destinations
+        if network.version == _EVERYTHING[family].version
+    )
+
+
+def _leaves_elsewhere(
+    network: Network, interface: str, *, host: Host, exclusions: Collection[Network]
+) -> bool:
+    """Whether a part of `network` has a route of its own by another interface."""
+    return any(
+        route.interface not in (interface, None)
+        for route in host.routes
+        if contains(network, route.network)
+        and not within(route.network, exclusions)
+        # The one that packets take, where one network has several.
+        and host.interface_for(route.network.network_address) == route.interface
+    )
+
+
+def _routes_of(interface: str, family: Family, *, host: Host) -> list[Route]:
+    """Of each network that the main table reaches by `interface` the best route, widest network first."""
+    best: dict[Network, Route] = {}
+    for route in sorted(host.routes, key=lambda r: (r.metric, str(r.gateway or ""))):
+        if route.interface == interface and route.network.version == _EVERYTHING[family].version:
+            best.setdefault(route.network, route)
+    kept = (
+        r for r in best.values() if not _is_own(r.network, host=host) and not within(r.network, _UNROUTED)
+    )
+    return sorted(kept, key=lambda r: (r.network.prefixlen, int(r.network.network_address)))
+
+
+def _is_own(network: Network, *, host: Host) -> bool:
+    """Whether it is one address of this host: IPv6 puts a route to each of them into the main table."""
+    return network.num_addresses == 1 and host.is_local(network.network_address)
+
+
+def _unusable(interface: str, family: Family, *, host: Host) -> KvctlError | None:
+    if interface not in host.interfaces:
+        known = ", ".join(name for name in host.interfaces if name != "lo")
+        return InputError(
+            f"this host has no interface {interface} (kube-vip.io/serviceInterface)",
+            hint=f"name one of {known}" if known else "name one that every node has",
+        )
+    if any(a.interface == interface and not a.up for a in host.addresses):
+        return InputError(f"the interface {interface} is down", hint=f"ip link set {interface} up")
+    if _routes_of(interface, family, host=host):
+        return None
+    words = "IPv4" if family is Family.IPV4 else "IPv6"
+    return InputError(
+        f"the interface {interface} has no {words} route, so nothing says what is reached by it",
+        hint=f"see that {interface} is up and has an address with its network's prefix length, or a route",
+    )
+
+
+def _with_gateway(way: Way, gateway: Address, *, host: Host) -> Way | KvctlError:
+    """The way with the next hop that a Service names, which has to be another host on the link."""
+    named = f"the gateway {gateway} (kvctl.io/gateway)"
+    if gateway.version != _EVERYTHING[way.family].version:
+        return InputError(f"{named} is no {way.family} address", hint="give one address a family")
+    if host.is_local(gateway):
+        return InputError(f"{named} is an address of this host", hint="name the router on that network")
+    if way.is_on_link(gateway):
+        return way._replace(gateway=gateway)
+    on_link = _words(way.networks)
+    return InputError(
+        f"{named} is on no network of {way.interface}, which has {on_link}",
+        hint="name the router on that network, or give the interface a default route",
+    )
+
+
+def _free_mark(used: Mapping[str, int], *, space: MarkSpace) -> int | None:
+    taken = frozenset(used.values())
+    return next((mark for mark in space.marks if mark not in taken), None)
+
+
+def _too_many(interface: str, *, used: Mapping[str, int], space: MarkSpace) -> KvctlError:
+    return InputError(
+        f"no mark is left for the interface {interface}: {len(used)} others have all {space.capacity}"
+        f" values of the mask {space.mask:#x}",
+        hint="set egress_fwmark_mask to more bits, which no other program on the node may use",
+    )
+
+
+def _words(networks: Iterable[Network]) -> str:
+    texts = [str(network) for network in networks]
+    return ", ".join(texts[:3]) + (" and others" if len(texts) > 3 else "") if texts else "none"
