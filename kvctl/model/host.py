@@ -31,6 +31,8 @@ class HostAddress(NamedTuple):
     """IPv4: another address of the same network came first, and is the one that this host sends from."""
     deprecated: bool = False
     """IPv6: not to be chosen as a source."""
+    ours: bool = False
+    """kvctl put it there: it carries the mark."""
 
     @property
     def serves(self) -> bool:

@@ -18,6 +18,7 @@ from kvctl.model.host import Host, Route
 from kvctl.model.net import parse_address, parse_network
 from kvctl.netlink import attribute
 from kvctl.node import host as host_module
+from kvctl.node import rtnetlink
 from kvctl.node.host import read_host
 from tests.conftest import MakeNamespace
 
@@ -201,10 +202,10 @@ HOP_CUT_OFF = struct.pack("=HBBi", 99, 0, 0, 1)
 @pytest.mark.parametrize(
     ("reader", "message"),
     [
-        (host_module._link, b"\0" * 10),
-        (host_module._link, bytes(16)),
-        (host_module._address, struct.pack("=BBBBI", 2, 24, 0, 0, 1)),
-        (host_module._address, struct.pack("=BBBBI", 2, 24, 0, 0, 1) + attribute(2, b"abc")),
+        (rtnetlink.read_link, b"\0" * 10),
+        (rtnetlink.read_link, bytes(16)),
+        (rtnetlink.read_address, struct.pack("=BBBBI", 2, 24, 0, 0, 1)),
+        (rtnetlink.read_address, struct.pack("=BBBBI", 2, 24, 0, 0, 1) + attribute(2, b"abc")),
         (host_module._route, ROUTE[:-1]),
         (host_module._route, ROUTE + attribute(1, bytes(3))),
         (host_module._route, ROUTE + attribute(1, bytes((10, 0, 0, 1)))),
