@@ -123,6 +123,15 @@ class Rank(NamedTuple):
         return 0 if self.age == float("inf") else int(self.age)
 
 
+class Fence(NamedTuple):
+    """What keeps a dead agent's node from using a VIP: without heartbeats the rules stop by themselves."""
+
+    name: str
+    """The list of xt_recent that the heartbeats are written to, `policy.layout.fence_name`."""
+    seconds: int
+    """How long one heartbeat counts."""
+
+
 class EgressPolicy(NamedTuple):
     """What one Service asks for in one family. Everything in it is canonical: sorted, without duplicates."""
 
@@ -137,6 +146,10 @@ class EgressPolicy(NamedTuple):
     denied: tuple[Network, ...] = ()
     interface: str | None = None
     created: int = 0
+    fence: Fence | None = None
+    """None: the rules act until they are taken away."""
+    drops_without_vip: bool = False
+    """Of a fenced policy: what it matches goes nowhere while its heartbeat is late, instead of leaving as the node."""
 
     @property
     def rank(self) -> Rank:

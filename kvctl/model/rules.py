@@ -33,7 +33,8 @@ DROP_SERVICE_PREFIX = CHAIN_PREFIX + "DROP-"
 DROP_OUT_PREFIX = CHAIN_PREFIX + "DOUT-"
 DROP_LEAF_PREFIX = CHAIN_PREFIX + "DIN-"
 DROP_PASS_PREFIX = CHAIN_PREFIX + "DPASS-"
-_IN_MANGLE = (DROP_SERVICE_PREFIX, DROP_OUT_PREFIX, DROP_LEAF_PREFIX, DROP_PASS_PREFIX)
+GUARD_PREFIX = CHAIN_PREFIX + "GRD-"
+_IN_MANGLE = (DROP_SERVICE_PREFIX, DROP_OUT_PREFIX, DROP_LEAF_PREFIX, DROP_PASS_PREFIX, GUARD_PREFIX)
 
 
 def table_of(chain: str) -> Table:
@@ -63,6 +64,19 @@ RETURN = Target(verb=Verb.RETURN)
 DROP = Target(verb=Verb.DROP)
 
 
+class Heartbeat(NamedTuple):
+    """`-m recent --rcheck`: whether the list `name` has had its heartbeat in the last `seconds`.
+
+    The family is said because the text of the match depends on it, and nothing else in the rule may tell it.
+    """
+
+    name: str
+    seconds: int
+    family: Family
+    late: bool = False
+    """`! --rcheck`: it has not."""
+
+
 class Rule(NamedTuple):
     """A rule made of the closed set of matches and targets that kvctl uses.
 
@@ -80,6 +94,9 @@ class Rule(NamedTuple):
     ports: tuple[tuple[int, int], ...] = ()
     asked_only: bool = False
     """`-m conntrack --ctdir ORIGINAL`: no packet that answers, whoever began the connection."""
+    reply_destination: Address | None = None
+    """`-m conntrack --ctrepldst`: the source that the connection's packets leave with."""
+    heartbeat: Heartbeat | None = None
 
 
 class Ruleset(NamedTuple):

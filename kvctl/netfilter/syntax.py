@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from kvctl.model.net import Network, host_network, parse_address, parse_network
-from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, DROP, RETURN, Rule, Target, Verb
+from kvctl.model.net import Family, Network, host_network, parse_address, parse_network
+from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, DROP, RETURN, Heartbeat, Rule, Target, Verb
 
 # Blanks alone separate words: `\s` would take characters for blanks that iptables does not.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([^ ]+)', re.DOTALL)
@@ -24,13 +24,18 @@ _RULE = re.compile(
     r"(?:-d (?P<destination>[^ ]+) )?"
     r"(?:-p (?P<protocol>[a-z0-9]+) )?"
     r"(?:-m conntrack --ctorigdst (?P<original>[^ ]+) )?"
+    r"(?:-m conntrack --ctrepldst (?P<replied>[^ ]+) )?"
     r"(?P<asked>-m conntrack --ctdir ORIGINAL )?"
     r"(?(protocol)(?:-m "
     rf"(?:multiport --dports (?P<several>{_PORT}(?:,{_PORT})*)|(?P=protocol) --dport (?P<one>{_PORT})) )?)"
+    r"(?:-m recent (?P<late>! )?--rcheck --seconds (?P<seconds>[1-9][0-9]{0,8}) --name (?P<beat>[A-Za-z0-9-]{1,64}) "
+    r"--mask (?P<mask>0\.0\.0\.0|::) --rsource )?"
     rf'-m comment --comment "(?P<comment>{COMMENT_PREFIX}[A-Za-z0-9 :/._~@-]{{1,249}})" '
     rf"(?:-j (?P<return>RETURN)|-j (?P<drop>DROP)|-j SNAT --to-source (?P<vip>[0-9a-f.:]+)|"
     rf"-(?P<option>[jg]) (?P<chain>{CHAIN_PREFIX}[A-Za-z0-9._-]{{1,22}}))"
 )
+
+_NO_BITS = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 
 
 def is_chain_name(name: str) -> bool:
@@ -53,15 +58,27 @@ def render(rule: Rule) -> str:
         network = rule.original_destination
         single = network.num_addresses == 1
         parts.append(f"-m conntrack --ctorigdst {network.network_address if single else network}")
+    if rule.reply_destination is not None:
+        parts.append(f"-m conntrack --ctrepldst {rule.reply_destination}")
     if rule.asked_only:
         parts.append("-m conntrack --ctdir ORIGINAL")
     if rule.ports:
         ports = ",".join(str(a) if a == b else f"{a}:{b}" for a, b in rule.ports)
         several = len(rule.ports) > 1
         parts.append(f"-m multiport --dports {ports}" if several else f"-m {rule.protocol} --dport {ports}")
+    if rule.heartbeat is not None:
+        parts.append(_render_heartbeat(rule.heartbeat))
     parts.append(f'-m comment --comment "{rule.comment}"')
     parts.append(_render_target(rule.target))
     return " ".join(parts)
+
+
+def _render_heartbeat(beat: Heartbeat) -> str:
+    # With an empty mask every packet looks for the one entry that the heartbeats are written to.
+    return (
+        f"-m recent {'! ' if beat.late else ''}--rcheck --seconds {beat.seconds} --name {beat.name} "
+        f"--mask {_NO_BITS[beat.family]} --rsource"
+    )
 
 
 def _render_target(target: Target) -> str:
@@ -91,6 +108,8 @@ def parse(text: str) -> Rule | None:
             protocol=match["protocol"],
             ports=_parse_ports(match["several"] or match["one"] or ""),
             asked_only=match["asked"] is not None,
+            reply_destination=parse_address(match["replied"]) if match["replied"] else None,
+            heartbeat=_parse_heartbeat(match) if match["beat"] else None,
         )
     except ValueError:
         return None
@@ -105,6 +124,15 @@ def tokenize(text: str) -> list[str]:
 
 def _parse_original(text: str) -> Network:
     return parse_network(text) if "/" in text else host_network(parse_address(text))
+
+
+def _parse_heartbeat(match: re.Match[str]) -> Heartbeat:
+    return Heartbeat(
+        name=match["beat"],
+        seconds=int(match["seconds"]),
+        family=Family.IPV6 if match["mask"] == "::" else Family.IPV4,
+        late=match["late"] is not None,
+    )
 
 
 def _parse_target(match: re.Match[str]) -> Target:

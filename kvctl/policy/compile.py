@@ -7,7 +7,7 @@ What each chain is for is told in `layout`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -16,7 +16,13 @@ from kvctl.model.net import Address, Family, Network, host_network, parse_networ
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Rank
 from kvctl.model.rules import DROP_CHAIN, EGRESS_CHAIN, RETURN, Rule, Ruleset, Table, Target, Verb
 from kvctl.policy import layout
-from kvctl.policy.service_chains import compile_drop, compile_passing, compile_service
+from kvctl.policy.service_chains import (
+    Passing,
+    compile_drop,
+    compile_guards,
+    compile_passing,
+    compile_service,
+)
 
 MAX_LEAF = 16
 """Source addresses in one chain; more are split by the next four bits."""
@@ -41,6 +47,17 @@ class Entry(NamedTuple):
     address: Address
     rank: Rank
     label: str
+
+
+class GuardPart(NamedTuple):
+    """What is dropped only while heartbeats are late."""
+
+    jumps: tuple[tuple[Entry, str], ...] = ()
+    """Jumps of pods, each with the chain that it leads to."""
+    chains: Mapping[str, tuple[Rule, ...]] = {}
+
+
+NO_GUARDS = GuardPart()
 
 
 def entries_of(policy: EgressPolicy) -> list[Entry]:
@@ -71,12 +88,15 @@ def compile_ruleset(
     entries = [item for policy in policies for item in entries_of(policy)]
     chains.update(compile_dispatch(family=family, entries=entries, exclusions=exclusions))
     drops = [item for policy in dropped for item in entries_of(policy)]
+    rewritten = by_address(policies, entries)
+    guards = guards_of(policies, entries, rewritten)
     chains.update(
         compile_drop_dispatch(
-            family=family, entries=drops, exclusions=exclusions, rewritten=by_address(policies, entries)
+            family=family, entries=drops, exclusions=exclusions, rewritten=rewritten, guards=guards
         )
     )
-    hooks = {table: HOOKS[table] for table, used in ((Table.NAT, entries), (Table.MANGLE, drops)) if used}
+    used = ((Table.NAT, entries), (Table.MANGLE, drops or guards.jumps))
+    hooks = {table: HOOKS[table] for table, there in used if there}
     return Ruleset(family=family, hooks=hooks, chains=chains)
 
 
@@ -107,21 +127,54 @@ def compile_drop_dispatch(
     exclusions: Sequence[Exclusion],
     rewritten: Mapping[Address, Sequence[EgressPolicy]],
     coming: Iterable[Entry] = (),
+    guards: GuardPart = NO_GUARDS,
 ) -> dict[str, tuple[Rule, ...]]:
     """The same for what is dropped; `rewritten`: the policies of each pod that are not, highest rank first.
 
-    `coming`: jumps to the chains of `layout.COMING`.
+    `coming`: jumps to the chains of `layout.COMING`. `guards`: what is dropped only while heartbeats are late.
+    A pod meets its Services by rank, but nothing depends on it: each drops, or returns what is not its own to drop.
     """
     chains: dict[str, tuple[Rule, ...]] = {}
     jumps: list[tuple[Entry, Rule]] = []
     for names, its in ((layout.DROPPING, entries), (layout.COMING, coming)):
         for item in its:
-            before = [policy for policy in rewritten.get(item.address, ()) if policy.rank < item.rank]
-            passing = compile_passing(before, item.rank.ref, names)
+            passing = _passing(item, rewritten, names.service_chain(item.rank.ref))
             chains.update(passing.chains)
-            jumps.append((item, _jump(item, passing.chain, coming=names is layout.COMING)))
+            text = layout.coming_text if names is layout.COMING else layout.pod_text
+            jumps.append((item, _jump(item, passing.chain, text)))
+    chains.update(guards.chains)
+    jumps += [(item, _jump(item, chain, layout.guard_pod_text)) for item, chain in guards.jumps]
     chains.update(_compile_tree(family, jumps, exclusions, layout.DROPPING))
     return chains
+
+
+def _passing(item: Entry, rewritten: Mapping[Address, Sequence[EgressPolicy]], end: str) -> Passing:
+    before = [policy for policy in rewritten.get(item.address, ()) if policy.rank < item.rank]
+    return compile_passing(before, item.rank.ref, end)
+
+
+def guards_of(
+    policies: Iterable[EgressPolicy],
+    entries: Iterable[Entry],
+    rewritten: Mapping[Address, Sequence[EgressPolicy]],
+) -> GuardPart:
+    """What guards the fenced ones of `policies` for their pods by `entries`; `rewritten`: as for what is dropped."""
+    found = {policy.ref: compile_guards(policy) for policy in policies if policy.fence is not None}
+    if not found:
+        return NO_GUARDS
+    jumps: dict[tuple[Entry, str], None] = {}
+    chains: dict[str, tuple[Rule, ...]] = {}
+    for item in entries:
+        guards = found.get(item.rank.ref)
+        if guards is None or guards.established is None:
+            continue
+        jumps[item, guards.established] = None
+        chains.update(guards.chains)
+        if guards.late is not None:
+            passing = _passing(item, rewritten, guards.late)
+            jumps[item, passing.chain] = None
+            chains.update(passing.chains)
+    return GuardPart(jumps=tuple(jumps), chains=chains)
 
 
 def _compile_tree(
@@ -194,9 +247,8 @@ def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
 
 
 @lru_cache(maxsize=65536)
-def _jump(item: Entry, chain: str, *, coming: bool = False) -> Rule:
+def _jump(item: Entry, chain: str, text: Callable[[Rank, str], str] = layout.pod_text) -> Rule:
     source = host_network(item.address)
-    text = layout.coming_text if coming else layout.pod_text
     return Rule(
         comment=layout.comment(text(item.rank, item.label), source),
         target=Target(verb=Verb.JUMP, chain=chain),

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network
-from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, PortMatch, Rank, canonical
+from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, PortMatch, Rank, canonical
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
@@ -70,12 +70,15 @@ class Installed(Part):
         drops: Part,
         exclusions: tuple[Exclusion, ...],
         retiring: tuple[Retiring, ...],
+        guards: tuple[tuple[Entry, str], ...] = (),
     ) -> None:
         super().__init__(rewrites.services, rewrites.entries)
         self.family = family
         self.drops = drops
         self.exclusions = exclusions
         self.retiring = retiring
+        self.guards = guards
+        """Jumps of pods to what is dropped while heartbeats are late, each with the chain that it leads to."""
 
     @property
     def refs(self) -> frozenset[ServiceRef]:
@@ -93,12 +96,14 @@ def decode(snapshot: Snapshot) -> Installed:
     exclusions: dict[Network, Exclusion] = {}
     rewritten, retiring = _decode_table(snapshot, layout.REWRITING, exclusions)
     dropped, _ = _decode_table(snapshot, layout.DROPPING, exclusions)
+    in_mangle = (found for name in _reachable(snapshot, layout.DROPPING) for found in snapshot.chains[name])
     return Installed(
         snapshot.family,
         rewritten,
         drops=dropped,
         exclusions=canonical(exclusions.values()),
         retiring=tuple(retiring),
+        guards=tuple(guard for found in in_mangle if (guard := _guard_in(found, snapshot)) is not None),
     )
 
 
@@ -175,6 +180,17 @@ def _read_dispatch_rule(
         entries.append(Entry(address=rule.source.network_address, rank=rank, label=label))
 
 
+def _guard_in(found: FoundRule, snapshot: Snapshot) -> tuple[Entry, str] | None:
+    rule = found.rule
+    if rule is None or rule.source is None or rule.source.num_addresses != 1:
+        return None
+    chain = rule.target.chain
+    pod = layout.read_guard_pod(layout.comment_text(rule) or "")
+    if pod is None or chain is None or rule.target.verb is not Verb.JUMP or chain not in snapshot.chains:
+        return None
+    return Entry(rule.source.network_address, *pod), chain
+
+
 def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
     for found in rules:
         mark = layout.read_retiring(found.rule) if found.rule else None
@@ -185,10 +201,14 @@ def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
 def _owner(rules: Iterable[FoundRule]) -> ServiceRef | None:
     for found in rules:
         text = (layout.comment_text(found.rule) or "") if found.rule else ""
-        read = layout.read_service(text) or layout.read_dropped(text)
-        if read is not None:
-            return read[0]
+        said = _said_in(text)
+        if said is not None:
+            return said.ref
     return None
+
+
+def _said_in(text: str) -> layout.Said | None:
+    return layout.read_service(text) or layout.read_dropped(text)
 
 
 def _read_service(
@@ -220,21 +240,21 @@ def _vip_of(rule: Rule) -> Address | None:
     if rule.target.verb is not Verb.DROP:
         return rule.target.address
     dropped = layout.read_dropped(layout.comment_text(rule) or "")
-    return dropped[2] if dropped is not None else None
+    return dropped.vip if dropped is not None else None
 
 
-def _interface_of(rule: Rule) -> tuple[str | None] | None:
-    """The interface that a rule's comment names, in a tuple; None: it does not say."""
-    text = layout.comment_text(rule) or ""
-    read = layout.read_service(text) or layout.read_dropped(text)
-    return (read[1],) if read is not None else None
+def _fence_of(rules: Sequence[Rule], said: layout.Said | None) -> Fence | None:
+    """The fence of rules that rewrite, or that would if they did not drop."""
+    beats = (rule.heartbeat for rule in rules if rule.heartbeat is not None)
+    return next((Fence(beat.name, beat.seconds) for beat in beats), said.fence if said is not None else None)
 
 
 def _policy(
     ref: ServiceRef, family: Family, rules: Sequence[Rule], items: Sequence[Entry], vip: Address
 ) -> EgressPolicy:
     ranks: list[Rank] = [item.rank for item in items]
-    interfaces = [read[0] for rule in rules if (read := _interface_of(rule)) is not None]
+    said = next(filter(None, (_said_in(layout.comment_text(rule) or "") for rule in rules)), None)
+    fence = _fence_of(rules, said)
     return EgressPolicy(
         ref=ref,
         family=family,
@@ -256,8 +276,10 @@ def _policy(
             for rule in rules
             if rule.destination is not None and rule.target.verb is Verb.RETURN
         ),
-        interface=interfaces[0] if interfaces else None,
+        interface=said.interface if said is not None else None,
         created=ranks[0].created if ranks else 0,
+        fence=fence,
+        drops_without_vip=said is not None and said.drops_without_vip,
     )
 
 

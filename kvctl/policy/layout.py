@@ -3,6 +3,7 @@
     nat     POSTROUTING -> KVCTL-EGRESS [-> KVCTL-IN-<prefix> ...] -> KVCTL-SVC-<hash> [-> KVCTL-OUT-<hash>] -> SNAT
     mangle  POSTROUTING -> KVCTL-DROP [-> KVCTL-DIN-<prefix> ...] [-> KVCTL-DPASS-<hash> ...]
                         -> KVCTL-DROP-<hash> [-> KVCTL-DOUT-<hash>] -> DROP
+                        -> KVCTL-GRD-<hash> -> DROP, of what is rewritten only while heartbeats come
 
 The kernel is the only state, so a comment says all that the rule itself does not: who owns it, which
 rank the Service has, why a network is excluded.
@@ -18,8 +19,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from kvctl.model.net import Address, Network, parse_address
-from kvctl.model.policy import Exclusion, ExclusionKind, Rank, RankClass
+from kvctl.model.net import Address, Family, Network, parse_address
+from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, Rank, RankClass
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import (
     CHAIN_PREFIX,
@@ -28,6 +29,7 @@ from kvctl.model.rules import (
     DROP_OUT_PREFIX,
     DROP_PASS_PREFIX,
     DROP_SERVICE_PREFIX,
+    GUARD_PREFIX,
     ROOTS,
     Rule,
     Table,
@@ -43,9 +45,18 @@ _REF = r"(?P<namespace>[a-z0-9-]{1,63})/(?P<name>[a-z0-9-]{1,63})"
 _POD = re.compile(
     r"(?P<rank_class>[123])(?P<created>[0-9]{1,12}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
 )
-_SERVICE = re.compile(_REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?")
+_OWN = _REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?"
+_SERVICE = re.compile(_OWN + r"(?P<drops> else drop)?")
 # What most nodes have none of is not compiled before it is met.
-_DROPPED = _SERVICE.pattern + r" without (?P<vip>[0-9a-f.:]{2,39})"
+_FENCE = r"kvctl-[a-z2-7]{16}"
+_DROPPED = (
+    _OWN
+    + r" without (?P<vip>[0-9a-f.:]{2,39})(?: fence (?P<fence>"
+    + _FENCE
+    + r") (?P<seconds>[1-9][0-9]{0,8}))?"
+)
+_GUARD_POD = r"guard " + _POD.pattern
+_GUARD = r"guard " + _REF
 _PASSED = r"before " + _REF
 _RETIRING = r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})"
 _EXCLUDE = re.compile(r"exclude (?P<kind>[a-z-]+)")
@@ -162,6 +173,21 @@ def is_pass_chain(name: str) -> bool:
     return name.startswith(DROP_PASS_PREFIX)
 
 
+def guard_chain(*content: object) -> str:
+    """A chain that drops while heartbeats are late; of equal content there is one. 26 characters."""
+    return GUARD_PREFIX + _digest("guard", *content)
+
+
+def is_content_named(name: str) -> bool:
+    """Whether this is a chain of `guard_chain` or `pass_chain`: what it holds never changes."""
+    return name.startswith((GUARD_PREFIX, DROP_PASS_PREFIX))
+
+
+def fence_name(family: Family, *, namespace: str, lease: str) -> str:
+    """The list of xt_recent for what a Lease gives the right to. 22 characters, of 199 that xt_recent allows."""
+    return f"kvctl-{_digest('fence', family, namespace, lease).lower()}"
+
+
 def comment(text: str, *content: object) -> str:
     """`kvctl:<tag> text`; the tag covers the text and `content`."""
     return f"{COMMENT_PREFIX}{_digest(text, *content).lower()} {text}"
@@ -172,14 +198,22 @@ def pod_text(rank: Rank, label: str) -> str:
     return f"{rank.rank_class:d}{rank.created:d} {rank.ref} {label}"
 
 
-def service_text(ref: ServiceRef, interface: str | None) -> str:
+def service_text(policy: EgressPolicy) -> str:
     """The comment of the rules in a Service's chains."""
-    return f"{ref} dev {interface}" if interface else str(ref)
+    drops = policy.fence is not None and policy.drops_without_vip
+    return _own_text(policy) + (" else drop" if drops else "")
 
 
-def drop_text(ref: ServiceRef, interface: str | None, vip: Address) -> str:
-    """The comment of the rules in the chains that drop: no rule there names the VIP."""
-    return f"{service_text(ref, interface)} without {vip}"
+def drop_text(policy: EgressPolicy) -> str:
+    """The comment of the rules in the chains that drop: no rule there names the VIP, or needs its fence."""
+    fence = policy.fence
+    return f"{_own_text(policy)} without {policy.vip}" + (
+        f" fence {fence.name} {fence.seconds}" if fence is not None else ""
+    )
+
+
+def _own_text(policy: EgressPolicy) -> str:
+    return f"{policy.ref} dev {policy.interface}" if policy.interface else str(policy.ref)
 
 
 def coming_text(rank: Rank, label: str) -> str:
@@ -190,6 +224,16 @@ def coming_text(rank: Rank, label: str) -> str:
 def pass_text(ref: ServiceRef) -> str:
     """The comment of the rules that come before a dropped Service."""
     return f"before {ref}"
+
+
+def guard_pod_text(rank: Rank, label: str) -> str:
+    """The comment of a pod's jump to a chain that drops while heartbeats are late."""
+    return f"guard {pod_text(rank, label)}"
+
+
+def guard_text(ref: ServiceRef) -> str:
+    """The comment of the rules in such a chain."""
+    return f"guard {ref}"
 
 
 def retiring_rule(ref: ServiceRef, vip: Address) -> Rule:
@@ -216,7 +260,15 @@ def _text_after_tag(comment: str) -> str | None:
 
 def read_pod(text: str) -> tuple[Rank, str] | None:
     """The rank and the pod's label in a pod's jump."""
-    match = _POD.fullmatch(text)
+    return _pod_of(_POD.fullmatch(text))
+
+
+def read_guard_pod(text: str) -> tuple[Rank, str] | None:
+    """The same in a pod's jump to a chain that drops while heartbeats are late."""
+    return _pod_of(re.fullmatch(_GUARD_POD, text))
+
+
+def _pod_of(match: re.Match[str] | None) -> tuple[Rank, str] | None:
     if match is None:
         return None
     ref = ServiceRef(match["namespace"], match["name"])
@@ -224,16 +276,30 @@ def read_pod(text: str) -> tuple[Rank, str] | None:
     return rank, match["label"]
 
 
+class Said(NamedTuple):
+    """What the comment of a Service's rules says of its policy beside what they do."""
+
+    ref: ServiceRef
+    interface: str | None
+    drops_without_vip: bool = False
+    vip: Address | None = None
+    """Where it drops: what it would rewrite to, and by which fence."""
+    fence: Fence | None = None
+
+
 @lru_cache(maxsize=65536)
-def read_service(text: str) -> tuple[ServiceRef, str | None] | None:
-    """The Service and its interface in a rule of a Service's chains."""
+def read_service(text: str) -> Said | None:
+    """What is said in a rule of a Service's chains."""
     match = _SERVICE.fullmatch(text)
-    return (ServiceRef(match["namespace"], match["name"]), match["interface"]) if match else None
+    if match is None:
+        return None
+    ref = ServiceRef(match["namespace"], match["name"])
+    return Said(ref, match["interface"], drops_without_vip=match["drops"] is not None)
 
 
 @lru_cache(maxsize=65536)
-def read_dropped(text: str) -> tuple[ServiceRef, str | None, Address] | None:
-    """The Service, its interface and its VIP in a rule that drops."""
+def read_dropped(text: str) -> Said | None:
+    """What is said in a rule that drops."""
     match = re.fullmatch(_DROPPED, text)
     if match is None:
         return None
@@ -241,12 +307,25 @@ def read_dropped(text: str) -> tuple[ServiceRef, str | None, Address] | None:
         vip = parse_address(match["vip"])
     except ValueError:
         return None
-    return ServiceRef(match["namespace"], match["name"]), match["interface"], vip
+    fence = Fence(match["fence"], int(match["seconds"])) if match["fence"] else None
+    return Said(
+        ServiceRef(match["namespace"], match["name"]),
+        match["interface"],
+        drops_without_vip=fence is not None,
+        vip=vip,
+        fence=fence,
+    )
 
 
 def read_passed(text: str) -> ServiceRef | None:
     """The dropped Service that a rule comes before."""
     match = re.fullmatch(_PASSED, text)
+    return ServiceRef(match["namespace"], match["name"]) if match else None
+
+
+def read_guard(text: str) -> ServiceRef | None:
+    """The Service whose traffic a rule drops while heartbeats are late."""
+    match = re.fullmatch(_GUARD, text)
     return ServiceRef(match["namespace"], match["name"]) if match else None
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kvctl.model.net import Family, parse_network
 from kvctl.model.policy import EgressPolicy, PortMatch
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import DROP, RETURN, Rule, Target, Verb
+from kvctl.model.rules import DROP, RETURN, Heartbeat, Rule, Target, Verb
 from kvctl.policy import layout
 
 # xt_multiport.h XT_MULTI_PORTS: fifteen slots, a range takes two.
@@ -20,61 +20,130 @@ _MULTIPORT_SLOTS = 15
 def compile_service(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     """The chain of a Service, and a second one where it has networks and ports."""
     # What a Service's pods are does not show in its own chains: the same ones serve while pods come and go.
-    return _service_chains(policy._replace(pods=(), created=0))
+    return _service_chains(_bare(policy))
 
 
 def compile_drop(
     policy: EgressPolicy, names: layout.Names = layout.DROPPING
 ) -> Mapping[str, tuple[Rule, ...]]:
     """The same chains, of other names and in mangle: what would be rewritten is dropped."""
-    return _drop_chains(policy._replace(pods=(), created=0), names)
+    return _drop_chains(_bare(policy), names)
+
+
+def _bare(policy: EgressPolicy) -> EgressPolicy:
+    """Without what does not show in its chains."""
+    drops = policy.fence is not None and policy.drops_without_vip
+    return policy._replace(pods=(), created=0, drops_without_vip=drops)
 
 
 @lru_cache(maxsize=16384)
 def _service_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     snat = Target(verb=Verb.SNAT, address=policy.vip)
-    return _own_chains(
-        policy, layout.REWRITING, text=layout.service_text(policy.ref, policy.interface), action=snat
-    )
+    names, text = layout.REWRITING, layout.service_text(policy)
+    return _own_chains(policy, names, text=text, action=snat, beat=heartbeat(policy))
 
 
 @lru_cache(maxsize=16384)
 def _drop_chains(policy: EgressPolicy, names: layout.Names) -> Mapping[str, tuple[Rule, ...]]:
-    text = layout.drop_text(policy.ref, policy.interface, policy.vip)
-    return _own_chains(policy, names, text=text, action=DROP)
+    return _own_chains(policy, names, text=layout.drop_text(policy), action=DROP)
+
+
+def heartbeat(policy: EgressPolicy, *, late: bool = False) -> Heartbeat | None:
+    """What a policy's fence asks of each packet; None: it has no fence."""
+    fence = policy.fence
+    return Heartbeat(fence.name, fence.seconds, policy.family, late=late) if fence is not None else None
 
 
 def _own_chains(
-    policy: EgressPolicy, names: layout.Names, *, text: str, action: Target
+    policy: EgressPolicy, names: layout.Names, *, text: str, action: Target, beat: Heartbeat | None = None
 ) -> Mapping[str, tuple[Rule, ...]]:
     # One tag for all rules of a Service: a rule that somebody took away shows without the source.
-    tag = layout.comment(
-        text, policy.vip, *policy.ports, "allowed", *policy.allowed, "denied", *policy.denied
-    )
+    tag = layout.comment(text, policy.vip, *_content(policy))
+    chain, out = names.service_chain(policy.ref), names.out_chain(policy.ref)
+    return _chains_that(policy, tag=tag, action=action, beat=beat, chain=chain, out=out)
+
+
+def _content(policy: EgressPolicy) -> list[object]:
+    """What a policy matches, and when, for a tag."""
+    when = ("fence", *policy.fence) if policy.fence is not None else ()
+    return [*policy.ports, "allowed", *policy.allowed, "denied", *policy.denied, *when]
+
+
+def _chains_that(
+    policy: EgressPolicy, *, tag: str, action: Target, beat: Heartbeat | None, chain: str, out: str
+) -> dict[str, tuple[Rule, ...]]:
+    """The chains that do `action` with what a policy matches, and return the rest."""
     denied = [Rule(comment=tag, target=RETURN, destination=network) for network in policy.denied]
-    matching, more = _matching(
-        policy, tag=tag, action=action, out=names.out_chain(policy.ref), verb=Verb.JUMP
+    matching, more = _matching(policy, tag=tag, action=action, out=out, verb=Verb.JUMP, beat=beat)
+    return {chain: (*denied, *matching), **more}
+
+
+class Guards(NamedTuple):
+    """What silences a policy's traffic while its heartbeat is late; without a fence nothing does."""
+
+    established: str | None = None
+    """The chain that drops what is sent in connections that have the VIP."""
+    late: str | None = None
+    """The chain that drops whatever the policy matches, so that nothing leaves as the node."""
+    chains: Mapping[str, tuple[Rule, ...]] = {}
+
+
+def compile_guards(policy: EgressPolicy) -> Guards:
+    """The chains that guard a rewritten Service; named by their content, so that old and new ones can be there at once.
+
+    nat sees only the first packet of a connection and cannot drop: this is mangle's part of the fence.
+    """
+    return _guards(_bare(policy)._replace(interface=None)) if policy.fence is not None else Guards()
+
+
+@lru_cache(maxsize=16384)
+def _guards(policy: EgressPolicy) -> Guards:
+    late = heartbeat(policy, late=True)
+    has_vip = (policy.ref, policy.vip, policy.fence)
+    established = layout.guard_chain(*has_vip)
+    rule = Rule(
+        comment=layout.comment(layout.guard_text(policy.ref), *has_vip),
+        target=DROP,
+        reply_destination=policy.vip,
+        heartbeat=late,
     )
-    return {names.service_chain(policy.ref): (*denied, *matching), **more}
+    if not policy.drops_without_vip:
+        return Guards(established=established, chains={established: (rule,)})
+    content = (policy.ref, *_content(policy))
+    chain, out = layout.guard_chain("late", *content), layout.guard_chain("ports", *content)
+    tag = layout.comment(layout.guard_text(policy.ref), *content)
+    chains = _chains_that(policy, tag=tag, action=DROP, beat=late, chain=chain, out=out)
+    return Guards(established=established, late=chain, chains={established: (rule,), **chains})
 
 
 def _matching(
-    policy: EgressPolicy, *, tag: str, action: Target, out: str, verb: Verb, rest: tuple[Rule, ...] = ()
+    policy: EgressPolicy,
+    *,
+    tag: str,
+    action: Target,
+    out: str,
+    verb: Verb,
+    beat: Heartbeat | None = None,
+    rest: tuple[Rule, ...] = (),
 ) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
     """The rules that do `action` with what a policy matches but for its denied networks, and `out` if that is needed.
 
     Networks by ports would multiply: `out` holds the ports, and is entered by `verb`; `rest` ends it.
+    `beat`: whether heartbeats have to come, or have to be late, for the action.
     """
     by_ports = [
-        Rule(comment=tag, target=action, protocol=protocol, ports=pairs)
+        Rule(comment=tag, target=action, protocol=protocol, ports=pairs, heartbeat=beat)
         for protocol, pairs in _port_groups(policy.ports)
-    ] or [Rule(comment=tag, target=action)]
+    ] or [Rule(comment=tag, target=action, heartbeat=beat)]
     if policy.allowed and policy.ports:
         to_ports = Target(verb=verb, chain=out)
         allowed = [Rule(comment=tag, target=to_ports, destination=network) for network in policy.allowed]
         return allowed, {out: (*by_ports, *rest)}
     if policy.allowed:
-        return [Rule(comment=tag, target=action, destination=network) for network in policy.allowed], {}
+        return [
+            Rule(comment=tag, target=action, destination=network, heartbeat=beat)
+            for network in policy.allowed
+        ], {}
     return by_ports, {}
 
 
@@ -111,18 +180,20 @@ def passed(before: Sequence[EgressPolicy]) -> Sequence[EgressPolicy]:
     return before
 
 
-def compile_passing(
-    before: Sequence[EgressPolicy], ref: ServiceRef, names: layout.Names = layout.DROPPING
-) -> Passing:
-    """Let pass what Services of higher rank rewrite, and lead the rest to the dropped Service `ref`.
+def compile_passing(before: Sequence[EgressPolicy], ref: ServiceRef, end: str) -> Passing:
+    """Let pass what Services of higher rank rewrite, and lead the rest to the chain `end`, which drops for `ref`.
 
+    A fenced Service has its traffic passed only while it rewrites it, which is while heartbeats come.
     `before`: highest rank first. A goto goes on to the next of them, and what one of them takes returns to
     where the walk came from: no network has to be written for each port, and none negated.
     """
     # Only what they match shows in the rules.
     let = passed(before)
-    bare = tuple(p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family]) for p in let)
-    return _passing(bare, ref, names)
+    bare = tuple(
+        p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family], drops_without_vip=False)
+        for p in let
+    )
+    return _passing(bare, ref, end)
 
 
 _ANY_VIP = {
@@ -132,26 +203,27 @@ _ANY_VIP = {
 
 
 @lru_cache(maxsize=16384)
-def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef, names: layout.Names) -> Passing:
+def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef, end: str) -> Passing:
     if not before:
-        return Passing(chain=names.service_chain(ref), chains={})
+        return Passing(chain=end, chains={})
     first, *others = before
-    rest = _passing(tuple(others), ref, names)
-    content = (first.ref, *first.ports, "allowed", *first.allowed, "denied", *first.denied, rest.chain)
+    rest = _passing(tuple(others), ref, end)
+    content = (first.ref, *_content(first), rest.chain)
     tag = layout.comment(layout.pass_text(ref), *content)
-    onward = Target(verb=Verb.GOTO, chain=rest.chain)
-    end = Rule(comment=tag, target=onward)
-    denied = [Rule(comment=tag, target=onward, destination=network) for network in first.denied]
+    to_rest = Target(verb=Verb.GOTO, chain=rest.chain)
+    onward = Rule(comment=tag, target=to_rest)
+    denied = [Rule(comment=tag, target=to_rest, destination=network) for network in first.denied]
     matching, more = _matching(
         first,
         tag=tag,
         action=RETURN,
         out=layout.pass_chain("ports", *content),
         verb=Verb.GOTO,
-        rest=(end,),
+        beat=heartbeat(first),
+        rest=(onward,),
     )
     chain = layout.pass_chain(*content)
-    return Passing(chain=chain, chains={chain: (*denied, *matching, end), **more, **rest.chains})
+    return Passing(chain=chain, chains={chain: (*denied, *matching, onward), **more, **rest.chains})
 
 
 def _port_groups(ports: Iterable[PortMatch]) -> Iterable[tuple[str, tuple[tuple[int, int], ...]]]:

@@ -71,15 +71,15 @@ def attribute(
 
 def _owner(rule: Rule) -> ServiceRef | None:
     comment = layout.comment_text(rule) or ""
-    pod = layout.read_pod(comment)
+    pod = layout.read_pod(comment) or layout.read_guard_pod(comment)
     if pod is not None:
         return pod[0].ref
     service = layout.read_service(comment) or layout.read_dropped(comment)
     if service is not None:
-        return service[0]
-    passed = layout.read_passed(comment)
-    if passed is not None:
-        return passed
+        return service.ref
+    other = layout.read_passed(comment) or layout.read_guard(comment)
+    if other is not None:
+        return other
     retiring = layout.read_retiring(rule)
     return retiring[0] if retiring else None
 

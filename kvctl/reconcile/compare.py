@@ -22,7 +22,8 @@ from kvctl.reconcile.report import (
 )
 from kvctl.reconcile.site import Site, plan_for
 from kvctl.reconcile.standing import compared_items, undecided_items
-from kvctl.reconcile.target import Scope, Target, as_it_is, rulesets
+from kvctl.reconcile.steps import rulesets
+from kvctl.reconcile.target import Scope, Target, as_it_is
 
 if TYPE_CHECKING:
     from kvctl.reconcile.wish import Wish
@@ -103,7 +104,7 @@ def _items_of(
 
 def _dispatching(installed: Installed) -> set[Table]:
     """The tables with jumps in them."""
-    parts = ((Table.NAT, installed.entries), (Table.MANGLE, installed.drops.entries))
+    parts = ((Table.NAT, installed.entries), (Table.MANGLE, installed.drops.entries or installed.guards))
     return {table for table, entries in parts if entries}
 
 

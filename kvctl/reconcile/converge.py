@@ -23,7 +23,7 @@ from kvctl.netfilter.diff import Plan, restore_text
 from kvctl.netfilter.kernel import RestoreError
 from kvctl.policy.connections import judge_of
 from kvctl.reconcile.site import MakeTarget, Site, plan_for
-from kvctl.reconcile.target import FINAL_ORDER, FIRST_ORDER, Rulesets, rulesets
+from kvctl.reconcile.steps import FINAL_ORDER, FIRST_ORDER, Rulesets, rulesets
 
 MAX_ATTEMPTS = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25

@@ -72,7 +72,10 @@ class _FamilyView:
         flows, failure = _flows(site.family, addresses, judge)
         pods = {
             Table.NAT: [host_network(address) for address in judge.pods],
-            Table.MANGLE: [host_network(address) for address in judge.dropped],
+            Table.MANGLE: [
+                host_network(address)
+                for address in {*judge.dropped, *(item.address for item, _ in site.installed.guards)}
+            ],
         }
         ways = {table: rule_in_the_way(site.snapshot, its, table) for table, its in pods.items() if its}
         return cls(
@@ -134,13 +137,15 @@ class _FamilyView:
 
 
 def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:
-    """Whether this is a jump of one of the Service's pods, or comes between it and the Service's chain."""
+    """Whether this is a jump of one of the Service's pods, comes between it and the Service's chain, or guards it."""
     if rule is None:
         return False
     text = layout.comment_text(rule) or ""
-    pod = layout.read_pod(text)
+    pod = layout.read_pod(text) or layout.read_guard_pod(text)
     return (
-        rule.target.chain in own or (pod is not None and pod[0].ref == ref) or layout.read_passed(text) == ref
+        rule.target.chain in own
+        or (pod is not None and pod[0].ref == ref)
+        or ref in (layout.read_passed(text), layout.read_guard(text))
     )
 
 

@@ -13,6 +13,7 @@ from kvctl.netfilter.kernel import Kernel, Reading
 from kvctl.netfilter.position import rule_in_the_way
 from kvctl.policy.compile import HOOKS
 from kvctl.policy.decode import Installed, decode
+from kvctl.reconcile.steps import guarded
 from kvctl.reconcile.target import Target
 
 MakeTarget = Callable[[Installed], Target]
@@ -46,7 +47,8 @@ def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
 def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
     """What `ruleset` changes at a site as last seen."""
     in_the_way = {}
-    for table, entries in ((Table.NAT, target.entries), (Table.MANGLE, target.drops.entries)):
+    in_mangle = (*target.drops.entries, *guarded(target, site.installed))
+    for table, entries in ((Table.NAT, target.entries), (Table.MANGLE, in_mangle)):
         if table in ruleset.hooks and site.snapshot.beside(table).position_known:
             pods = [host_network(item.address) for item in entries]
             rule = rule_in_the_way(site.snapshot, pods, table)

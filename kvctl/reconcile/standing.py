@@ -14,6 +14,7 @@ from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
 from kvctl.reconcile.attribution import Attributed
 from kvctl.reconcile.report import Item, Status, covered, drift_reason, policy_item, skipped_item
+from kvctl.reconcile.steps import guarded
 from kvctl.reconcile.target import Scope, Target
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def compared_items(
         entries=_by_ref(target.entries),
         dropped=_by_ref(target.drops.entries),
         drops={policy.ref: policy for policy in target.drops.policies},
+        guarded=frozenset(
+            item.rank.ref for item in (*guarded(target, installed), *(entry for entry, _ in installed.guards))
+        ),
     )
     drops = target.drops.refs
     items = [view.policy(policy) for policy in target.policies if policy.ref not in drops]
@@ -85,6 +89,8 @@ class _View(NamedTuple):
     """Those of what is dropped."""
     drops: Mapping[ServiceRef, EgressPolicy]
     """What is to be dropped anew, by Service."""
+    guarded: frozenset[ServiceRef]
+    """Services that have a part in mangle because they are rewritten only while heartbeats come."""
 
     def policy(self, policy: EgressPolicy) -> Item:
         service = self.installed.services.get(policy.ref)
@@ -210,7 +216,10 @@ class _View(NamedTuple):
     def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
         parts = (
             (Table.NAT, ref in self.installed.services or ref in self.target.rewrites.refs),
-            (Table.MANGLE, ref in self.installed.drops.services or ref in self.target.drops.refs),
+            (
+                Table.MANGLE,
+                ref in self.installed.drops.services or ref in self.target.drops.refs or ref in self.guarded,
+            ),
         )
         tables = [table for table, has in parts if has]
         changes = self.attributed.of(ref, tables)

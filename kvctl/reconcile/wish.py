@@ -201,7 +201,11 @@ class _Verdicts:
         """Whether traffic is to be dropped where the VIP is not; where the input does not tell, as it is by now."""
         if skip.without_vip is not None:
             return skip.without_vip is WithoutVip.DROP
-        is_dropped = any(stay.table is Table.MANGLE for stay in found)
+        is_dropped = any(
+            stay.table is Table.MANGLE
+            or (stay.service.policy is not None and stay.service.policy.drops_without_vip)
+            for stay in found
+        )
         return is_dropped or self.settings.without_vip is WithoutVip.DROP
 
     def _vip_fault(self, service: InstalledService) -> str | None:

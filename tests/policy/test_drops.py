@@ -18,7 +18,8 @@ from kvctl.netfilter.syntax import parse, render
 from kvctl.policy import layout
 from kvctl.policy.compile import compile_ruleset, entries_of
 from kvctl.policy.decode import decode
-from kvctl.reconcile.target import Share, Target, rulesets
+from kvctl.reconcile.steps import rulesets
+from kvctl.reconcile.target import Share, Target
 from tests.builders import ref
 from tests.policy.strategies import Packet, exclusions, expected_source, packets, pod_address, policies
 from tests.policy.walker import is_dropped, rules_met, source_after
