@@ -25,6 +25,7 @@ RANKS = {
     "cluster": 3,
     "lab": 3,
     "reconcile": 4,
+    "election": 4,
     "agent": 5,
     "cli": 6,
     "__main__": 7,

@@ -78,9 +78,10 @@ class Connection:
         *,
         content_type: str = "application/json",
         timeout: float,
+        overall: float | None = None,
     ) -> Mapping[str, Any]:
-        """What the server answers to POST, PUT or PATCH of `body`; fails as `get` does."""
-        end = time.monotonic() + 6 * timeout
+        """What the server answers to POST, PUT or PATCH of `body`; times and failures are those of `get`."""
+        end = time.monotonic() + (6 * timeout if overall is None else overall)
         answer = self._request(method, path, timeout=timeout, body=body, content_type=content_type)
         return self._parsed(self._body(answer, path, end=end, timeout=timeout), path)
 

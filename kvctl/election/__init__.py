@@ -1,0 +1,1 @@
+"""Who holds a Lease: contending, renewing, giving up in time, releasing last."""

@@ -1,0 +1,18 @@
+"""Which Lease: the name that election, agent and commands share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+IDENTITY_PREFIX = "kvctl/"
+"""Of the holder that an agent writes: the name of its node follows."""
+
+
+class LeaseKey(NamedTuple):
+    """Which Lease: prints as `namespace/name`."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
