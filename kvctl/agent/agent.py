@@ -12,16 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kvctl.agent.account import failed_round, round_of
 from kvctl.agent.health import Health
 from kvctl.agent.inbox import Inbox
-from kvctl.agent.keeper import Keeper
+from kvctl.agent.keeper import Keeper, Kept
 from kvctl.agent.round import Cause, Round
 from kvctl.errors import KvctlError
 from kvctl.model.objects import Objects
 from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.kernel import witnessed
+
+if TYPE_CHECKING:
+    from kvctl.agent.tenure import Tenure
 
 FULL_COMPARISON = 60.0
 """Seconds after which the kernel is read in full though nothing is known to have changed."""
@@ -86,6 +90,7 @@ class Agent:
         health: Health,
         outputs: Sequence[Output],
         watch_rules: Callable[[Backend], RuleWatch] | None = None,
+        tenure: Tenure | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
@@ -96,6 +101,7 @@ class Agent:
         self._health = health
         self._outputs = outputs
         self._watch_rules = watch_rules
+        self._tenure = tenure
         self._clock = clock
         self._now = now
         self._chance = chance
@@ -146,10 +152,10 @@ class Agent:
             if not causes:
                 return None
             read_kernel = self._unread or bool(causes & {Cause.START, Cause.KERNEL, Cause.TIMER})
-            asked = bool(causes & {Cause.START, Cause.OBJECTS, Cause.ADDRESSES})
+            asked = bool(causes & {Cause.START, Cause.OBJECTS, Cause.ADDRESSES, Cause.ELECTION})
             self._unread = True
             with self._rules[1].own_writes() if self._rules is not None else nullcontext():
-                kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
+                kept = self._keep(objects, read_kernel=read_kernel, asked=asked)
         except Exception as error:
             # A node without an agent is worse than an agent with a fault: it is told, and the round tried again.
             return failed_round(
@@ -172,6 +178,17 @@ class Agent:
             ended=self._now(),
             contested=kept.contested,
         )
+
+    def _keep(self, objects: Objects, *, read_kernel: bool, asked: bool) -> Kept:
+        """The run of the keeper, between what is bound before it and what is given up after it."""
+        tenure = self._tenure
+        if tenure is None:
+            return self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
+        host = tenure.plan(objects, self._keeper.host)
+        with witnessed(lambda *_: tenure.beat()):
+            kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked, host=host)
+        tenure.follow(host, clean=not any(outcome.errors for outcome in kept.applied.outcomes))
+        return kept
 
     def _worth(self, causes: set[Cause], objects: Objects) -> set[Cause]:
         """The causes that are more than noise: what they announce is not what it was."""

@@ -82,14 +82,20 @@ class Keeper:
         self._host = host
         return changed
 
-    def keep(self, objects: Objects, *, read_kernel: bool, asked: bool) -> Kept:
+    @property
+    def host(self) -> Host:
+        """This host as it was last read. Raises NetlinkError."""
+        if self._host is None:
+            self._host = read_host()
+        return self._host
+
+    def keep(self, objects: Objects, *, read_kernel: bool, asked: bool, host: Host | None = None) -> Kept:
         """Make the kernel so. Raises KvctlError where nothing could be done at all.
 
         `read_kernel`: others may have changed it. `asked`: the cluster or the host has changed, so that even
-        a program that keeps undoing it is no reason to wait.
+        a program that keeps undoing it is no reason to wait. `host`: as the rules are to see it.
         """
-        host = self._host if self._host is not None else read_host()
-        self._host = host
+        host = self.host if host is None else host
         resolution = self._resolver.resolve(objects, host=host)
         if resolution.node_is_unknown:
             raise _unknown_node(self._settings, objects)

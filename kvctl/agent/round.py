@@ -23,6 +23,7 @@ class Cause(StrEnum):
 
     START = "start"
     OBJECTS = "objects"
+    ELECTION = "election"
     ADDRESSES = "addresses"
     KERNEL = "kernel"
     TIMER = "timer"

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl import __version__
 from kvctl.agent.address import Listen
@@ -27,11 +27,15 @@ from kvctl.agent.round import Cause
 from kvctl.agent.sign import take_sign
 from kvctl.cluster.connection import Connection
 from kvctl.cluster.watched import WatchedCluster
+from kvctl.election.terms import Terms
 from kvctl.errors import KvctlError
 from kvctl.model.settings import Settings
 from kvctl.netfilter.privilege import require_netfilter
 from kvctl.netfilter.watching import RuleChanges
 from kvctl.node.changes import HostChanges
+
+if TYPE_CHECKING:
+    from kvctl.agent.tenure import Tenure
 
 _LOCK_SECONDS = 10.0
 _EVENTS_PATIENCE = 1.0
@@ -51,6 +55,8 @@ class Options(NamedTuple):
     log_format: LogFormat = LogFormat.AUTO
     events: bool = True
     gates: bool = False
+    terms: Terms | None = None
+    """How Leases are held (serviceElection); None: the rules follow whoever manages the VIPs."""
 
 
 def run_agent(connection: Connection, options: Options) -> None:
@@ -85,6 +91,7 @@ def run_agent(connection: Connection, options: Options) -> None:
             gates.start()
             stack.callback(gates.stop)
             outputs.append(gates)
+        tenure = stack.enter_context(_elected(options, connection, inbox, journal, metrics))
         agent = Agent(
             cluster=cluster,
             keeper=keeper,
@@ -92,6 +99,7 @@ def run_agent(connection: Connection, options: Options) -> None:
             health=health,
             outputs=outputs,
             watch_rules=lambda backend: RuleChanges(backend, inbox.marker(Cause.KERNEL)),
+            tenure=tenure,
         )
         if options.listen is not None:
             stack.enter_context(
@@ -109,6 +117,28 @@ def run_agent(connection: Connection, options: Options) -> None:
         stack.callback(cluster.stop)
         agent.run()
         journal.stopped(why=stop(), rules=_farewell(keeper, options, journal))
+
+
+@contextmanager
+def _elected(
+    options: Options, connection: Connection, inbox: Inbox, journal: Journal, metrics: Metrics
+) -> Iterator[Tenure | None]:
+    """What contends for Leases and places VIPs, as long as the block lasts; None in follow mode."""
+    if options.terms is None:
+        yield None
+        return
+    from kvctl.agent.election import elected
+
+    with elected(
+        connection,
+        options.settings,
+        options.terms,
+        node=options.node,
+        notify=inbox.marker(Cause.ELECTION),
+        complain=journal.complain,
+        count=metrics.count_report,
+    ) as tenure:
+        yield tenure
 
 
 def new_keeper(options: Options) -> Keeper:
@@ -137,6 +167,13 @@ def _introduce(journal: Journal, options: Options, connection: Connection) -> No
         clean=options.clean,
         events=options.events,
         readiness_gates=options.gates,
+        election=_words(options.terms) if options.terms is not None else "off",
+    )
+
+
+def _words(terms: Terms) -> str:
+    return (
+        f"Leases of {terms.duration:g} s, deadline {terms.renew_deadline:g} s, each {terms.retry_period:g} s"
     )
 
 

@@ -27,6 +27,7 @@ _EGRESS_COMMANDS = {
     "show": ("kvctl.cli.show", "Show Services in depth: problems, rules, connections."),
     "flush": ("kvctl.cli.flush", "Remove kvctl's rules, and only those."),
     "watch": ("kvctl.cli.watch", "Keep this node's rules right, in a cluster: the agent of a DaemonSet."),
+    "move": ("kvctl.cli.move", "Hand the VIP of a Service over to another node."),
     "wait": ("kvctl.cli.wait", "Wait until a pod's rules are in the kernel; for init containers."),
 }
 _COMMANDS = {

@@ -16,6 +16,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.text import quote
 
 if TYPE_CHECKING:
+    from kvctl.election.terms import Terms
     from kvctl.model.policy import WithoutVip
     from kvctl.model.settings import Settings
 
@@ -200,6 +201,7 @@ def told_assume_vip(flag: bool | None) -> bool:
 
 def told_without_vip(flag: str | None) -> WithoutVip:
     """What becomes of traffic where the VIP is not. Raises UsageError for a value that is none."""
+    from kvctl.election.terms import Terms
     from kvctl.model.policy import WithoutVip
 
     text = flag if flag is not None else os.environ.get("egress_withoutvip", "").strip()
@@ -329,3 +331,14 @@ def _context_namespace(*, kubeconfig: str | None, context: str | None) -> str | 
         if kubeconfig is not None or context is not None:
             raise
         return None
+
+
+def with_fence(settings: Settings, terms: Terms | None) -> Settings:
+    """The settings, with the fence that rules need where VIPs are held by Lease."""
+    from dataclasses import replace
+
+    from kvctl.netfilter import fence
+
+    if terms is None or not fence.available():
+        return settings
+    return replace(settings, fence_seconds=int(terms.renew_deadline))

@@ -15,9 +15,10 @@ from kvctl.agent.start import Options, run_agent
 from kvctl.cli import options
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cluster.connection import open_connection
+from kvctl.election.terms import read_terms
 from kvctl.errors import UsageError
 
-_OF_AGENT = ("clean", "listen", "events", "gates", "log_format")
+_OF_AGENT = ("clean", "listen", "events", "gates", "elect", "log_format")
 """Options that only a process that stays has a use for."""
 
 
@@ -57,6 +58,13 @@ _OF_AGENT = ("clean", "listen", "events", "gates", "log_format")
     help="Set the condition kube-vip.io/egress-enabled of Pods that have it as a readiness gate. "
     "[environment: egress_readinessgates]",
 )
+@click.option(
+    "--elect",
+    is_flag=True,
+    default=None,
+    help="Contend for the Leases of Services with a pod here, and place the VIPs of those held (serviceElection). "
+    "[environment: svc_election, vip_leaseduration, vip_renewdeadline, vip_retryperiod]",
+)
 @options.output()
 @click.option(
     "--log-format",
@@ -74,6 +82,7 @@ def command(
     listen: str | None,
     events: bool | None,
     gates: bool | None,
+    elect: bool | None,
     log_format: str | None,
     output: str,
 ) -> int:
@@ -86,7 +95,8 @@ def command(
             "-f: an agent follows a cluster, not files", hint="for files: kvctl egress apply -f FILE"
         )
     _refuse_idle_options(once=once)
-    settings = inputs.settings()
+    terms = read_terms(os.environ) if _switch(elect, "svc_election", default=False) else None
+    settings = options.with_fence(inputs.settings(), terms)
     told = Options(
         settings=settings,
         node=options.this_node(inputs.node),
@@ -97,6 +107,7 @@ def command(
         log_format=_log_format(log_format),
         events=_switch(events, "egress_events", default=True),
         gates=_switch(gates, "egress_readinessgates", default=False),
+        terms=terms,
     )
     connection = open_connection(kubeconfig=inputs.kubeconfig, context=inputs.context)
     if once:

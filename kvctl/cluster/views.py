@@ -78,7 +78,15 @@ def service(root: Field, name: Name) -> Service:
         load_balancer_ip=spec.at("loadBalancerIP").text(),
         cluster_ips=tuple(address for address in addresses if address != "None"),
         uid=meta.at("uid").text() or "",
+        load_balancer_class=spec.at("loadBalancerClass").text() or "",
+        status_managers=_status_managers(meta),
     )
+
+
+def _status_managers(meta: Field) -> tuple[str, ...]:
+    """Of the object's field managers those of the subresource `status`."""
+    of_status = (e for e in meta.at("managedFields").entries() if e.at("subresource").text() == "status")
+    return tuple(dict.fromkeys(name for e in of_status if (name := e.at("manager").text())))
 
 
 def pod(root: Field, name: Name) -> PodView:
@@ -98,6 +106,10 @@ def pod(root: Field, name: Name) -> PodView:
             labels=meta.at("labels").text_map(),
             uid=meta.at("uid").text() or "",
             gate=_gate(spec, status),
+            ready=any(
+                condition.at("type").text() == "Ready" and condition.at("status").text() == "True"
+                for condition in status.at("conditions").entries()
+            ),
         ),
         # Anybody may name a container so in a namespace of their own; kube-system is the admin's.
         _controller_manager_flags(spec, name) if name.namespace == SYSTEM_NAMESPACE else None,

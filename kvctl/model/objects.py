@@ -41,6 +41,10 @@ class Service:
     """Without `None` and empty ones."""
     uid: str = ""
     """Empty: unknown."""
+    load_balancer_class: str = ""
+    """Empty: none."""
+    status_managers: tuple[str, ...] = ()
+    """Who has written `status`, by metadata.managedFields: a program names itself there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Pod:
     """Empty: unknown."""
     gate: Gate | None = None
     """None: it does not wait for egress."""
+    ready: bool = False
+    """Its condition Ready is True."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,5 +27,7 @@ class Settings:
     """The VIP counts as here without an address on an interface."""
     without_vip: WithoutVip = WithoutVip.NODE_ADDRESS
     """What becomes of the traffic of Services that do not say it themselves, where their VIP is not."""
+    fence_seconds: int | None = None
+    """In election mode: how long rules use a VIP without a heartbeat; None: as long as they are there."""
     interface: str | None = None
     """The interface of Services that name none; None: found from addresses and routes."""

@@ -26,6 +26,8 @@ ADDRESSES = "kube-vip.io/loadbalancerIPs"
 INTERFACE = "kube-vip.io/serviceInterface"
 IGNORE = "kube-vip.io/ignore"
 WITHOUT_VIP = "kvctl.io/without-vip"
+LEASE = "kube-vip.io/leaseName"
+GATEWAY = "kvctl.io/gateway"
 
 WITHOUT_EFFECT: Mapping[str, str] = {
     "kube-vip.io/egress-source-ports": "source ports are never matched",
@@ -38,7 +40,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 """kube-vip's other egress annotations and why they do nothing here."""
 
-_KNOWN = frozenset((EGRESS, KVCTL_EGRESS, PORTS, ALLOWED, DENIED, IPV6, WITHOUT_VIP))
+_KNOWN = frozenset((EGRESS, KVCTL_EGRESS, PORTS, ALLOWED, DENIED, IPV6, WITHOUT_VIP, GATEWAY))
 _OWN_PREFIXES = (EGRESS, "kvctl.io/")
 
 MAX_PORTS = 64
@@ -54,6 +56,8 @@ _TURNED_PORT = re.compile(r"(?P<ports>[0-9]{1,5}(?:-[0-9]{1,5})?)/(?P<protocol>[
 _BARE_PORT = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?")
 # What the kernel (dev_valid_name) and an annotation both allow, ASCII only.
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+
+_LEASE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 T = TypeVar("T")
 
@@ -87,6 +91,10 @@ class Annotations:
     interface: str | None
     without_vip: WithoutVip | None
     """None: not said, or faulty."""
+    lease: str | None
+    """The Lease to share; None: not said, or faulty."""
+    gateways: tuple[Address, ...]
+    """The next hops on the interface, at most one a family."""
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
@@ -133,6 +141,26 @@ class _Reader:
             accepted = " nor ".join(f'"{each}"' for each in WithoutVip)
             self.fault(WITHOUT_VIP, value, f"is neither {accepted}", hint)
             return None
+
+    def lease(self) -> str | None:
+        value = self._annotations.get(LEASE)
+        if not value:
+            return None
+        if not _LEASE_NAME.fullmatch(value):
+            self.fault(
+                LEASE, value, "is not the name of a Lease (an RFC 1123 subdomain, without a namespace)"
+            )
+            return None
+        return value
+
+    def gateways(self) -> tuple[Address, ...]:
+        found = self.each(GATEWAY, _parse_gateway, most=2, what="addresses, one a family,")
+        if len({address.version for address in found}) == len(found):
+            return found
+        self.fault(
+            GATEWAY, self._annotations[GATEWAY], "has two addresses of one family: one a family is accepted"
+        )
+        return ()
 
     def items(self, name: str, *, most: int, what: str) -> tuple[str, ...]:
         """The comma-separated entries of an annotation, without white space and duplicates, bounded."""
@@ -196,6 +224,8 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
         addresses=reader.each(ADDRESSES, _parse_address, most=MAX_ADDRESSES, what="addresses"),
         interface=reader.interface(),
         without_vip=reader.without_vip(),
+        lease=reader.lease(),
+        gateways=reader.gateways(),
         problems=tuple(reader.problems),
         warnings=(*_without_effect(annotations), *_unknown(annotations)),
     )
@@ -289,6 +319,13 @@ def _parse_address(entry: str) -> Address:
         return parse_address(entry)
     except ValueError:
         raise _UnacceptableError("is not an IP address") from None
+
+
+def _parse_gateway(entry: str) -> Address:
+    address = _parse_address(entry)
+    if address.is_unspecified or address.is_loopback or address.is_multicast:
+        raise _UnacceptableError("is not the address of a next hop")
+    return address
 
 
 def _merge_ports(ports: Iterable[PortMatch]) -> tuple[PortMatch, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, collapse, parse_address, within
 from kvctl.model.objects import Service
-from kvctl.model.policy import DROPPED, EgressPod, EgressPolicy, WithoutVip
+from kvctl.model.policy import DROPPED, EgressPod, EgressPolicy, Fence, WithoutVip
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.model.text import quote
@@ -27,6 +27,8 @@ from kvctl.policy.annotations import (
 from kvctl.policy.cidrs import ClusterNetworks
 from kvctl.policy.holder import evidence_of, not_here
 from kvctl.policy.interface import interface_warnings
+from kvctl.policy.layout import fence_name
+from kvctl.policy.management import managed_elsewhere
 from kvctl.policy.pods import Member, Members, PodIndex, members
 from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
 from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
@@ -163,12 +165,25 @@ def _judge_family(
         reasons = [*([away] if away else []), *faults]
         return replace(skipped, reason=_sentence(reasons, skipped.problems), fate=Fate.KEEP)
     policy = _policy(service, annotations, vip.address, pods, family, context.settings)
+    fence = _fence(service, policy, context)
+    if fence is not None:
+        policy = policy._replace(fence=fence, drops_without_vip=skipped.without_vip is WithoutVip.DROP)
     warnings = (*skipped.warnings, *_shortened(left_out), *_both_egress(annotations, service))
     if away:
         return replace(skipped, reason=_without(away, skipped), drop=policy, warnings=warnings)
     if context.host is not None:
         warnings = (*warnings, *interface_warnings(policy, context.host))
     return Wanted(policy=policy, warnings=warnings)
+
+
+def _fence(service: Service, policy: EgressPolicy, context: Context) -> Fence | None:
+    """What stops the rules when this node loses the VIP unheard; where another program places it nobody beats."""
+    seconds = context.settings.fence_seconds
+    announced = context.announced.get(service.ref, ())
+    if seconds is None or managed_elsewhere(service, announced=announced) is not None:
+        return None
+    # By the VIP: Services that share one are held together, by whichever Lease.
+    return Fence(fence_name(policy.family, namespace="", lease=str(policy.vip)), seconds)
 
 
 def _policy(

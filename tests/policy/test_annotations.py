@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from kvctl.model.net import parse_address
 from kvctl.model.policy import PortMatch, WithoutVip
 from kvctl.policy.annotations import (
     ADDRESSES,
     ALLOWED,
     DENIED,
     EGRESS,
+    GATEWAY,
     IGNORE,
     INTERFACE,
     IPV6,
     KVCTL_EGRESS,
+    LEASE,
     MAX_UNKNOWN,
     PORTS,
     WITHOUT_EFFECT,
@@ -348,3 +351,21 @@ def test_every_problem_of_a_service_comes_at_once() -> None:
         IPV6,
         IGNORE,
     }
+
+
+def test_the_lease_is_a_name_without_a_namespace() -> None:
+    assert read(EGRESS="true", LEASE="sip-lease.a").lease == "sip-lease.a"
+    assert read(EGRESS="true").lease is None
+    for value in ("a/b", "A", "-a", "a" * 254, "a b"):
+        assert "is not the name of a Lease" in only_problem(LEASE, value).why
+
+
+def test_gateways_are_addresses_one_a_family() -> None:
+    found = read(EGRESS="true", GATEWAY="192.168.0.1, fd00::1")
+    assert found.gateways == (parse_address("192.168.0.1"), parse_address("fd00::1"))
+    assert found.problems == ()
+    assert found.warnings == ()
+    assert only_problem(GATEWAY, "192.168.0.1,192.168.0.2").why.startswith("has two addresses of one family")
+    for value in ("0.0.0.0", "127.0.0.1", "224.0.0.1", "::"):
+        assert only_problem(GATEWAY, value).why == "is not the address of a next hop"
+    assert only_problem(GATEWAY, "192.168.0.0/24").why == "is not an IP address"

@@ -1,0 +1,64 @@
+"""serviceElection, put together: the electorate, what it places, and who is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+
+from kvctl.agent.tenure import PROBE_SECONDS, Tenure, Wires
+from kvctl.agent.vip_status import VipStatus
+from kvctl.cluster.connection import Connection
+from kvctl.cluster.leases import Leases
+from kvctl.election.electorate import Electorate
+from kvctl.election.terms import Terms
+from kvctl.model.net import Address
+from kvctl.model.settings import Settings
+from kvctl.node.addresses import bind, extend, unbind
+from kvctl.node.announce import Announced, Announcer
+from kvctl.node.probe import answered
+
+_STATUS_PATIENCE = 1.0
+
+
+@contextmanager
+def elected(
+    connection: Connection,
+    settings: Settings,
+    terms: Terms,
+    *,
+    node: str,
+    notify: Callable[[], None],
+    complain: Callable[[str], None],
+    count: Callable[[str, str], None],
+) -> Iterator[Tenure]:
+    """What contends and places, until the end of the block; then nothing is released: a successor goes on."""
+
+    def probe(wanted: Collection[Announced]) -> dict[Address, str]:
+        return answered(wanted, seconds=PROBE_SECONDS, complain=complain)
+
+    with ExitStack() as stack:
+        status = VipStatus(connection, node=node, complain=complain, count=count)
+        status.start()
+        stack.callback(status.stop, patience=_STATUS_PATIENCE)
+        announcer = Announcer(complain=complain)
+        announcer.start()
+        stack.callback(announcer.stop)
+        tenure = Tenure(
+            settings,
+            terms,
+            wires=Wires(bind, extend, unbind, probe, announcer.announce),
+            status=status,
+            complain=complain,
+        )
+        electorate = Electorate(
+            Leases(connection),
+            node=node,
+            terms=terms,
+            notify=notify,
+            renewed=tenure.renewed,
+            complain=complain,
+        )
+        tenure.serve(electorate)
+        electorate.start()
+        stack.callback(electorate.stop)
+        yield tenure

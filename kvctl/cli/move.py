@@ -1,0 +1,143 @@
+"""`kvctl egress move`: hand the VIP of a Service over to another node, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.output import note, printable
+from kvctl.cluster.connection import Connection, open_connection
+from kvctl.cluster.failures import RefusedError
+from kvctl.cluster.fields import A_SUBDOMAIN, is_subdomain
+from kvctl.cluster.leases import Lease, Leases
+from kvctl.errors import KvctlError, UsageError
+from kvctl.lab.signals import orderly
+from kvctl.model.lease import IDENTITY_PREFIX, LeaseKey
+from kvctl.model.ref import ServiceRef
+from kvctl.model.text import quote
+from kvctl.policy.candidates import lease_of
+
+_SECONDS = 10.0
+"""How long a request may take."""
+_TICK = 0.1
+_CONFLICT = 409
+
+
+@click.command()
+@click.argument("service")
+@options.namespace
+@click.option("--to", "node", metavar="NODE", required=True, help="The node that is to have it.")
+@click.option(
+    "--timeout",
+    type=options.Seconds(most=3600),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for it.",
+)
+@options.configuration
+def command(
+    *,
+    service: str,
+    namespace: str | None,
+    node: str,
+    timeout: float,
+    kubeconfig: str | None,
+    context: str | None,
+) -> int:
+    """Hand the VIP of SERVICE over to another node.
+
+    The holder stops using the VIP, takes it down and frees its Lease; NODE takes it. Services that share the Lease go
+    with it. Takes serviceElection, and a pod of the Service on NODE.
+    """
+    refs = options.parse_services([service], namespace=namespace, kubeconfig=kubeconfig, context=context)
+    assert refs is not None
+    (ref,) = refs
+    if not is_subdomain(node):
+        raise UsageError(f"--to: {quote(node)} is not {A_SUBDOMAIN}")
+    connection = open_connection(kubeconfig=kubeconfig, context=context)
+    leases, key = Leases(connection), _lease_of(connection, ref)
+    begun = time.monotonic()
+    with orderly():
+        before = _ask(leases, key, ref, node)
+        if before is None:
+            note(printable(f"{ref} is on {node} already (Lease {key})"))
+            return 0
+        try:
+            _wait(leases, key, node, end=begun + timeout)
+        except BaseException:
+            _take_back(leases, key, node)
+            raise
+    seconds = time.monotonic() - begun
+    note(printable(f"{ref} moved from {before or 'nobody'} to {node} in {seconds:.1f} s (Lease {key})"))
+    return 0
+
+
+def _lease_of(connection: Connection, ref: ServiceRef) -> LeaseKey:
+    path = f"/api/v1/namespaces/{ref.namespace}/services/{ref.name}"
+    try:
+        service: Mapping[str, Any] = connection.get(path, timeout=_SECONDS)
+    except RefusedError as error:
+        if error.status == 404:
+            raise KvctlError(f"there is no Service {ref}", hint="see: kubectl get services -A") from error
+        raise
+    meta = service.get("metadata")
+    annotations = meta.get("annotations") if isinstance(meta, dict) else None
+    texts = {k: v for k, v in (annotations or {}).items() if isinstance(k, str) and isinstance(v, str)}
+    return lease_of(ref, texts)
+
+
+def _ask(leases: Leases, key: LeaseKey, ref: ServiceRef, node: str) -> str | None:
+    """Write the wish into the Lease; the node that holds it now, or None if that is `node`."""
+    while True:
+        lease = leases.get(key, timeout=_SECONDS)
+        if lease is None:
+            raise KvctlError(
+                f"{ref} has no Lease {key}: no node contends for its VIP",
+                hint="run the agents with svc_election=true, and see: kvctl egress list --cluster",
+            )
+        holder = _node(lease)
+        if holder == node:
+            return None
+        try:
+            leases.update(lease._replace(move_to=node), timeout=_SECONDS)
+        except RefusedError as error:
+            if error.status != _CONFLICT:
+                raise
+        else:
+            return holder
+
+
+def _node(lease: Lease) -> str:
+    """The node that holds it; empty: nobody. Raises KvctlError where it is no agent of kvctl's."""
+    if lease.holder and not lease.holder.startswith(IDENTITY_PREFIX):
+        raise KvctlError(
+            f"Lease {lease.key} is held by {quote(lease.holder)}, which is no agent of kvctl's",
+            hint="move it with the program that holds it",
+        )
+    return lease.holder.removeprefix(IDENTITY_PREFIX)
+
+
+def _wait(leases: Leases, key: LeaseKey, node: str, *, end: float) -> None:
+    while True:
+        lease = leases.get(key, timeout=_SECONDS)
+        holder = _node(lease) if lease is not None else ""
+        if holder == node:
+            return
+        if time.monotonic() >= end:
+            raise KvctlError(
+                f"{node} has not taken Lease {key} in time: {holder or 'nobody'} holds it",
+                hint=f"see whether {node} runs an agent with svc_election=true and a pod of the Service",
+            )
+        time.sleep(_TICK)
+
+
+def _take_back(leases: Leases, key: LeaseKey, node: str) -> None:
+    """A wish that nobody fulfils must not stay: it would move the VIP later, when nobody expects it."""
+    lease = leases.get(key, timeout=_SECONDS)
+    if lease is not None and lease.move_to == node:
+        leases.update(lease._replace(move_to=None), timeout=_SECONDS)

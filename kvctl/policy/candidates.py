@@ -1,0 +1,107 @@
+"""Which VIPs this node may contend for (serviceElection), by which Lease, and why not for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from kvctl.model.host import Host
+from kvctl.model.lease import LeaseKey
+from kvctl.model.net import Address
+from kvctl.model.objects import Objects, Pod, Service
+from kvctl.model.policy import EgressPolicy
+from kvctl.model.ref import ServiceRef
+from kvctl.policy.annotations import LEASE, read_annotations
+from kvctl.policy.interface import service_interface
+from kvctl.policy.management import managed_elsewhere
+from kvctl.policy.pods import selected_pods
+from kvctl.policy.resolve import Resolution
+
+LEASE_PREFIX = "kubevip-"
+"""kube-vip's own name of a Service's Lease (its pkg/lease): who has it has the VIP, whichever program it runs."""
+
+
+class Candidate(NamedTuple):
+    """A Service that could have its rules here if its VIPs were."""
+
+    ref: ServiceRef
+    policies: tuple[EgressPolicy, ...]
+    """One a family, as they would be."""
+    ready: bool
+    """One of its pods here is ready."""
+
+    @property
+    def vips(self) -> frozenset[Address]:
+        """Its VIPs."""
+        return frozenset(policy.vip for policy in self.policies)
+
+
+class Candidates(NamedTuple):
+    """What a node contends for."""
+
+    by_lease: Mapping[LeaseKey, tuple[Candidate, ...]]
+    refused: Mapping[ServiceRef, str]
+    """Why kvctl manages no address of a Service that has a pod here; the rules follow whoever does."""
+
+    def interfaces(self, host: Host, key: LeaseKey) -> dict[Address, str]:
+        """The interface each VIP of a Lease belongs on; without those that none can be told for."""
+        found: dict[Address, str] = {}
+        for candidate in self.by_lease.get(key, ()):
+            for policy in candidate.policies:
+                interface = service_interface(policy, host)
+                if interface is not None:
+                    found.setdefault(policy.vip, interface)
+        return found
+
+
+NOTHING = Candidates(by_lease={}, refused={})
+
+
+def lease_of(ref: ServiceRef, annotations: Mapping[str, str]) -> LeaseKey:
+    """The Lease of a Service: what its annotation names, else kube-vip's name for it."""
+    return LeaseKey(ref.namespace, read_annotations(annotations).lease or LEASE_PREFIX + ref.name)
+
+
+def find_candidates(resolution: Resolution, objects: Objects) -> Candidates:
+    """What to contend for; `resolution`: of this node's objects as if every VIP were here."""
+    policies: dict[ServiceRef, list[EgressPolicy]] = {}
+    for wanted in resolution.wanted:
+        policies.setdefault(wanted.policy.ref, []).append(wanted.policy)
+    refused: dict[ServiceRef, str] = {}
+    by_lease: dict[LeaseKey, list[Candidate]] = {}
+    of_vip: dict[Address, LeaseKey] = {}
+    # The oldest first: of Services that name one VIP it says which Lease decides.
+    for service in sorted(
+        (resolution.services[ref] for ref in policies), key=lambda s: (s.created or 1 << 62, s.ref)
+    ):
+        its, key = tuple(policies[service.ref]), lease_of(service.ref, service.annotations)
+        vips = [policy.vip for policy in its]
+        why = managed_elsewhere(service, announced=objects.announced.get(service.ref, ())) or _other_lease(
+            vips, key, of_vip
+        )
+        if why is not None:
+            refused[service.ref] = why
+            continue
+        of_vip.update(dict.fromkeys(vips, key))
+        ready = any(pod.ready for pod in _pods(service, resolution))
+        by_lease.setdefault(key, []).append(Candidate(service.ref, its, ready))
+    return Candidates(by_lease={key: tuple(its) for key, its in by_lease.items()}, refused=refused)
+
+
+def _other_lease(vips: Iterable[Address], key: LeaseKey, of_vip: Mapping[Address, LeaseKey]) -> str | None:
+    for vip in vips:
+        other = of_vip.get(vip, key)
+        if other != key:
+            return (
+                f"an older Service has the VIP {vip} by Lease {other}, this one would by {key}: "
+                f"give both one {LEASE}"
+            )
+    return None
+
+
+def _pods(service: Service, resolution: Resolution) -> Iterable[Pod]:
+    """The pods here that the Service selects; of EndpointSlices those that are known."""
+    if service.selector:
+        return selected_pods(service, resolution.index)
+    addresses = (endpoint.address for endpoint in resolution.index.endpoints.get(service.ref, ()))
+    return [pod for address in addresses if (pod := resolution.index.owners.get(address)) is not None]

@@ -1,0 +1,78 @@
+"""serviceElection on three nodes, with packets: one holds the VIP, and it goes to another in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvctl.lab.traffic import probe
+from kvctl.model.net import Family
+from tests.agent.electing import PODS, WORKERS, Electing, elected_service, three_nodes, three_workers
+from tests.agent.process import eventually
+from tests.conftest import MakeLab
+
+
+@pytest.fixture
+def family(backend: str) -> Family:
+    """One a back end: families have tests of their own elsewhere."""
+    return Family.IPV4 if backend == "nft" else Family.IPV6
+
+
+@pytest.fixture
+def nodes(make_lab: MakeLab, backend: str, family: Family, tmp_path: Path) -> Iterator[Electing]:
+    """Nobody asks for a VIP yet."""
+    with three_nodes(make_lab(three_workers(backend=backend)), tmp_path, family=family) as it:
+        yield it
+
+
+def seen(nodes: Electing, worker: str) -> str | None:
+    """The source that the outside sees of a new connection of the node's pod."""
+    answer = probe(nodes.lab[PODS[worker]], destination=nodes.who.outside_eth1, port=5060)
+    return answer.source if answer is not None else None
+
+
+def test_one_node_takes_the_vip_and_its_pods_leave_with_it(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    holder = nodes.settled()
+    eventually(lambda: seen(nodes, holder) == nodes.who.vip, why=nodes.told)
+    for other in set(WORKERS) - {holder}:
+        assert seen(nodes, other) != nodes.who.vip
+    service = nodes.server.get("services", "sip-client", namespace="sip")
+    assert service is not None
+    assert {one["ip"] for one in service["status"]["loadBalancer"]["ingress"]} == {
+        "192.168.0.245",
+        "2001:db8:1::245",
+    }
+
+
+def test_where_the_pod_goes_the_vip_goes(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    nodes.server.delete(
+        "pods",
+        {"worker": "sip-client-0", "worker-2": "sip-client-1", "worker-3": "sip-client-2"}[first],
+        namespace="sip",
+    )
+    eventually(lambda: nodes.holder() not in (None, first), why=nodes.told)
+    second = nodes.settled()
+    assert second != first
+    eventually(lambda: seen(nodes, second) == nodes.who.vip, why=nodes.told)
+
+
+def test_a_killed_holder_is_followed_when_its_lease_has_run_out(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    nodes.agents[first].process.kill()
+    eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
+    second = nodes.settled()
+    assert second != first
+    assert seen(nodes, second) == nodes.who.vip
+
+
+def test_when_the_service_goes_so_does_the_vip_and_then_the_lease_is_free(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    nodes.settled()
+    nodes.server.delete("services", "sip-client", namespace="sip")
+    eventually(lambda: not nodes.having() and nodes.holder() is None, why=nodes.told)

@@ -1,0 +1,120 @@
+"""Which VIPs a node contends for, by which Lease, and why it leaves others alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kvctl.model.host import Host, HostAddress, Route
+from kvctl.model.lease import LeaseKey
+from kvctl.model.net import parse_address, parse_network
+from kvctl.model.objects import Objects, Service
+from kvctl.policy.candidates import Candidates, find_candidates
+from kvctl.policy.resolve import resolve
+from tests.builders import endpoint, objects, pod, ref, service, settings
+
+OWN = LeaseKey("sip", "kubevip-sip-client")
+ASSUMED = settings(node="worker", assume_vip=True)
+
+
+def found(*things: object, announced: dict[str, str] | None = None) -> Candidates:
+    """What the worker contends for."""
+    its: Objects = objects(*things)  # type: ignore[arg-type]
+    its = replace(its, announced={ref(name): frozenset({node}) for name, node in (announced or {}).items()})
+    return find_candidates(resolve(its, ASSUMED, host=None), its)
+
+
+def names(candidates: Candidates, key: LeaseKey = OWN) -> list[str]:
+    return [str(candidate.ref) for candidate in candidates.by_lease.get(key, ())]
+
+
+def test_a_service_with_a_pod_here_is_contended_for_by_the_lease_of_kube_vips_name() -> None:
+    candidates = found(service(), pod())
+    (candidate,) = candidates.by_lease[OWN]
+    assert candidate.ref == ref("sip/sip-client")
+    assert candidate.vips == {parse_address("192.168.0.245")}
+    assert not candidate.ready
+    assert candidates.refused == {}
+
+
+def test_a_node_without_a_pod_that_counts_does_not_contend() -> None:
+    for away in (pod(node="other"), pod(finished=True), pod(host_network=True)):
+        assert found(service(), away).by_lease == {}
+    assert found(service(annotations={"kube-vip.io/ignore": "true"}), pod()).by_lease == {}
+    assert found(service(ports="tcp:0"), pod()).by_lease == {}
+
+
+def test_one_ready_pod_is_enough_to_be_ready() -> None:
+    ready = replace(pod("sip/sip-client-1", "10.0.0.2"), ready=True)
+    (candidate,) = found(service(), pod(), ready).by_lease[OWN]
+    assert candidate.ready
+
+
+def test_pods_of_endpoint_slices_count_too() -> None:
+    it = service(selector={})
+    ready = replace(pod(), ready=True)
+    (candidate,) = found(it, ready, endpoint("sip/sip-client", "10.0.0.1", pod_name="sip-client-0")).by_lease[
+        OWN
+    ]
+    assert candidate.ready
+
+
+def test_services_that_share_a_vip_share_a_lease_or_the_younger_is_left_out() -> None:
+    older = service(created=1)
+    younger = service("sip/b", created=2)
+    pods = pod(), pod("sip/b-0", "10.0.0.2")
+    candidates = found(older, younger, *pods)
+    assert names(candidates) == ["sip/sip-client"]
+    assert candidates.refused[ref("sip/b")] == (
+        "an older Service has the VIP 192.168.0.245 by Lease sip/kubevip-sip-client, this one would by "
+        "sip/kubevip-b: give both one kube-vip.io/leaseName"
+    )
+    shared = {"kube-vip.io/leaseName": "sip-lease"}
+    both = [
+        service(created=1, annotations=shared),
+        service("sip/b", created=2, annotations=shared),
+    ]
+    assert names(found(*both, *pods), LeaseKey("sip", "sip-lease")) == ["sip/sip-client", "sip/b"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (
+            {"load_balancer_class": "metallb"},
+            'spec.loadBalancerClass is "metallb": another program manages the VIP',
+        ),
+        (
+            {"status_managers": ("kubectl-edit", "controller")},
+            '"controller" writes its status: that program manages the VIP',
+        ),
+    ],
+)
+def test_what_another_program_manages_is_left_alone(changed: dict[str, object], why: str) -> None:
+    it: Service = replace(service(), **changed)  # type: ignore[arg-type]
+    candidates = found(it, pod())
+    assert candidates.by_lease == {}
+    assert candidates.refused[it.ref] == why
+
+
+def test_what_metallb_announces_is_left_alone() -> None:
+    candidates = found(service(), pod(), announced={"sip/sip-client": "worker"})
+    assert candidates.refused[ref("sip/sip-client")] == "MetalLB announces the VIP (worker)"
+
+
+@pytest.mark.parametrize("managers", [("kvctl",), ("kubectl-edit", "kvctl"), ()])
+def test_what_kvctl_or_a_person_wrote_is_kvctls_to_place(managers: tuple[str, ...]) -> None:
+    assert names(found(replace(service(), status_managers=managers), pod())) == ["sip/sip-client"]
+
+
+def test_the_interface_is_the_one_that_is_named_else_that_of_the_route() -> None:
+    host = Host(
+        addresses=(HostAddress(parse_address("192.168.0.240"), 24, "eth1"),),
+        routes=(Route(parse_network("192.168.0.0/24"), "eth1"), Route(parse_network("0.0.0.0/0"), "eth0")),
+    )
+    vip = parse_address("192.168.0.245")
+    assert found(service(), pod()).interfaces(host, OWN) == {vip: "eth1"}
+    named = service(annotations={"kube-vip.io/serviceInterface": "eth2"})
+    assert found(named, pod()).interfaces(host, OWN) == {vip: "eth2"}
+    assert found(service(), pod()).interfaces(Host(addresses=(), routes=()), OWN) == {}
