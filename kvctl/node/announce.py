@@ -69,9 +69,9 @@ class Announcer:
 
     Frames go into the network namespace that the constructor was called in, which raises KvctlError
     where the kernel allows no such sockets. Whatever keeps an interface from sending is told to
-    `complain`, once until it has worked again, from the announcer's thread; the addresses on it get a
-    new burst then, as they do when its hardware address changes. The other methods may be called from
-    any thread, and wait at most for the frames of one moment.
+    `complain`, once until it has worked again, from the announcer's thread, which must not be held up;
+    the addresses on it get a new burst then, as they do when its hardware address changes. The other
+    methods may be called from any thread, and wait at most for the frames of one moment.
     """
 
     def __init__(

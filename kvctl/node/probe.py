@@ -55,7 +55,8 @@ def answered(
     Asks three times within `seconds` and returns then, or as soon as each address has an answer. What this
     host's own interfaces say does not count, whatever link it came by. In the network namespace of the
     calling thread. What keeps an interface from being asked is told to `complain`: nothing is known then
-    of the addresses on it. Raises KvctlError where the kernel allows no such sockets.
+    of the addresses on it. Of two hosts that ask at the same moment at least the one that began earlier
+    hears of the other. Raises KvctlError where the kernel allows no such sockets.
 
     RFC 5227 and 4862 wait longer, a second and more a probe, for hosts that have just been plugged in;
     here the network is up, and each second is one without the address.
