@@ -1,9 +1,9 @@
 """The VIPs that kvctl puts on interfaces, as addresses that the kernel takes away again by itself.
 
-Each is a /32 or /128 that carries kvctl's mark and has a lifetime; what has no mark is never touched. Over
-rtnetlink, in the network namespace of the calling thread; from any thread; takes CAP_NET_ADMIN. All but
-`bound` return an error a failure, and do the rest; they raise NetlinkError where the kernel cannot be asked.
-How the kernel understands these requests: inet_rtm_newaddr and inet6_rtm_newaddr in Linux.
+Each is a /32 or /128 that carries kvctl's mark; what has no mark is never touched. This host does not send from
+it, unless its interface has no other address that would do. In the network namespace of the calling thread; from
+any thread; takes CAP_NET_ADMIN. What fails is returned as errors, one an address, and the rest is done;
+NetlinkError is raised where the kernel cannot be asked at all.
 """
 
 from __future__ import annotations
@@ -273,6 +273,8 @@ def _hint(wanted: Wanted, number: int) -> str | None:
         return "it takes the capability NET_ADMIN in this network namespace: run it as root"
     if number == errno.EACCES and wanted.address.version == 6:
         return f"is IPv6 off there? sysctl net.ipv6.conf.{interface}.disable_ipv6"
+    if number == errno.EINVAL and wanted.address.version == 6:
+        return f"IPv6 takes an MTU of 1280 or more: ip link show dev {interface}"
     if number in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
         return "is this kernel without IPv6? ls /proc/sys/net/ipv6"
     return f"see what is there: ip addr show dev {interface}"

@@ -5,6 +5,7 @@ Layouts and numbers: rtnetlink(7), linux/if_link.h, linux/if_addr.h.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Iterable
 from enum import StrEnum
@@ -122,16 +123,20 @@ def read_addresses(
     netlink: Netlink, *, link: int = 0, of: Collection[Address] | None = None, what: str
 ) -> list[AddressRow]:
     """The addresses of this host, or of one interface by its number, or only those in `of`."""
-    few = of is not None and len(of) <= _FEW
-    sought = [address.packed for address in of] if of is not None and few else []
+    if of is not None and not of:
+        return []
+    sought = None
+    if of is not None and len(of) <= _FEW:
+        sought = re.compile(b"|".join(re.escape(address.packed) for address in of))
 
     def read(buffer: bytearray, start: int, end: int) -> AddressRow | None:
-        if few and not any(buffer.find(packed, start, end) >= 0 for packed in sought):
+        if sought is not None and sought.search(buffer, start, end) is None:
             return None
         row = read_address(buffer, start, end)
         return row if row is not None and link in (0, row.link) else None
 
-    query = IFADDRMSG.pack(0, 0, 0, 0, link)
+    families = {AF_INET if address.version == 4 else AF_INET6 for address in of or ()}
+    query = IFADDRMSG.pack(families.pop() if len(families) == 1 else 0, 0, 0, 0, link)
     found = netlink.dump(kind=_RTM_GETADDR, payload=query, read=read, what=what)
     return found if of is None else [row for row in found if row.address in of]
 
