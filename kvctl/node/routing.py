@@ -13,7 +13,6 @@ from kvctl.model.net import Family
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace
 from kvctl.netlink import NETLINK_ROUTE, NLM_F_CREATE, NLM_F_EXCL, Netlink, open_netlink
 from kvctl.node.routing_messages import (
-    PROTOCOL,
     PolicyRule,
     SeenRoute,
     SeenRule,
@@ -26,6 +25,7 @@ from kvctl.node.routing_messages import (
     rule_query,
 )
 from kvctl.node.routing_plan import AddedRoute, Found, RoutingPlan
+from kvctl.node.rtnetlink import MARK
 
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
@@ -45,10 +45,10 @@ def read_routing(space: MarkSpace = DEFAULT_SPACE) -> Found:
         routes = {seen for family in Family for seen in _routes(netlink, family, space=space, what=what)}
     ours = sorted((_named(seen.route) for seen in routes if _is_ours(seen)), key=str)
     return Found(
-        rules=tuple(seen for seen in rules if seen.protocol == PROTOCOL),
+        rules=tuple(seen for seen in rules if seen.protocol == MARK),
         routes=tuple(ours),
         in_the_way=(
-            *_rules_in_the_way((seen.rule for seen in rules if seen.protocol != PROTOCOL), space=space),
+            *_rules_in_the_way((seen.rule for seen in rules if seen.protocol != MARK), space=space),
             *_routes_in_the_way((seen.route for seen in routes if not _is_ours(seen)), space=space),
         ),
         tells_protocol=not rules or any(seen.protocol is not None for seen in rules),
@@ -89,7 +89,7 @@ def _rules(netlink: Netlink, *, family: Family, what: str) -> list[SeenRule]:
 
 def _routes(netlink: Netlink, family: Family, *, space: MarkSpace, what: str) -> list[SeenRoute]:
     """All routes of ours, and of anybody in the tables of `space`."""
-    queries = [route_query(family, protocol=PROTOCOL)]
+    queries = [route_query(family, protocol=MARK)]
     tables = {space.table(mark) for mark in space.marks}
     queries += [route_query(family, table=table) for table in sorted(tables)]
     found: list[SeenRoute] = []
@@ -105,7 +105,7 @@ def _routes(netlink: Netlink, family: Family, *, space: MarkSpace, what: str) ->
 
 
 def _is_ours(seen: SeenRoute) -> bool:
-    return seen.protocol == PROTOCOL and seen.route.table not in _TABLES_OF_OTHERS
+    return seen.protocol == MARK and seen.route.table not in _TABLES_OF_OTHERS
 
 
 def _named(route: TableRoute) -> TableRoute:

@@ -5,25 +5,21 @@ Layouts and numbers are those of rtnetlink(7), linux/rtnetlink.h and linux/fib_r
 
 from __future__ import annotations
 
-import sys
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from struct import Struct
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, family_of
 from kvctl.netlink import attribute, malformed, read_attributes
-
-PROTOCOL = 75
-"""Who made it (rtm_protocol, FRA_PROTOCOL): ours. No other program is known to use it (iproute2's rt_protos)."""
+from kvctl.node.rtnetlink import AF_INET, AF_INET6, MARK, ORDER, read_integer, read_ip, read_text, unpack
 
 LOOKUP, GOTO, NOP = 1, 2, 3
 """What a rule does: FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP."""
 UNICAST, UNREACHABLE = 1, 7
 """What a route does: RTN_UNICAST, RTN_UNREACHABLE."""
 
-NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
-"""Address families as the kernel numbers them."""
-_FAMILIES = {number: family for family, number in NUMBERS.items()}
+_NUMBERS = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
+_FAMILIES = {number: family for family, number in _NUMBERS.items()}
 
 _RULE = Struct("=BBBBBxxBI")
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY = 1, 2, 3, 4, 6
@@ -50,7 +46,6 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RT
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
 _RTM_F_CLONED = 0x200
 _RTNH_F_ONLINK = 0x4
-_ORDER = sys.byteorder
 
 
 class PolicyRule(NamedTuple):
@@ -122,7 +117,7 @@ class SeenRoute(NamedTuple):
 
 def rule_query(family: Family) -> bytes:
     """The payload that asks for all rules of a family."""
-    return _RULE.pack(NUMBERS[family], 0, 0, 0, 0, 0, 0)
+    return _RULE.pack(_NUMBERS[family], 0, 0, 0, 0, 0, 0)
 
 
 def rule_payload(rule: PolicyRule) -> bytes:
@@ -132,7 +127,7 @@ def rule_payload(rule: PolicyRule) -> bytes:
     table = rule.to if rule.action == LOOKUP else 0
     parts = [
         attribute(_FRA_PRIORITY, _number(rule.priority)),
-        attribute(_FRA_PROTOCOL, bytes((PROTOCOL,))),
+        attribute(_FRA_PROTOCOL, bytes((MARK,))),
         attribute(_FRA_TABLE, _number(table)),
     ]
     if network is not None:
@@ -143,15 +138,13 @@ def rule_payload(rule: PolicyRule) -> bytes:
     if rule.action == GOTO:
         parts.append(attribute(_FRA_GOTO, _number(rule.to)))
     # A table beyond 255 is in the attribute alone.
-    header = _RULE.pack(NUMBERS[rule.family], length, 0, 0, table if table < 256 else 0, rule.action, 0)
+    header = _RULE.pack(_NUMBERS[rule.family], length, 0, 0, table if table < 256 else 0, rule.action, 0)
     return header + b"".join(parts)
 
 
 def read_rule(buffer: bytearray, start: int, end: int) -> SeenRule | None:
     """A rule of either family."""
-    if start + _RULE.size > end:
-        raise malformed("rule")
-    number, length, source_length, tos, table, action, flags = _RULE.unpack_from(buffer, start)
+    number, length, source_length, tos, table, action, flags = unpack(_RULE, buffer, start, end)
     family = _FAMILIES.get(number)
     if family is None:
         return None
@@ -160,12 +153,12 @@ def read_rule(buffer: bytearray, start: int, end: int) -> SeenRule | None:
     further = _further(parts, source_length=source_length)
     rule = PolicyRule(
         family=family,
-        priority=_integer(parts.get(_FRA_PRIORITY, b"")),
+        priority=read_integer(parts.get(_FRA_PRIORITY, b"")),
         action=action,
-        to=(_integer(to) if to is not None else table) if action in (LOOKUP, GOTO) else 0,
+        to=(read_integer(to) if to is not None else table) if action in (LOOKUP, GOTO) else 0,
         destination=_network(number, parts.get(_FRA_DST), length) if length else None,
-        mark=_integer(parts.get(_FRA_FWMARK, b"")),
-        mask=_integer(parts.get(_FRA_FWMASK, b"")),
+        mark=read_integer(parts.get(_FRA_FWMARK, b"")),
+        mask=read_integer(parts.get(_FRA_FWMASK, b"")),
         further=(
             *(("not",) if flags & _FIB_RULE_INVERT else ()),
             *further,
@@ -179,10 +172,10 @@ def read_rule(buffer: bytearray, start: int, end: int) -> SeenRule | None:
 def _further(parts: dict[int, bytes], *, source_length: int) -> list[str]:
     words = []
     if source_length and _FRA_SRC in parts:
-        words.append(f"from {_ip(parts[_FRA_SRC])}/{source_length}")
+        words.append(f"from {read_ip(parts[_FRA_SRC])}/{source_length}")
     for kind, name in ((_FRA_IIFNAME, "iif"), (_FRA_OIFNAME, "oif")):
         if kind in parts:
-            words.append(f"{name} {_text(parts[kind])}")
+            words.append(f"{name} {read_text(parts[kind])}")
     words += [name for kind, name in _FURTHER.items() if kind in parts]
     # The kernel tells this one of every rule, with all bits set for none.
     if parts.get(_FRA_SUPPRESS_PREFIXLEN, b"\xff" * 4) != b"\xff" * 4:
@@ -192,7 +185,7 @@ def _further(parts: dict[int, bytes], *, source_length: int) -> list[str]:
 
 def route_query(family: Family, *, table: int = 0, protocol: int = 0) -> bytes:
     """The payload that asks for routes; a kernel before 4.20 ignores table and protocol and sends all."""
-    header = _ROUTE.pack(NUMBERS[family], 0, 0, 0, table if table < 256 else 0, protocol, 0, 0, 0)
+    header = _ROUTE.pack(_NUMBERS[family], 0, 0, 0, table if table < 256 else 0, protocol, 0, 0, 0)
     return header + (attribute(_RTA_TABLE, _number(table)) if table else b"")
 
 
@@ -203,12 +196,12 @@ def route_payload(route: TableRoute, *, index: int | None, onlink: bool, deletes
     """
     scope = _RT_SCOPE_LINK if route.kind == UNICAST and route.gateway is None else _RT_SCOPE_UNIVERSE
     header = _ROUTE.pack(
-        NUMBERS[family_of(route.network)],
+        _NUMBERS[family_of(route.network)],
         route.network.prefixlen,
         0,
         0,
         route.table if route.table < 256 else 0,
-        PROTOCOL,
+        MARK,
         # To be deleted whatever its scope.
         _RT_SCOPE_NOWHERE if deletes else scope,
         route.kind,
@@ -231,21 +224,19 @@ def _next_hop(gateway: Address, *, network: Network) -> bytes:
     if gateway.version == network.version:
         return attribute(_RTA_GATEWAY, gateway.packed)
     # struct rtvia: an IPv4 route by an IPv6 neighbour
-    number = NUMBERS[family_of(gateway)]
-    return attribute(_RTA_VIA, number.to_bytes(2, _ORDER) + gateway.packed)
+    number = _NUMBERS[family_of(gateway)]
+    return attribute(_RTA_VIA, number.to_bytes(2, ORDER) + gateway.packed)
 
 
 def read_routes(buffer: bytearray, start: int, end: int) -> tuple[SeenRoute, ...] | None:
     """The route of a message, one value a next hop; None: an entry of the route cache."""
-    if start + _ROUTE.size > end:
-        raise malformed("route")
-    number, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(buffer, start)
+    number, length, _, _, table, protocol, _, kind, flags = unpack(_ROUTE, buffer, start, end)
     if flags & _RTM_F_CLONED or number not in _FAMILIES:
         return None
     parts = read_attributes(buffer, start + _ROUTE.size, end)
-    table = _integer(parts[_RTA_TABLE]) if _RTA_TABLE in parts else table
+    table = read_integer(parts[_RTA_TABLE]) if _RTA_TABLE in parts else table
     network = _network(number, parts.get(_RTA_DST), length)
-    metric = _integer(parts.get(_RTA_PRIORITY, b""))
+    metric = read_integer(parts.get(_RTA_PRIORITY, b""))
     # IPv6 says of a route that refuses that it is on `lo`.
     hops = _hops(parts) if kind == UNICAST else [(None, None)]
     return tuple(
@@ -257,7 +248,7 @@ def read_routes(buffer: bytearray, start: int, end: int) -> tuple[SeenRoute, ...
 def _hops(parts: dict[int, bytes]) -> list[tuple[int | None, Address | None]]:
     """Interface index and gateway of each next hop."""
     if _RTA_MULTIPATH not in parts:
-        return [(_integer(parts[_RTA_OIF]) if _RTA_OIF in parts else None, _gateway(parts))]
+        return [(read_integer(parts[_RTA_OIF]) if _RTA_OIF in parts else None, _gateway(parts))]
     data, start = parts[_RTA_MULTIPATH], 0
     hops: list[tuple[int | None, Address | None]] = []
     while start + _NEXT_HOP.size <= len(data):
@@ -271,34 +262,18 @@ def _hops(parts: dict[int, bytes]) -> list[tuple[int | None, Address | None]]:
 
 def _gateway(parts: dict[int, bytes]) -> Address | None:
     if _RTA_GATEWAY in parts:
-        return _ip(parts[_RTA_GATEWAY])
-    return _ip(parts[_RTA_VIA][2:]) if _RTA_VIA in parts else None
+        return read_ip(parts[_RTA_GATEWAY])
+    return read_ip(parts[_RTA_VIA][2:]) if _RTA_VIA in parts else None
 
 
 def _network(number: int, packed: bytes | None, length: int) -> Network:
     try:
-        if number == NUMBERS[Family.IPV4]:
+        if number == _NUMBERS[Family.IPV4]:
             return IPv4Network((packed or bytes(4), length))
         return IPv6Network((packed or bytes(16), length))
     except ValueError as error:
         raise malformed("network") from error
 
 
-def _ip(packed: bytes) -> Address:
-    if len(packed) == 4:
-        return IPv4Address(packed)
-    if len(packed) == 16:
-        return IPv6Address(packed)
-    raise malformed("address")
-
-
 def _number(value: int) -> bytes:
-    return value.to_bytes(4, _ORDER)
-
-
-def _integer(data: bytes) -> int:
-    return int.from_bytes(data, _ORDER)
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(bytes(1)).decode("utf-8", "backslashreplace")
+    return value.to_bytes(4, ORDER)
