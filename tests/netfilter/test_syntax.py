@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvctl.model.net import parse_address, parse_network
-from kvctl.model.rules import DROP, RETURN, Rule, Target, Verb
+from kvctl.model.net import Family, parse_address, parse_network
+from kvctl.model.rules import DROP, RETURN, Heartbeat, Rule, Target, Verb
 from kvctl.netfilter.syntax import parse, render, tokenize
 
 COMMENT = '-m comment --comment "kvctl:aaaabbbbccccdddd sip/sip-client"'
@@ -15,8 +15,25 @@ SNAT = Target(verb=Verb.SNAT, address=parse_address("192.168.0.245"))
 JUMP = Target(verb=Verb.JUMP, chain="KVCTL-SVC-AAAABBBBCCCCDDDD")
 GOTO = Target(verb=Verb.GOTO, chain="KVCTL-IN-10.0.0.0-24")
 TEXT = "kvctl:aaaabbbbccccdddd sip/sip-client"
+BEAT = "-m recent --rcheck --seconds 10 --name kvctl-aaaabbbbccccdddd --mask 0.0.0.0 --rsource"
+LATE = "-m recent ! --rcheck --seconds 2 --name kvctl-aaaabbbbccccdddd --mask :: --rsource"
+NAME = "kvctl-aaaabbbbccccdddd"
 
 ROUND_TRIPS = {
+    f"-d 1.2.3.0/24 -p udp -m udp --dport 5060 {BEAT} {COMMENT} -j SNAT --to-source 192.168.0.245": Rule(
+        comment=TEXT,
+        target=SNAT,
+        destination=parse_network("1.2.3.0/24"),
+        protocol="udp",
+        ports=((5060, 5060),),
+        heartbeat=Heartbeat(NAME, 10, Family.IPV4),
+    ),
+    f"-m conntrack --ctrepldst 2001:db8:1::245 {LATE} {COMMENT} -j DROP": Rule(
+        comment=TEXT,
+        target=DROP,
+        reply_destination=parse_address("2001:db8:1::245"),
+        heartbeat=Heartbeat(NAME, 2, Family.IPV6, late=True),
+    ),
     f"-d 1.2.3.0/24 {COMMENT} -j DROP": Rule(
         comment=TEXT, target=DROP, destination=parse_network("1.2.3.0/24")
     ),
@@ -109,6 +126,15 @@ def test_the_text_of_a_rule_is_what_iptables_prints_and_reads_back(text: str) ->
         f"{COMMENT} -j RETURN --unknown",
         f"{COMMENT} -j KVCTL-EGRESS extra words",
         f"{COMMENT} -c 1 2 -j RETURN",
+        f"-m recent --rcheck --seconds 10 --name kvctl-a --mask 255.255.255.255 --rsource {COMMENT} -j DROP",
+        f"-m recent --rcheck --seconds 10 --name kvctl-a --mask 0.0.0.0 --rdest {COMMENT} -j DROP",
+        f"-m recent --rcheck --name kvctl-a --mask 0.0.0.0 --rsource {COMMENT} -j DROP",
+        f"-m recent --rcheck --seconds 10 --hitcount 2 --name kvctl-a --mask 0.0.0.0 --rsource {COMMENT} -j DROP",
+        f"-m recent --set --name kvctl-a --mask 0.0.0.0 --rsource {COMMENT} -j DROP",
+        f"-m recent --update --seconds 10 --name kvctl-a --mask 0.0.0.0 --rsource {COMMENT} -j DROP",
+        f"{BEAT} {BEAT} {COMMENT} -j DROP",
+        f"-m conntrack ! --ctrepldst 192.168.0.245 {COMMENT} -j DROP",
+        f"-m conntrack --ctrepldst 192.168.0.0/24 {COMMENT} -j DROP",
     ],
 )
 def test_anything_unknown_is_no_rule_of_ours(text: str) -> None:

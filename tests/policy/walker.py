@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from kvctl.model.net import Address, Network, contains
-from kvctl.model.rules import Rule, Ruleset, Table, Target, Verb
+from kvctl.model.rules import Heartbeat, Rule, Ruleset, Table, Target, Verb
 from tests.policy.strategies import Packet
 
 
-def source_after(ruleset: Ruleset, packet: Packet) -> Address | None:
+class Moment(NamedTuple):
+    """What beside the packet itself decides."""
+
+    late: frozenset[str] = frozenset()
+    """The lists whose heartbeat is late."""
+    seen_as: Address | None = None
+    """The source that the packet's connection has by now; None: it begins with this packet."""
+
+
+ANY = Moment()
+
+
+def source_after(ruleset: Ruleset, packet: Packet, moment: Moment = ANY) -> Address | None:
     """The source address that nat gives the packet, None if it leaves it alone."""
-    end = _walked(ruleset, Table.NAT, packet, met=None)
+    end = _walked(ruleset, Table.NAT, packet, moment, met=None)
     return end.address if end is not None else None
 
 
-def is_dropped(ruleset: Ruleset, packet: Packet) -> bool:
+def is_dropped(ruleset: Ruleset, packet: Packet, moment: Moment = ANY) -> bool:
     """Whether mangle drops the packet, so that nat never sees it."""
-    end = _walked(ruleset, Table.MANGLE, packet, met=None)
+    end = _walked(ruleset, Table.MANGLE, packet, moment, met=None)
     return end is not None and end.verb is Verb.DROP
 
 
@@ -23,43 +37,53 @@ def rules_met(ruleset: Ruleset, packet: Packet, table: Table = Table.NAT) -> int
     """How many rules are compared with the packet."""
     met: list[Rule] = []
     assert table in ruleset.hooks
-    _walked(ruleset, table, packet, met=met)
+    _walked(ruleset, table, packet, ANY, met=met)
     return len(met)
 
 
-def _walked(ruleset: Ruleset, table: Table, packet: Packet, *, met: list[Rule] | None) -> Target | None:
+def _walked(
+    ruleset: Ruleset, table: Table, packet: Packet, moment: Moment, *, met: list[Rule] | None
+) -> Target | None:
     if table not in ruleset.hooks:
         return None
     start = ruleset.hooks[table].target.chain
     assert start is not None
-    return _walk(ruleset, start, packet, met=met)
+    return _walk(ruleset, start, packet, moment, met=met)
 
 
-def _walk(ruleset: Ruleset, chain: str, packet: Packet, *, met: list[Rule] | None) -> Target | None:
+def _walk(
+    ruleset: Ruleset, chain: str, packet: Packet, moment: Moment, *, met: list[Rule] | None
+) -> Target | None:
     for rule in ruleset.chains[chain]:
         if met is not None:
             met.append(rule)
-        if not _matches(rule, packet):
+        if not _matches(rule, packet, moment):
             continue
         if rule.target.verb is Verb.RETURN:
             return None
         if rule.target.verb in (Verb.SNAT, Verb.DROP):
             return rule.target
         assert rule.target.chain is not None
-        found = _walk(ruleset, rule.target.chain, packet, met=met)
+        found = _walk(ruleset, rule.target.chain, packet, moment, met=met)
         if found is not None or rule.target.verb is Verb.GOTO:
             return found
     return None
 
 
-def _matches(rule: Rule, packet: Packet) -> bool:
+def _matches(rule: Rule, packet: Packet, moment: Moment) -> bool:
     return (
         _in(rule.source, packet.source)
         and _in(rule.destination, packet.destination)
         and _in(rule.original_destination, packet.aimed_at)
         and rule.protocol in (None, packet.protocol)
         and (not rule.ports or any(first <= packet.port <= last for first, last in rule.ports))
+        and rule.reply_destination in (None, moment.seen_as)
+        and _beats(rule.heartbeat, moment)
     )
+
+
+def _beats(beat: Heartbeat | None, moment: Moment) -> bool:
+    return beat is None or beat.late == (beat.name in moment.late)
 
 
 def _in(network: Network | None, address: Address) -> bool:
