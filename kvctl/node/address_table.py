@@ -107,7 +107,8 @@ class AddressTable:
 
     def change(self, rows: Sequence[AddressRow]) -> list[Refusal | None]:
         """Give them these lifetimes and kvctl's mark; one that is not there any more is made anew by the kernel."""
-        payloads = [_message(row, protocols=self._protocols) for row in rows]
+        # It neither compares nor changes a label.
+        payloads = [_message(row._replace(label=None), protocols=self._protocols) for row in rows]
         return self._send(_RTM_NEWADDR, NLM_F_REPLACE, payloads)
 
     def remove(self, rows: Sequence[AddressRow]) -> list[Refusal | None]:
