@@ -13,10 +13,11 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Rule, Table
 from kvctl.model.snapshot import Snapshot
 from kvctl.model.text import plural
-from kvctl.netfilter import conntrack
+from kvctl.netfilter import conntrack, fence
 from kvctl.netfilter.position import rule_in_the_way
 from kvctl.policy import layout
 from kvctl.policy.connections import ConnectionJudge, judge_of
+from kvctl.policy.decode import Installed
 from kvctl.policy.holder import not_here
 from kvctl.reconcile.compare import Compared
 from kvctl.reconcile.look import Look
@@ -62,6 +63,8 @@ class _FamilyView:
     flows: Sequence[Flow]
     failure: str | None
     in_the_way: dict[Table, str]
+    late: dict[ServiceRef, str]
+    """What to say of Services whose rules do not act because no heartbeat comes."""
     host: Host
 
     @classmethod
@@ -84,6 +87,7 @@ class _FamilyView:
             flows=flows,
             failure=failure,
             in_the_way={table: rule for table, rule in ways.items() if rule is not None},
+            late=_late(site.installed),
             host=host,
         )
 
@@ -108,6 +112,8 @@ class _FamilyView:
         )
         if away is not None:
             problems.append(f"{away}: replies will not come back here")
+        if acts and item.ref is not None and item.ref in self.late:
+            problems.append(self.late[item.ref])
         if wrong:
             problems.append(
                 f"{plural(len(wrong), 'connection')} with the wrong source address: apply drops such"
@@ -134,6 +140,24 @@ class _FamilyView:
                 if chain in own or _leads_to(ref, rule.rule, own):
                     found.append((chain, "-" if rule.packets is None else rule.packets, rule.text))
         return tuple(found)
+
+
+def _late(installed: Installed) -> dict[ServiceRef, str]:
+    """The fenced Services without a heartbeat that counts, each with a sentence."""
+    policies = (service.policy for service in installed.services.values())
+    fenced = {policy.ref: policy for policy in policies if policy is not None and policy.fence is not None}
+    ages = fence.ages({policy.fence.name for policy in fenced.values() if policy.fence is not None})
+    late = {}
+    for ref, policy in fenced.items():
+        assert policy.fence is not None  # by how they were chosen
+        age, counts = ages.get(policy.fence.name), policy.fence.seconds
+        if age is None or age > counts:
+            ago = "no heartbeat has come" if age is None else f"the last heartbeat came {age:.0f} s ago"
+            becomes = "is dropped" if policy.drops_without_vip else "leaves without the VIP or not at all"
+            late[ref] = (
+                f"{ago}, and it counts for {counts} s: its pods' traffic {becomes} until the agent renews"
+            )
+    return late
 
 
 def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:

@@ -25,6 +25,7 @@ from kvctl.policy.layout import fence_name
 from kvctl.policy.resolve import resolve
 from kvctl.policy.verdict import Wanted
 from kvctl.reconcile.compare import Compared, compare
+from kvctl.reconcile.detail import detail
 from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Status
 from kvctl.reconcile.run import Applied, apply
@@ -76,6 +77,14 @@ class Elected:
         with self.worker.lab[self.worker.name].entered():
             wish = self._wish(*things)
             return compare(look(told=None), wish, scope=wish.scope)
+
+    def problems(self, family: Family) -> list[str]:
+        """What `kvctl egress show` names first."""
+        with self.worker.lab[self.worker.name].entered():
+            found = look(told=None)
+            compared = compare(found, None, scope=Scope())
+            details = detail(found, compared, host=read_host(), assume_vip=False)
+        return [text for it in details if it.item.family is family for text in it.item.problems or ()]
 
     def _beat_what_is_there(self) -> None:
         fence.beat(self.fences)  # one family is written before the other
@@ -134,7 +143,9 @@ def test_the_vip_is_used_while_heartbeats_come(
             # What the Service does not take, and what stays in the cluster.
             assert ask(lab, family, 5061) == who.worker_eth1
             assert ask(lab, family, to=who.peer) == who.pod
+            assert [text.partition(",")[0] for text in elected.problems(family)] == ["no heartbeat has come"]
             elected.beat()
+            assert elected.problems(family) == []
             assert old.ask() is not None
         assert ask(lab, family) == who.vip
         assert outside.sources(port=5060, protocol="udp") >= {who.vip}
