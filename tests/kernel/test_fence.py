@@ -143,9 +143,9 @@ def test_the_vip_is_used_while_heartbeats_come(
             # What the Service does not take, and what stays in the cluster.
             assert ask(lab, family, 5061) == who.worker_eth1
             assert ask(lab, family, to=who.peer) == who.pod
-            assert [text.partition(",")[0] for text in elected.problems(family)] == ["no heartbeat has come"]
+            assert elected.problems(family)[0].startswith("no heartbeat has come")
             elected.beat()
-            assert elected.problems(family) == []
+            assert not any("heartbeat" in text for text in elected.problems(family))
             assert old.ask() is not None
         assert ask(lab, family) == who.vip
         assert outside.sources(port=5060, protocol="udp") >= {who.vip}
