@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kvctl.errors import InputError, KvctlError
 from kvctl.model.host import Host, Route
-from kvctl.model.net import Address, Family, Network, contains, parse_network, within
+from kvctl.model.net import Address, Family, Network, family_of, parse_network, within
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
 
 _EVERYTHING = {Family.IPV4: parse_network("0.0.0.0/0"), Family.IPV6: parse_network("::/0")}
 # Never routed, so no table needs them (RFC 3927, RFC 4291, RFC 5771).
 _UNROUTED = tuple(map(parse_network, ("169.254.0.0/16", "224.0.0.0/4", "fe80::/10", "ff00::/8")))
+# Copied into a way's table, and kept like the main table's.
+_MOST_ROUTES = 1000
 
 
 def way_of(
@@ -27,16 +30,17 @@ def way_of(
 
     The next hop is that of the interface's own default route in the main table, else `gateway`
     (`kvctl.io/gateway`: a tenant's word, so it comes second and has to be a neighbour), else the only next
-    hop of its other routes. `used` has the mark values of interfaces, so that each keeps its own: begin with what
-    the kernel has (`Found.marks`), add each new one.
+    hop of its other routes; more than a thousand of those (BGP) are left to the default gateway. `used` has
+    the mark values of interfaces, so that each keeps its own: begin with what the kernel has (`Found.marks`), add
+    each new one.
     """
-    problem = _unusable(interface, family, host=host)
+    routes = _routes_of(interface, family, host=host)
+    problem = _unusable(interface, family, host=host, routes=routes)
     if problem is not None:
         return problem
     mark = used.get(interface) or _free_mark(used, space=space)
     if mark is None:
-        return _too_many(interface, used=used, space=space)
-    routes = _routes_of(interface, family, host=host)
+        return _no_mark_left(interface, used=used, space=space)
     way = Way(
         interface=interface,
         family=family,
@@ -47,8 +51,12 @@ def way_of(
         via=tuple((r.network, r.gateway) for r in routes if r.gateway is not None and r.network.prefixlen),
     )
     default = next((r for r in routes if r.network == _EVERYTHING[family]), None)
+    if default is not None and default.gateway is not None:
+        return way._replace(gateway=default.gateway, via=way.via if len(way.via) <= _MOST_ROUTES else ())
+    if len(way.via) > _MOST_ROUTES:
+        return _too_many_routes(interface)
     if default is not None:
-        return way._replace(gateway=default.gateway)
+        return way
     if gateway is not None:
         return _with_gateway(way, gateway, host=host)
     hops = {hop for _, hop in way.via}
@@ -86,34 +94,46 @@ def needs_way(
     """
     if not destinations:
         return host.interface_for(_EVERYTHING[family].network_address) != interface
+    elsewhere = _led_elsewhere(interface, family, host=host, exclusions=exclusions)
     return any(
-        host.interface_for(network.network_address) != interface
-        or _leaves_elsewhere(network, interface, host=host, exclusions=exclusions)
+        host.interface_for(network.network_address) != interface or _reaches_into(elsewhere, network)
         for network in destinations
-        if network.version == _EVERYTHING[family].version
+        if family_of(network) is family
     )
 
 
-def _leaves_elsewhere(
-    network: Network, interface: str, *, host: Host, exclusions: Collection[Network]
-) -> bool:
-    """Whether a part of `network` has a route of its own by another interface."""
-    return any(
-        route.interface not in (interface, None)
-        for route in host.routes
-        if contains(network, route.network)
-        and not within(route.network, exclusions)
-        # The one that packets take, where one network has several.
-        and host.interface_for(route.network.network_address) == route.interface
+def _led_elsewhere(
+    interface: str, family: Family, *, host: Host, exclusions: Collection[Network]
+) -> list[tuple[int, int]]:
+    """The networks that the main table reaches by other interfaces, as numbers (address, prefix length), in order.
+
+    A route that refuses leads nowhere, and somebody put it there on purpose.
+    """
+    best: dict[Network, Route] = {}
+    for route in host.routes:
+        other = best.get(route.network)
+        if family_of(route.network) is family and (other is None or route.metric < other.metric):
+            best[route.network] = route
+    return sorted(
+        (int(network.network_address), network.prefixlen)
+        for network, route in best.items()
+        if route.interface not in (interface, None) and not within(network, exclusions)
     )
+
+
+def _reaches_into(networks: Sequence[tuple[int, int]], outer: Network) -> bool:
+    """Whether one of `networks`, in order, lies in `outer`: there may be as many as BGP knows."""
+    first = int(outer.network_address)
+    place = bisect_left(networks, (first, outer.prefixlen))
+    return place < len(networks) and networks[place][0] <= int(outer.broadcast_address)
 
 
 def _routes_of(interface: str, family: Family, *, host: Host) -> list[Route]:
     """Of each network that the main table reaches by `interface` the best route, widest network first."""
     best: dict[Network, Route] = {}
-    for route in sorted(host.routes, key=lambda r: (r.metric, str(r.gateway or ""))):
-        if route.interface == interface and route.network.version == _EVERYTHING[family].version:
-            best.setdefault(route.network, route)
+    its_own = [r for r in host.routes if r.interface == interface and family_of(r.network) is family]
+    for route in sorted(its_own, key=lambda r: (r.metric, str(r.gateway or ""))):
+        best.setdefault(route.network, route)
     kept = (
         r for r in best.values() if not _is_own(r.network, host=host) and not within(r.network, _UNROUTED)
     )
@@ -122,10 +142,10 @@ def _routes_of(interface: str, family: Family, *, host: Host) -> list[Route]:
 
 def _is_own(network: Network, *, host: Host) -> bool:
     """Whether it is one address of this host: IPv6 puts a route to each of them into the main table."""
-    return network.num_addresses == 1 and host.is_local(network.network_address)
+    return network.prefixlen == network.max_prefixlen and host.is_local(network.network_address)
 
 
-def _unusable(interface: str, family: Family, *, host: Host) -> KvctlError | None:
+def _unusable(interface: str, family: Family, *, host: Host, routes: Collection[Route]) -> KvctlError | None:
     if interface not in host.interfaces:
         known = ", ".join(name for name in host.interfaces if name != "lo")
         return InputError(
@@ -134,7 +154,7 @@ def _unusable(interface: str, family: Family, *, host: Host) -> KvctlError | Non
         )
     if any(a.interface == interface and not a.up for a in host.addresses):
         return InputError(f"the interface {interface} is down", hint=f"ip link set {interface} up")
-    if _routes_of(interface, family, host=host):
+    if routes:
         return None
     words = "IPv4" if family is Family.IPV4 else "IPv6"
     return InputError(
@@ -164,11 +184,18 @@ def _free_mark(used: Mapping[str, int], *, space: MarkSpace) -> int | None:
     return next((mark for mark in space.marks if mark not in taken), None)
 
 
-def _too_many(interface: str, *, used: Mapping[str, int], space: MarkSpace) -> KvctlError:
+def _no_mark_left(interface: str, *, used: Mapping[str, int], space: MarkSpace) -> KvctlError:
     return InputError(
         f"no mark is left for the interface {interface}: {len(used)} others have all {space.capacity}"
         f" values of the mask {space.mask:#x}",
         hint="set egress_fwmark_mask to more bits, which no other program on the node may use",
+    )
+
+
+def _too_many_routes(interface: str) -> KvctlError:
+    return InputError(
+        f"the interface {interface} has more than {_MOST_ROUTES} routes by gateways and no default one",
+        hint=f"give it one: ip route add default via GATEWAY dev {interface} metric 500",
     )
 
 

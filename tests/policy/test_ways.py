@@ -118,6 +118,14 @@ def test_other_routes_of_the_interface_keep_their_next_hops() -> None:
     assert found.via == ((parse_network("10.50.0.0/16"), parse_address("172.16.0.9")),)
 
 
+def test_more_routes_than_a_table_should_hold_are_left_to_the_default_gateway() -> None:
+    many = [f"10.{n >> 8}.{n & 255}.0/24 via 172.16.0.9 dev eth1" for n in range(1001)]
+    found = way(*ETH1, *many, "0.0.0.0/0 via 172.16.0.250 dev eth1")
+    assert (found.via, found.networks) == ((), networks("172.16.0.0/24"))
+    assert len(way(*ETH1, *many[1:], "0.0.0.0/0 via 172.16.0.250 dev eth1").via) == 1000
+    assert "more than 1000 routes" in problem(host(*ETH0, *ETH1, *many)).message
+
+
 def test_a_default_route_without_a_next_hop_reaches_everything_on_the_link() -> None:
     found = way("0.0.0.0/0 dev eth1 metric 50", gateway="172.16.0.250")
     assert (found.gateway, found.networks) == (None, networks("0.0.0.0/0"))
@@ -243,6 +251,9 @@ DEFAULT_BY_ETH1 = (
         ),
         # A route that refuses was put there on purpose.
         Need((*DEFAULT_BY_ETH1, "10.7.5.0/24"), ("10.0.0.0/8",), False),
+        Need((*DEFAULT_BY_ETH1, "10.0.0.0/7 dev eth0", "10.128.0.0/9 dev eth1"), ("10.128.0.0/9",), False),
+        Need((*DEFAULT_BY_ETH1, "10.255.255.255/32 dev eth0"), ("10.0.0.0/8",), True),
+        Need((*DEFAULT_BY_ETH1, "11.0.0.0/32 dev eth0"), ("10.0.0.0/8",), False),
         # Only of the family in question.
         Need(DEFAULT_BY_ETH1, ("2001:db8::/32",), False),
     ],
