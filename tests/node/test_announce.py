@@ -301,6 +301,24 @@ def test_full_queues_are_told_once_and_all_is_sent_in_the_end(
     until(lambda: {claim.address for claim in tap.claims()} >= set(vips))
 
 
+def test_full_queues_are_told_once_also_while_another_interface_works(
+    segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
+) -> None:
+    host = segment.hosts[0]
+    segment.plug(host, "eth1", "02:00:00:00:00:44")
+    # So slow that what does not fit at first does not fit later.
+    shaper = "tc qdisc add dev eth0 root tbf rate 8bit burst 120 limit 120"
+    assert host.namespace.run(shaper.split()).status == 0
+    slow, quick = on_eth0(*many(10)), Announced(VIPS[Family.IPV4], "eth1")
+    announcer = make_announcer(host.namespace, schedule=FAST)
+    announcer.announce([*slow, quick])
+    until(lambda: complaints)
+    frames = announcer.states()[quick].frames
+    until(lambda: announcer.states()[quick].frames > frames + 400)
+    assert len(complaints) == 1
+    assert any(announcer.states()[each].error for each in slow)
+
+
 def test_no_ipv6_on_an_interface_keeps_nothing_else_from_being_announced(
     segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
 ) -> None:

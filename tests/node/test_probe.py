@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import cast
 
 import pytest
 
@@ -16,8 +17,9 @@ from kvctl.errors import KvctlError
 from kvctl.lab.netns import Namespace
 from kvctl.model.net import Address, Family, parse_address
 from kvctl.node.announce import Announced
+from kvctl.node.ethernet import Wire
 from kvctl.node.frames import announcement, probe
-from kvctl.node.probe import answered
+from kvctl.node.probe import _Ear, answered
 from tests.conftest import MakeNamespace
 from tests.node.segment import VIPS, Segment
 from tests.waiting import until
@@ -235,6 +237,48 @@ def test_a_flood_of_frames_does_not_delay_the_end(segment: Segment) -> None:
         finally:
             end.set()
             thread.join()
+
+
+def test_frames_that_come_faster_than_they_are_read_do_not_hold_it_up() -> None:
+    class Endless:
+        read = 0
+
+        def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int, int, int, bytes]]:
+            self.read += 1
+            assert self.read < 5000
+            return probe(VIPS[Family.IPV4], mac=bytes(6)), ("eth0", 0x0806, 1, 1, bytes(6))
+
+    ear = _Ear("eth0", Wire(1, bytes(6)), [VIPS[Family.IPV6]], frames=cast(socket.socket, Endless()))
+    ear.hear(own=(), found={})
+
+
+def test_frames_of_a_vlan_that_this_host_is_not_in_do_not_count(
+    segment: Segment, pool: ThreadPoolExecutor
+) -> None:
+    asking, other = segment.hosts
+    vip = VIPS[Family.IPV4]
+    frame = announcement(vip, mac=other.mac_bytes)[0]
+    tagged = frame[:12] + b"\x81\0\0\5" + frame[12:]
+    with closing(segment.tap()) as tap, closing(other.namespace.socket(17, socket.SOCK_RAW)) as frames:
+        asked = pool.submit(ask, asking.namespace, [Announced(vip, "eth0")])
+        until(lambda: tap.of(vip))
+        frames.sendto(tagged, ("eth0", 0))
+        assert asked.result() == {}
+
+
+def test_while_it_asks_it_is_in_the_groups_that_others_ask_in(
+    segment: Segment, pool: ThreadPoolExecutor
+) -> None:
+    host, group = segment.hosts[0].namespace, "ff02::1:ff00:245"
+
+    def groups() -> str:
+        return host.run(["ip", "maddr", "show", "dev", "eth0"]).stdout
+
+    assert group not in groups()
+    asked = pool.submit(ask, host, EVERY_VIP)
+    until(lambda: group in groups())
+    assert asked.result() == {}
+    assert group not in groups()
 
 
 def test_without_the_right_to_send_frames_it_says_which(
