@@ -122,7 +122,10 @@ def read_one_link(netlink: Netlink, *, name: str | None = None, number: int = 0,
 def read_addresses(
     netlink: Netlink, *, link: int = 0, of: Collection[Address] | None = None, what: str
 ) -> list[AddressRow]:
-    """The addresses of this host, or of one interface by its number, or only those in `of`."""
+    """The addresses of this host, or only those in `of`.
+
+    Of one interface if its number is given, and the kernel heeds it (4.20), else of all.
+    """
     if of is not None and not of:
         return []
     sought = None
@@ -132,8 +135,7 @@ def read_addresses(
     def read(buffer: bytearray, start: int, end: int) -> AddressRow | None:
         if sought is not None and sought.search(buffer, start, end) is None:
             return None
-        row = read_address(buffer, start, end)
-        return row if row is not None and link in (0, row.link) else None
+        return read_address(buffer, start, end)
 
     families = {AF_INET if address.version == 4 else AF_INET6 for address in of or ()}
     query = IFADDRMSG.pack(families.pop() if len(families) == 1 else 0, 0, 0, 0, link)
