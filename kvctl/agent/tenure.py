@@ -99,6 +99,7 @@ class Tenure:
         self._places: Mapping[LeaseKey, _Place] = {}
         self._fenced: frozenset[LeaseKey] = frozenset()
         """Those whose rules have been written, so that the lists of their heartbeats are there."""
+        self._undecided: frozenset[Address] = frozenset()
         self._taken: dict[Address, tuple[str, float]] = {}
         """Who answers for an address that was to be bound, and when it may be asked again."""
         self._vip_hosts: dict[ServiceRef, str] = {}
@@ -127,8 +128,19 @@ class Tenure:
             host = read_host()
         with self._lock:
             self._places = places
-        here = {address for place in places.values() for address in place.interfaces}
+        self._undecided = self._left_by_the_last(host)
+        here = {address for place in places.values() for address in place.interfaces} | self._undecided
         return host._replace(addresses=tuple(a for a in host.addresses if not a.ours or a.address in here))
+
+    def _left_by_the_last(self, host: Host) -> frozenset[Address]:
+        """What an agent before this one had bound, while nobody has said yet whose the Lease is: it stays so long.
+
+        It has its lifetime: if nobody ever says, the kernel ends it.
+        """
+        states = self._of.states()
+        unknown = (key for key in self.candidates.by_lease if key in states and states[key].holder is None)
+        vips = {vip for key in unknown for c in self.candidates.by_lease[key] for vip in c.vips}
+        return frozenset(a.address for a in host.addresses if a.ours and a.address in vips)
 
     def _place(self, key: LeaseKey, host: Host) -> _Place:
         policies = [policy for c in self.candidates.by_lease[key] for policy in c.policies]
@@ -218,7 +230,8 @@ class Tenure:
         self._tell_services(places, bound)
         if not clean:
             return
-        going = {a.address for a in read_host().addresses if a.ours and a.address not in here}
+        stays = here.keys() | self._undecided
+        going = {a.address for a in read_host().addresses if a.ours and a.address not in stays}
         errors = self._wires.unbind(going) if going else []
         for error in errors:
             self._complain(str(error))

@@ -201,7 +201,6 @@ def told_assume_vip(flag: bool | None) -> bool:
 
 def told_without_vip(flag: str | None) -> WithoutVip:
     """What becomes of traffic where the VIP is not. Raises UsageError for a value that is none."""
-    from kvctl.election.terms import Terms
     from kvctl.model.policy import WithoutVip
 
     text = flag if flag is not None else os.environ.get("egress_withoutvip", "").strip()

@@ -165,9 +165,7 @@ def _judge_family(
         reasons = [*([away] if away else []), *faults]
         return replace(skipped, reason=_sentence(reasons, skipped.problems), fate=Fate.KEEP)
     policy = _policy(service, annotations, vip.address, pods, family, context.settings)
-    fence = _fence(service, policy, context)
-    if fence is not None:
-        policy = policy._replace(fence=fence, drops_without_vip=skipped.without_vip is WithoutVip.DROP)
+    policy = _fenced(policy, service, context, drops=skipped.without_vip is WithoutVip.DROP)
     warnings = (*skipped.warnings, *_shortened(left_out), *_both_egress(annotations, service))
     if away:
         return replace(skipped, reason=_without(away, skipped), drop=policy, warnings=warnings)
@@ -176,14 +174,15 @@ def _judge_family(
     return Wanted(policy=policy, warnings=warnings)
 
 
-def _fence(service: Service, policy: EgressPolicy, context: Context) -> Fence | None:
-    """What stops the rules when this node loses the VIP unheard; where another program places it nobody beats."""
+def _fenced(policy: EgressPolicy, service: Service, context: Context, *, drops: bool) -> EgressPolicy:
+    """With what stops its rules when this node loses the VIP unheard; where another program places it nobody beats."""
     seconds = context.settings.fence_seconds
     announced = context.announced.get(service.ref, ())
     if seconds is None or managed_elsewhere(service, announced=announced) is not None:
-        return None
+        return policy
     # By the VIP: Services that share one are held together, by whichever Lease.
-    return Fence(fence_name(policy.family, namespace="", lease=str(policy.vip)), seconds)
+    fence = Fence(fence_name(policy.family, namespace="", lease=str(policy.vip)), seconds)
+    return policy._replace(fence=fence, drops_without_vip=drops)
 
 
 def _policy(

@@ -1,0 +1,137 @@
+"""The VIP on its way from one node to another, with senders that never pause: what the outside is sent, and by whom."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvctl.model.net import Family
+from tests.agent.electing import (
+    WORKERS,
+    Ear,
+    Electing,
+    elected_service,
+    senders,
+    three_nodes,
+    three_workers,
+)
+from tests.agent.process import eventually
+from tests.conftest import MakeLab
+
+DROP = {"kvctl.io/without-vip": "drop"}
+TERMS_SUM = 3.0 + 3 * 1.0
+"""Lease duration and three retry periods: the longest that a takeover may take."""
+
+
+@pytest.fixture
+def family(backend: str) -> Family:
+    """One a back end: families have tests of their own elsewhere."""
+    return Family.IPV4 if backend == "nft" else Family.IPV6
+
+
+@pytest.fixture
+def nodes(make_lab: MakeLab, backend: str, family: Family, tmp_path: Path) -> Iterator[Electing]:
+    """Nobody asks for a VIP yet."""
+    with three_nodes(make_lab(three_workers(backend=backend)), tmp_path, family=family) as it:
+        yield it
+
+
+def kill(nodes: Electing, holder: str) -> None:
+    """The agent of the holder dies."""
+    nodes.agents[holder].process.kill()
+
+
+def stop(nodes: Electing, holder: str) -> None:
+    """The agent of the holder hangs."""
+    os.kill(nodes.agents[holder].process.pid, signal.SIGSTOP)
+
+
+def cut_off(nodes: Electing, holder: str) -> None:
+    """The holder alone does not reach the API server: what it sends there is lost."""
+    nodes.lab[holder].batch(["addr del 127.0.0.1/8 dev lo"])
+
+
+@pytest.mark.parametrize("harm", [kill, stop, cut_off])
+def test_a_holder_that_fails_has_stopped_before_another_begins(
+    nodes: Electing, harm: Callable[[Electing, str], None]
+) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    with Ear(nodes) as ear, senders(nodes) as sending:
+        for sender in sending[first]:
+            sender.wait_for(5)
+        harm(nodes, first)
+        eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
+        second = nodes.settled()
+        for sender in sending[second]:
+            sender.sources.clear()
+            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+        taken = ear.taken(second)
+    assert taken is not None
+    assert 0 < ear.last(first) < taken, (ear.holders, ear.last(first))
+    assert ear.first(second, after=taken) is not None
+    assert first not in nodes.having()
+    if harm == stop:
+        wakes_up_in_order(nodes, first, second)
+
+
+def wakes_up_in_order(nodes: Electing, first: str, second: str) -> None:
+    """A holder that hung finds that the VIP is another's by now, and uses it no more: not for one packet."""
+    with Ear(nodes) as ear, senders(nodes) as sending:
+        os.kill(nodes.agents[first].process.pid, signal.SIGCONT)
+        for sender in sending[second]:
+            sender.wait_for(50)
+        eventually(nodes.agents[first].ready, why=nodes.told)
+        for sender in sending[second]:
+            sender.wait_for(50)
+    assert nodes.having() == {second}
+    assert {packet.node for packet in ear.packets} == {second}
+    assert {holder for _, holder in ear.holders} == {second}
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_under_drop_the_outside_sees_the_vip_or_nothing(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service(annotations=DROP))
+    first = nodes.settled()
+    with Ear(nodes) as ear, senders(nodes) as sending:
+        for sender in sending[first]:
+            sender.wait_for(5)
+        nodes.outside.heard.clear()
+        kill(nodes, first)
+        eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
+        second = nodes.settled()
+        sending[second][0].wait_for(5)
+    assert nodes.outside.sources() == {nodes.who.vip}
+    assert {packet.node for packet in ear.packets} == {first, second}
+
+
+@pytest.fixture
+def patient(make_lab: MakeLab, backend: str, family: Family, tmp_path: Path) -> Iterator[Electing]:
+    """The same with terms in which an agent can start anew."""
+    terms = {"vip_leaseduration": "12", "vip_renewdeadline": "10", "vip_retryperiod": "1"}
+    lab = make_lab(three_workers(backend=backend))
+    with three_nodes(lab, tmp_path, family=family, env=terms) as it:
+        yield it
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_a_restart_of_all_agents_moves_nothing_and_loses_nothing(patient: Electing) -> None:
+    nodes = patient
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    # What is not answered within a second is lost: this machine may pause, too.
+    with Ear(nodes) as ear, senders(nodes, timeout=1.0) as sending:
+        for worker in WORKERS:
+            for sender in sending[first]:
+                sender.wait_for(5)
+            assert nodes.agents[worker].end() == 0
+            nodes.start(worker).wait_ready()
+        for sender in sending[first]:
+            sender.wait_for(50)
+        assert [sender.unanswered for sender in sending[first]] == [0, 0, 0]
+        assert [set(sender.sources) for sender in sending[first]] == [{nodes.who.vip}] * 3
+    assert ear.holders == [(ear.holders[0][0], first)]
