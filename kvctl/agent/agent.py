@@ -33,6 +33,9 @@ FIRST_RETRY, LONGEST_RETRY = 0.5, 60.0
 """Seconds before a round that failed is tried again, and the most they become by doubling."""
 # The longest that a round may take before the loop counts as hanging: a lock (10 s), and the binaries' time-outs.
 _ROUND_SECONDS = 180.0
+# kubelet kills 30 s after SIGTERM unless told otherwise.
+_HAND_OVER_SECONDS = 15.0
+_HAND_OVER_TICK = 0.5
 
 
 class Cluster(Protocol):
@@ -117,9 +120,22 @@ class Agent:
         try:
             while not self._inbox.stopped:
                 self.step(self._drain())
+            self._hand_over()
         finally:
             if self._rules is not None:
                 self._rules[1].stop()
+
+    def _hand_over(self) -> None:
+        """At the end: what is held goes to others in order, if it is to."""
+        if self._tenure is None or self._seen is None or not self._tenure.ends(self._seen):
+            return
+        end = self._clock() + _HAND_OVER_SECONDS
+        while self._clock() < end:
+            done = self._round({Cause.ELECTION}, self._clock())
+            if done is not None:
+                self._after(done)
+            if self._tenure.is_free(patience=_HAND_OVER_TICK):
+                return
 
     def _drain(self) -> dict[Cause, float]:
         """The marks to act on, each with the time it was made; waits for some."""

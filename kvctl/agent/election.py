@@ -27,6 +27,7 @@ def elected(
     terms: Terms,
     *,
     node: str,
+    clean: bool,
     notify: Callable[[], None],
     complain: Callable[[str], None],
     count: Callable[[str, str], None],
@@ -49,6 +50,7 @@ def elected(
             wires=Wires(bind, extend, unbind, probe, announcer.announce),
             status=status,
             complain=complain,
+            clean=clean,
         )
         electorate = Electorate(
             Leases(connection),

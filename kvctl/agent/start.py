@@ -134,6 +134,7 @@ def _elected(
         options.settings,
         options.terms,
         node=options.node,
+        clean=options.clean,
         notify=inbox.marker(Cause.ELECTION),
         complain=journal.complain,
         count=metrics.count_report,

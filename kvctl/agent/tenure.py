@@ -47,6 +47,8 @@ class Electors(Protocol):
     def leaving(self) -> Mapping[LeaseKey, str]: ...
     def torn_down(self, key: LeaseKey) -> None: ...
     def states(self) -> Mapping[LeaseKey, LeaseState]: ...
+    def hand_over(self, keys: Collection[LeaseKey] | None = None) -> None: ...
+    def released(self, *, patience: float) -> bool: ...
 
 
 class Status(Protocol):
@@ -84,12 +86,15 @@ class Tenure:
         wires: Wires,
         status: Status,
         complain: Callable[[str], None],
+        clean: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._terms = terms
         self._wires = wires
         self._complain = complain
         self._status = status
+        self._node = settings.this_node
+        self._clean = clean
         self._services: Mapping[ServiceRef, Service] = {}
         self._refs: dict[LeaseKey, tuple[ServiceRef, ...]] = {}
         self._clock = clock
@@ -141,6 +146,22 @@ class Tenure:
         unknown = (key for key in self.candidates.by_lease if key in states and states[key].holder is None)
         vips = {vip for key in unknown for c in self.candidates.by_lease[key] for vip in c.vips}
         return frozenset(a.address for a in host.addresses if a.ours and a.address in vips)
+
+    def ends(self, objects: Objects) -> bool:
+        """The agent ends: whether one more round is to hand over what is held.
+
+        Not for a restart: the next agent of this node goes on within the lifetimes. But a node that is drained, or
+        that is to be left clean, frees its VIPs.
+        """
+        cordoned = any(node.cordoned for node in objects.nodes if node.name == self._node)
+        if not (self._clean or cordoned):
+            return False
+        self._of.hand_over()
+        return True
+
+    def is_free(self, *, patience: float) -> bool:
+        """Whether nothing is held here any more, within `patience` seconds."""
+        return self._of.released(patience=patience)
 
     def _place(self, key: LeaseKey, host: Host) -> _Place:
         policies = [policy for c in self.candidates.by_lease[key] for policy in c.policies]

@@ -194,6 +194,7 @@ def node(root: Field, name: Name) -> Node:
         name=name.name,
         internal_ips=tuple(internal),
         pod_cidrs=tuple(network for network in networks if network is not None),
+        cordoned=spec.at("unschedulable").flag(),
     )
 
 

@@ -98,6 +98,8 @@ class Node:
     name: str
     internal_ips: tuple[Address, ...] = ()
     pod_cidrs: tuple[Network, ...] = ()
+    cordoned: bool = False
+    """`spec.unschedulable`: it is being drained, or is about to be."""
 
 
 class CidrKind(StrEnum):

@@ -116,6 +116,11 @@ class Electing:
         assert holder is not None
         return holder
 
+    def kernel_is_clean(self, worker: str) -> bool:
+        """Whether no rule of kvctl's rewrites on a node."""
+        saved = self.lab[worker].run([f"iptables-{self.lab.topology.backend}-save"]).stdout
+        return "--to-source" not in "".join(line for line in saved.splitlines() if "KVCTL-" in line)
+
     def told(self) -> str:
         """All logs, for a failure's sake."""
         return "\n".join(f"--- {w}\n{agent.text()}" for w, agent in self.agents.items()) + str(self.lease())

@@ -135,3 +135,77 @@ def test_a_restart_of_all_agents_moves_nothing_and_loses_nothing(patient: Electi
         assert [sender.unanswered for sender in sending[first]] == [0, 0, 0]
         assert [set(sender.sources) for sender in sending[first]] == [{nodes.who.vip}] * 3
     assert ear.holders == [(ear.holders[0][0], first)]
+
+
+def gap(ear: Ear, first: str, second: str) -> float:
+    """The seconds between the last packet of one node and the first of the next."""
+    last = ear.last(first)
+    begun = ear.first(second, after=last)
+    assert begun is not None
+    return begun - last
+
+
+def test_a_planned_move_takes_less_than_a_second(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    second = next(worker for worker in WORKERS if worker != first)
+    config = nodes.server.kubeconfig(nodes.directory / "admin")
+    with Ear(nodes) as ear, senders(nodes) as sending:
+        for sender in sending[first]:
+            sender.wait_for(5)
+        argv = ("egress", "move", "sip/sip-client", "--to", second, "--kubeconfig", config)
+        done = nodes.lab.kvctl(*argv, at=first, env=nodes.agents[first].settings)
+        assert done.status == 0, done.stderr
+        assert f"sip/sip-client moved from {first} to {second} in " in done.stderr
+        assert nodes.settled() == second
+        for sender in sending[second]:
+            sender.sources.clear()
+            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+    taken = ear.taken(second)
+    assert taken is not None
+    assert ear.last(first) < taken
+    assert gap(ear, first, second) < 1.0
+    again = nodes.lab.kvctl(*argv, at=first, env=nodes.agents[first].settings)
+    assert (again.status, "is on" in again.stderr) == (0, True)
+
+
+def cordon(nodes: Electing, worker: str) -> None:
+    """`kubectl drain` begins."""
+    node = nodes.server.get("nodes", worker)
+    assert node is not None
+    node["spec"]["unschedulable"] = True
+    nodes.server.put("nodes", node)
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_a_node_that_is_drained_hands_over_before_its_agent_ends(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    with Ear(nodes) as ear, senders(nodes) as sending:
+        cordon(nodes, first)
+        sending[first][0].wait_for(50)
+        assert nodes.holder() == first
+        assert nodes.agents[first].end() == 0
+        assert first not in nodes.having()
+        assert nodes.holder() != first
+        second = nodes.settled()
+        for sender in sending[second]:
+            sender.sources.clear()
+            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+    assert gap(ear, first, second) < 1.0
+    # Its pods, which go next, leave as the node.
+    assert nodes.kernel_is_clean(first)
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_an_agent_that_leaves_its_node_clean_hands_over(
+    make_lab: MakeLab, family: Family, tmp_path: Path
+) -> None:
+    lab = make_lab(three_workers(backend="nft"))
+    with three_nodes(lab, tmp_path, family=family, env={"egress_clean": "true"}) as nodes:
+        nodes.server.put("services", elected_service())
+        first = nodes.settled()
+        assert nodes.agents[first].end() == 0
+        assert first not in nodes.having()
+        assert nodes.settled() != first
+        assert nodes.kernel_is_clean(first)
