@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 
 from kvctl.lab.netns import Namespace
 from kvctl.model.net import Address, Family, parse_address
 from kvctl.node.frames import Claim, read_claim
 from tests.conftest import MakeNamespace
+from tests.waiting import until
 
 VIPS = {Family.IPV4: parse_address("192.168.0.245"), Family.IPV6: parse_address("2001:db8::245")}
 
@@ -99,6 +99,12 @@ class Segment:
             ]
         )
         host.namespace.batch([f"link set {interface} up"])
+        until(lambda: self._forwards(port) and _is_up(host.namespace, interface))
+
+    def _forwards(self, port: str) -> bool:
+        """Whether the bridge passes on what comes by a port: it hears of the cable a little later than the host."""
+        [link] = json.loads(self.outside.run(["ip", "-j", "-d", "link", "show", port]).stdout)
+        return bool(link["linkinfo"]["info_slave_data"]["state"] == "forwarding")
 
     def tap(self) -> Tap:
         """An ear; to be closed."""
@@ -113,11 +119,18 @@ class Segment:
 
     def learn(self, address: Address) -> None:
         """Let the outside talk to an address until its entry is REACHABLE."""
-        end = time.monotonic() + 5
-        while self.neighbour(address)[1] != "REACHABLE":
-            assert time.monotonic() < end, self.neighbour(address)
+
+        def learnt() -> bool:
             self.outside.run(["ping", "-c1", "-W1", str(address)])
+            return self.neighbour(address)[1] == "REACHABLE"
+
+        until(learnt)
 
     def remember(self, address: Address, mac: str) -> None:
         """Give the outside an entry that has just been found REACHABLE."""
         self.outside.batch([f"neigh replace {address} lladdr {mac} dev br0 nud reachable"])
+
+
+def _is_up(namespace: Namespace, interface: str) -> bool:
+    [link] = json.loads(namespace.run(["ip", "-j", "link", "show", interface]).stdout)
+    return bool(link["operstate"] == "UP")

@@ -24,6 +24,8 @@ from tests.node.segment import VIPS, Host, Segment, Tap
 from tests.waiting import until
 
 ONCE = Schedule(burst=(), every=3600.0)
+# The outside's bridge may notice a cable later than the announcer does.
+REPEATED = Schedule(burst=(0.2,) * 40, every=3600.0)
 FAST = Schedule(burst=(), every=0.001)
 
 MakeAnnouncer = Callable[..., Announcer]
@@ -223,7 +225,7 @@ def test_an_interface_that_is_in_trouble_is_told_once_and_announced_on_when_it_i
     host = segment.hosts[0]
     breaking, mending = TROUBLES[trouble]
     vips = many(3)
-    announcer = make_announcer(host.namespace)
+    announcer = make_announcer(host.namespace, schedule=REPEATED)
     announcer.announce(on_eth0(*vips))
     until(lambda: all(tap.of(vip) for vip in vips))
     for times in (1, 2):
@@ -246,7 +248,7 @@ def test_a_cable_that_is_pulled_and_plugged_in_is_announced_by(
     segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
 ) -> None:
     host, vip = segment.hosts[0], VIPS[Family.IPV4]
-    announcer = make_announcer(host.namespace)
+    announcer = make_announcer(host.namespace, schedule=REPEATED)
     announcer.announce(on_eth0(vip))
     until(lambda: tap.of(vip))
     segment.outside.batch([f"link set p{host.number}eth0 down"])
@@ -275,7 +277,7 @@ def test_an_interface_that_is_made_anew_is_announced_on(
     segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
 ) -> None:
     host, vip = segment.hosts[0], VIPS[Family.IPV6]
-    announcer = make_announcer(host.namespace)
+    announcer = make_announcer(host.namespace, schedule=REPEATED)
     announcer.announce(on_eth0(vip))
     until(lambda: tap.of(vip))
     host.namespace.batch(["link del eth0"])
