@@ -230,9 +230,9 @@ time.sleep(60)
         seen.update(dict.fromkeys(seen.keys() & there, asked))
         missed.update(dict.fromkeys(seen.keys() - there - missed.keys(), time.monotonic()))
         time.sleep(0.005)
-    # The kernel counts in ticks: a lifetime may end 20 ms early, and 250 ms late.
+    # The kernel counts in ticks: a lifetime may end 20 ms early, and LATENESS late; twice that while other tests run.
     assert all(begun + 2.95 < missing for missing in missed.values()), (begun, missed)
-    assert all(last < ended + 3 + LATENESS for last in seen.values()), (ended, seen)
+    assert all(last < ended + 3 + 2 * LATENESS for last in seen.values()), (ended, seen)
     assert listed(node, "to", "192.168.0.250")
 
 
