@@ -11,7 +11,7 @@ from kvctl.cli import options
 from kvctl.cli.diff import print_comparison
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
-from kvctl.cli.node import named_but_skipped
+from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.model.text import plural
 from kvctl.netfilter.lock import namespace_lock
@@ -33,6 +33,11 @@ from kvctl.reconcile.target import Scope
 @options.force
 @options.lock_timeout
 @options.output()
+@click.option(
+    "--with-vip",
+    is_flag=True,
+    help="Put the VIPs on their interfaces, too, and announce them: for a node without an agent. flush undoes it.",
+)
 @click.option("--dry-run", is_flag=True, help="Change nothing; print what diff prints, with exit status 0.")
 def command(
     *,
@@ -45,6 +50,7 @@ def command(
     force: bool,
     lock_timeout: float,
     output: str,
+    with_vip: bool,
     dry_run: bool,
 ) -> int:
     """Make the kernel's rules what the objects ask for, and print what changed.
@@ -59,7 +65,13 @@ def command(
     scope = Scope(named=refs, prune=prune)
     if not (force or dry_run):
         refuse_beside_agent()
-    wanted = inputs.wanted(scope)
+    status = 0
+    objects = inputs.objects()
+    if with_vip and not dry_run:
+        from kvctl.cli.placing import place
+
+        status = place(objects, settings=settings, scope=scope)
+    wanted = read_wanted(objects, settings=settings, scope=scope)
     if dry_run:
         found = look(told=told)
         compared = compare(found, wanted.wish, scope=scope)
@@ -73,7 +85,7 @@ def command(
         found = look(told=told)
         applied = apply(found, wanted.wish, drop_connections=not keep)
     items = print_changes(applied, output, node=settings.this_node)
-    status = max(wanted.report(), named_but_skipped(items, refs))
+    status = max(status, wanted.report(), named_but_skipped(items, refs))
     return max(status, report_applied(applied, items))
 
 

@@ -11,6 +11,7 @@ from kvctl.cli import options
 from kvctl.cli.apply import report_run
 from kvctl.cli.items import IDENTITY, identity, print_items, report_look
 from kvctl.cli.output import Column, note, print_table
+from kvctl.cli.placing import take_down
 from kvctl.errors import UsageError
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
@@ -73,5 +74,6 @@ def command(
             f"{ref} has no rules on this node: nothing to remove"
             + (f" (there are: {others})" if others else "")
         )
+    status = take_down(None if everything else {item.vip for item in gone if item.vip is not None})
     nothing = None if missing else "no rules of kvctl's on this node: nothing to remove"
-    return report_run(flushed, unchanged=nothing)
+    return max(status, report_run(flushed, unchanged=nothing))
