@@ -33,11 +33,14 @@ class Observed:
 
     def see(self, lease: Lease | None, *, now: float) -> None:
         """Take what the server has answered; None: there is no such Lease."""
-        first, self.known, self.lease = not self.known, True, lease
+        before, first = self.lease, not self.known
+        self.known, self.lease = True, lease
         if lease is None:
-            # A Lease deleted by hand has a holder too, which will make it anew: its term is waited for.
             if first:
                 self._free_at = now
+            elif before is not None:
+                # Deleted by hand, it may have a holder that will make it anew, and since when is not known.
+                self._term, self._free_at = None, now + (before.duration or self._terms.written)
             return
         term = (lease.holder, lease.duration, lease.transitions, lease.acquired, lease.renewed)
         if term != self._term:
