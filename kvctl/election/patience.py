@@ -55,7 +55,7 @@ class Patience:
 
     def between_renewals(self, *, first: bool) -> float:
         """From one renewal to the next. The first ones of a node that has just started are spread over the period."""
-        share = max(0.25, self._chance()) if first else 0.75 + self._chance() / 4
+        share = max(0.25, self._chance()) if first else 0.9 + self._chance() / 10
         return self._terms.retry_period * share
 
     def before_taking(self) -> float:
