@@ -13,7 +13,7 @@ from kvctl.agent.pushback import Pushback
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects
-from kvctl.model.rules import HOOK_CHAIN
+from kvctl.model.rules import HOOK_CHAIN, HOOK_CHAINS
 from kvctl.model.settings import Settings
 from kvctl.model.text import plural
 from kvctl.netfilter.binaries import Backend
@@ -178,4 +178,4 @@ def _unknown_node(settings: Settings, objects: Objects) -> KvctlError:
 def _is_pushed(compared: Compared) -> bool:
     """Whether all that is wrong is the place of our jump: what a program does that wants the same place."""
     changes = compared.changes()
-    return bool(changes) and all(change.chain == HOOK_CHAIN for _, change in changes)
+    return bool(changes) and all(change.chain in HOOK_CHAINS for _, change in changes)

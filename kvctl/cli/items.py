@@ -220,6 +220,6 @@ def _emptied(site: Site) -> list[Table]:
     with_chains = {table_of(chain) for chain in site.snapshot.chains}
     with_rules = {
         Table.NAT: bool(installed.services or installed.retiring),
-        Table.MANGLE: bool(installed.drops.services or installed.guards),
+        Table.MANGLE: bool(installed.drops.services or installed.guards or installed.marks),
     }
     return [table for table in Table if table in with_chains and not with_rules[table]]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, contains
 from kvctl.model.ref import ServiceRef
+from kvctl.model.rules import Mark
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 
@@ -150,6 +151,8 @@ class EgressPolicy(NamedTuple):
     """None: the rules act until they are taken away."""
     drops_without_vip: bool = False
     """Of a fenced policy: what it matches goes nowhere while its heartbeat is late, instead of leaving as the node."""
+    mark: Mark | None = None
+    """What leads its traffic to the routes of its interface; None: the main table's lead there."""
 
     @property
     def rank(self) -> Rank:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import Rule, Table
+from kvctl.model.rules import Hook, Rule, Table
 
 
 class FoundRule(NamedTuple):
@@ -21,12 +21,12 @@ class FoundRule(NamedTuple):
 class Surroundings(NamedTuple):
     """What is in one table beside our own chains."""
 
-    hook_chain: tuple[FoundRule, ...] = ()
-    """POSTROUTING, ours and foreign rules in their order."""
+    hook_chains: Mapping[str, tuple[FoundRule, ...]] = {}
+    """The chains that our hooks are in, ours and foreign rules in their order."""
     foreign: Mapping[str, tuple[str, ...]] = {}
     """The chains that are not ours: the rules' text."""
     position_known: bool = True
-    """False: native nft rules hide POSTROUTING, only the presence of the hook could be checked."""
+    """False: native nft rules hide a chain of a hook, only the presence of the hook could be checked."""
 
 
 NOTHING = Surroundings()
@@ -45,8 +45,12 @@ class Snapshot(NamedTuple):
         """What is in a table beside our chains."""
         return self.around.get(table, NOTHING)
 
+    def hook_chain(self, hook: Hook) -> tuple[FoundRule, ...]:
+        """The rules of the chain that a hook is in."""
+        return self.beside(hook.table).hook_chains.get(hook.chain, ())
+
     @property
     def is_empty(self) -> bool:
         """Nothing of ours is here."""
-        hooks = (found.rule for each in self.around.values() for found in each.hook_chain)
+        hooks = (found.rule for hook in Hook for found in self.hook_chain(hook))
         return not self.chains and not any(hooks)

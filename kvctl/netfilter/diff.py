@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import HOOK_CHAIN, Rule, Ruleset, Table, table_of
+from kvctl.model.rules import Hook, Rule, Ruleset, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.position import is_hook, referrers
 from kvctl.netfilter.syntax import is_chain_name, render
 
-_NOWHERE: Mapping[Table, str] = MappingProxyType({})
+_NOWHERE: Mapping[Hook, str] = MappingProxyType({})
 
 
 class Change(NamedTuple):
@@ -21,7 +21,7 @@ class Change(NamedTuple):
 
     chain: str
     op: str
-    """`add`, `remove`, `insert` (at the head of POSTROUTING), `delete-chain` or `flush-chain`."""
+    """`add`, `remove`, `insert` (at the head of a hook's chain), `delete-chain` or `flush-chain`."""
     rule: str | None
     """The rule's text; None where the change is about the chain."""
     new_chain: bool = False
@@ -49,8 +49,8 @@ class Plan(NamedTuple):
     """Chains of ours that go."""
     flushes: tuple[str, ...] = ()
     """Chains that would go, but a foreign rule leads to them: emptied only."""
-    hooks_deleted: tuple[tuple[Table, str], ...] = ()
-    hooks_inserted: tuple[tuple[Table, Rule], ...] = ()
+    hooks_deleted: tuple[tuple[Hook, str], ...] = ()
+    hooks_inserted: tuple[tuple[Hook, Rule], ...] = ()
     pinned: tuple[tuple[str, str], ...] = ()
     """(chain, foreign rule) for chains that stay, empty, because of that rule."""
     unwritable: tuple[str, ...] = ()
@@ -73,13 +73,13 @@ class Plan(NamedTuple):
             trims=tuple(trim for trim in self.trims if table_of(trim[0]) is table),
             deletes=tuple(chain for chain in self.deletes if table_of(chain) is table),
             flushes=tuple(chain for chain in self.flushes if table_of(chain) is table),
-            hooks_deleted=tuple(hook for hook in self.hooks_deleted if hook[0] is table),
-            hooks_inserted=tuple(hook for hook in self.hooks_inserted if hook[0] is table),
+            hooks_deleted=tuple(each for each in self.hooks_deleted if each[0].table is table),
+            hooks_inserted=tuple(each for each in self.hooks_inserted if each[0].table is table),
         )
 
 
-def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Table, str] = _NOWHERE) -> Plan:
-    """What turns `found` into `wanted`; `in_the_way`: the tables where a foreign rule is above our hook."""
+def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Hook, str] = _NOWHERE) -> Plan:
+    """What turns `found` into `wanted`; `in_the_way`: the hooks for which a foreign rule is above our hook."""
     writes: list[ChainWrite] = []
     trims: list[tuple[str, str]] = []
     for chain, rules in wanted.chains.items():
@@ -96,14 +96,14 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Table, str] = 
     gone = [c for c in found.chains if c not in wanted.chains and c not in wanted.untouched]
     unwritable = tuple(c for c in gone if not is_chain_name(c))
     gone = [c for c in gone if c not in unwritable]
-    hooks_deleted: list[tuple[Table, str]] = []
-    hooks_inserted: list[tuple[Table, Rule]] = []
-    for table in Table:
-        hooks = [item for item in found.beside(table).hook_chain if is_hook(item, table)]
-        hook = [wanted.hooks[table]] if table in wanted.hooks else []
-        if [item.rule for item in hooks] != hook or table in in_the_way:
-            hooks_deleted += [(table, item.text) for item in hooks]
-            hooks_inserted += [(table, rule) for rule in hook]
+    hooks_deleted: list[tuple[Hook, str]] = []
+    hooks_inserted: list[tuple[Hook, Rule]] = []
+    for hook in Hook:
+        present = [item for item in found.hook_chain(hook) if is_hook(item, hook)]
+        jump = [wanted.hooks[hook]] if hook in wanted.hooks else []
+        if [item.rule for item in present] != jump or hook in in_the_way:
+            hooks_deleted += [(hook, item.text) for item in present]
+            hooks_inserted += [(hook, rule) for rule in jump]
     return Plan(
         family=wanted.family,
         writes=tuple(writes),
@@ -146,8 +146,8 @@ def _section(table: Table, plan: Plan) -> str:
     # With --noflush a chain line creates the chain, or empties it, and touches no other.
     written = [write.chain for write in plan.writes]
     lines += [f":{chain} - [0:0]" for chain in (*written, *plan.deletes, *plan.flushes)]
-    lines += [f"-D {HOOK_CHAIN} {text}" for _, text in plan.hooks_deleted]
-    lines += [f"-I {HOOK_CHAIN} 1 {render(rule)}" for _, rule in plan.hooks_inserted]
+    lines += [f"-D {hook.chain} {text}" for hook, text in plan.hooks_deleted]
+    lines += [f"-I {hook.chain} 1 {render(rule)}" for hook, rule in plan.hooks_inserted]
     for write in plan.writes:
         lines += [f"-A {write.chain} {render(rule)}" for rule in write.rules]
     lines += [f"-D {chain} {text}" for chain, text in plan.trims]
@@ -158,8 +158,10 @@ def _section(table: Table, plan: Plan) -> str:
 
 def changes(plan: Plan) -> list[Change]:
     """The plan rule by rule, for people."""
-    result = [Change(HOOK_CHAIN, "remove", text, table=table) for table, text in plan.hooks_deleted]
-    result += [Change(HOOK_CHAIN, "insert", render(rule), table=table) for table, rule in plan.hooks_inserted]
+    result = [Change(hook.chain, "remove", text, table=hook.table) for hook, text in plan.hooks_deleted]
+    result += [
+        Change(hook.chain, "insert", render(rule), table=hook.table) for hook, rule in plan.hooks_inserted
+    ]
     for write in plan.writes:
         if write.before is None:
             result += [_change(write.chain, "add", render(rule), new_chain=True) for rule in write.rules]

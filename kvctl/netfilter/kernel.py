@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kvctl import proc
 from kvctl.errors import KvctlError, NetfilterUnavailableError, ProcessError
 from kvctl.model.net import Family
-from kvctl.model.rules import HOOK_CHAIN, ROOTS, Rule, Table
+from kvctl.model.rules import Hook, Rule, Table
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.binaries import Backend, Role, binary, learn, named
 from kvctl.netfilter.nft import Question, chain_names
@@ -36,8 +36,15 @@ _witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
 
 @contextmanager
 def witnessed(witness: Witness) -> Iterator[None]:
-    """In the block `witness` is called after each restore that went through, before the kernel is read again."""
-    token = _witness.set(witness)
+    """In the block `witness` too is called after each restore that went through, before the kernel is read again."""
+    outer = _witness.get()
+
+    def both(backend: Backend, family: Family) -> None:
+        if outer is not None:
+            outer(backend, family)
+        witness(backend, family)
+
+    token = _witness.set(both)
     try:
         yield
     finally:
@@ -85,7 +92,7 @@ class Kernel:
         return finish
 
     def snapshot(
-        self, family: Family, saved: SavedTables, *, hooks: Mapping[Table, Rule], known: Iterable[str] = ()
+        self, family: Family, saved: SavedTables, *, hooks: Mapping[Hook, Rule], known: Iterable[str] = ()
     ) -> Snapshot:
         """Our tables of what was read; where native nft rules hide one, chain by chain.
 
@@ -95,18 +102,18 @@ class Kernel:
         for table in Table:
             if table in saved.incompatible:
                 of_table = [name for name in known if is_own(table, name)]
-                chains, beside = self._read_by_chain(family, table, hooks[table], of_table)
+                chains, beside = self._read_by_chain(family, table, hooks, of_table)
                 found = found._replace(
                     chains={**found.chains, **chains}, around={**found.around, table: beside}
                 )
         return found
 
     def _read_by_chain(
-        self, family: Family, table: Table, hook: Rule, known: Iterable[str]
+        self, family: Family, table: Table, hooks: Mapping[Hook, Rule], known: Iterable[str]
     ) -> tuple[dict[str, tuple[FoundRule, ...]], Surroundings]:
         chains: dict[str, tuple[FoundRule, ...]] = {}
         named = [name for name in chain_names(family, table) if is_own(table, name)]
-        todo = [*known, *named, ROOTS[table]]
+        todo = [*known, *named, *(hook.root for hook in Hook if hook.table is table)]
         while todo:
             name = todo.pop()
             rules = self._list(family, table, name) if name not in chains else None
@@ -115,12 +122,16 @@ class Kernel:
             if rules is not None:
                 chains[name] = rules
                 todo += [f.rule.target.chain for f in rules if f.rule and f.rule.target.chain]
-        hook_chain = self._list(family, table, HOOK_CHAIN)
-        if hook_chain is not None:
-            return chains, Surroundings(hook_chain=hook_chain)
-        present = self._has(family, table, HOOK_CHAIN, hook)
-        hook_chain = (FoundRule(text=render(hook), rule=hook),) if present else ()
-        return chains, Surroundings(hook_chain=hook_chain, position_known=False)
+        hook_chains: dict[str, tuple[FoundRule, ...]] = {}
+        position_known = True
+        for hook in (each for each in Hook if each.table is table):
+            rules = self._list(family, table, hook.chain)
+            if rules is None:
+                jump, position_known = hooks[hook], False
+                present = self._has(family, table, hook.chain, jump)
+                rules = (FoundRule(text=render(jump), rule=jump),) if present else ()
+            hook_chains[hook.chain] = rules
+        return chains, Surroundings(hook_chains=hook_chains, position_known=position_known)
 
     def _list(self, family: Family, table: Table, chain: str) -> tuple[FoundRule, ...] | None:
         """One chain's rules; None: there is no such chain, or native rules hide it (1.8.9 says the same of both)."""

@@ -10,14 +10,14 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
 
 from kvctl.errors import NetfilterUnavailableError
 from kvctl.model.net import Family
-from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN
+from kvctl.model.rules import CHAIN_PREFIX, Hook
 
 Contents = frozenset[tuple[str, bytes, tuple[bytes, ...]]]
 """Table, chain and what makes up its rules, of the chains that concern kvctl; compares by value."""
@@ -28,7 +28,9 @@ _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = Struct("=32sI5I5III")
 # struct ipt_get_entries: name, size, then the entries, aligned to 8 bytes
 _ENTRIES = Struct("=32sI4x")
-_POSTROUTING = 4
+# enum nf_inet_hooks
+_HOOK_NUMBERS = {"PREROUTING": 0, "POSTROUTING": 4}
+_HOOKS = 5
 _OFFSETS = Struct("=HH")
 _VERDICT = Struct("=i")
 # struct xt_entry_target: size, name[29], revision, data
@@ -82,7 +84,7 @@ class LegacyTables:
             each.close()
 
     def read(self, family: Family) -> Contents:
-        """POSTROUTING and kvctl's chains of the tables that exist, without counters.
+        """The chains of kvctl's hooks, and its own, of the tables that exist, without counters.
 
         A table that does not exist has no chains. Raises NetfilterUnavailableError when the kernel refuses.
         """
@@ -108,8 +110,9 @@ class LegacyTables:
                 self._getsockopt(family, _GET_ENTRIES, answer)
             except BlockingIOError:
                 continue  # it was replaced by one of another size in between
-            first, last = places[_POSTROUTING], places[5 + _POSTROUTING]
-            return list(_chains(answer, _LAYOUTS[family], first=first, last=last))
+            numbers = {hook.chain: _HOOK_NUMBERS[hook.chain] for hook in Hook if hook.table == name}
+            ends = {chain: (places[n], places[_HOOKS + n]) for chain, n in numbers.items()}
+            return list(_chains(answer, _LAYOUTS[family], ends))
         raise BlockingIOError(errno.EAGAIN, "the table keeps changing")
 
     def _getsockopt(self, family: Family, option: int, data: bytearray) -> None:
@@ -132,9 +135,9 @@ def _names(path: str) -> list[str]:
 
 
 def _chains(
-    table: bytearray, layout: _Layout, *, first: int, last: int
+    table: bytearray, layout: _Layout, ends: Mapping[str, tuple[int, int]]
 ) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
-    """POSTROUTING, from the entry at `first` to its policy's at `last`, and kvctl's chains.
+    """The chains of `ends`, each from its first entry to its policy's, and kvctl's chains.
 
     `table`: the answer, in which every place counts from the first entry.
     """
@@ -142,8 +145,9 @@ def _chains(
     size = layout.rest + _HEAD_TARGET_BYTES
     # A jump names the place of the chain's first rule, which moves when any other chain grows.
     starts = {place + size: name for place, name in heads}
-    policy_bytes = _OFFSETS.unpack_from(table, _ENTRIES.size + last + layout.offsets)[1]
-    yield HOOK_CHAIN.encode("ascii"), tuple(_rules(table, layout, first, last + policy_bytes, starts))
+    for chain, (first, last) in ends.items():
+        policy_bytes = _OFFSETS.unpack_from(table, _ENTRIES.size + last + layout.offsets)[1]
+        yield chain.encode("ascii"), tuple(_rules(table, layout, first, last + policy_bytes, starts))
     for (place, name), (end, _) in pairwise(heads):
         if name.startswith(_OURS):
             yield name, tuple(_rules(table, layout, place, end, starts))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from kvctl.model.net import Network, contains, overlap, parse_network
-from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, ROOTS, Table, table_of
+from kvctl.model.rules import CHAIN_PREFIX, Hook, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.syntax import tokenize
 
@@ -48,20 +48,20 @@ _KUBE_POSTROUTING = "KUBE-POSTROUTING"
 _UNMARKED_RETURNS = ["-m", "mark", "!", "--mark", "0x4000/0x4000", "-j", "RETURN"]
 
 
-def is_hook(found: FoundRule, table: Table) -> bool:
+def is_hook(found: FoundRule, hook: Hook) -> bool:
     """Whether this is our jump in a table, whatever its tag: written by some version of kvctl."""
     rule = found.rule
-    return rule is not None and rule.target.chain == ROOTS[table]
+    return rule is not None and rule.target.chain == hook.root
 
 
-def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network], table: Table = Table.NAT) -> str | None:
-    """The text of the first foreign rule above a table's hook that may end the walk of a packet of `pods`.
+def rule_in_the_way(snapshot: Snapshot, pods: Sequence[Network], hook: Hook = Hook.EGRESS) -> str | None:
+    """The text of the first foreign rule above a hook that may end the walk of a packet of `pods`.
 
     What cannot be judged counts as in the way. None: there is none, or there is no hook.
     """
-    walk = _Walk(snapshot, pods, table)
-    for found in snapshot.beside(table).hook_chain:
-        if is_hook(found, table):
+    walk = _Walk(snapshot, pods, hook.table)
+    for found in snapshot.hook_chain(hook):
+        if is_hook(found, hook):
             return None
         if walk.may_end_at(found.text, in_base=True):
             return found.text
@@ -140,7 +140,13 @@ def referrers(snapshot: Snapshot, *, staying: Collection[str] = ()) -> dict[str,
     result: dict[str, str] = {}
     for table in Table:
         beside = snapshot.beside(table)
-        hooks = {found.text for found in beside.hook_chain if is_hook(found, table)}
+        hooks = {
+            (hook.chain, found.text)
+            for hook in Hook
+            if hook.table is table
+            for found in snapshot.hook_chain(hook)
+            if is_hook(found, hook)
+        }
         kept = {
             name: [found.text for found in snapshot.chains[name]]
             for name in staying
@@ -148,7 +154,7 @@ def referrers(snapshot: Snapshot, *, staying: Collection[str] = ()) -> dict[str,
         }
         for name, rules in (*beside.foreign.items(), *kept.items()):
             for text in rules:
-                if CHAIN_PREFIX not in text or (name == HOOK_CHAIN and text in hooks):
+                if CHAIN_PREFIX not in text or (name, text) in hooks:
                     continue
                 for target in _own_targets(text, snapshot, table):
                     result.setdefault(target, f"-A {name} {text}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN, Table, table_of
+from kvctl.model.rules import CHAIN_PREFIX, Hook, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.syntax import parse
 
@@ -91,7 +91,7 @@ def _quotes(text: str) -> int:
 
 
 def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
-    """Our tables as kvctl sees them: own chains as values, POSTROUTING in order, the rest as text."""
+    """Our tables as kvctl sees them: own chains as values, the chains of our hooks in order, the rest as text."""
     own: dict[str, tuple[FoundRule, ...]] = {}
     around: dict[Table, Surroundings] = {}
     for table in Table:
@@ -103,7 +103,11 @@ def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
             name: tuple(_found(*r) for r in rules) for name, rules in chains.items() if is_own(table, name)
         }
         around[table] = Surroundings(
-            hook_chain=tuple(_found(*rule) for rule in chains.get(HOOK_CHAIN, ())),
+            hook_chains={
+                hook.chain: tuple(_found(*rule) for rule in chains.get(hook.chain, ()))
+                for hook in Hook
+                if hook.table is table
+            },
             foreign={
                 name: tuple(text for _, text in rules)
                 for name, rules in chains.items()

@@ -7,9 +7,10 @@ length, except single addresses after --ctorigdst; a comment in double quotes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from kvctl.model.net import Family, Network, host_network, parse_address, parse_network
-from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, DROP, RETURN, Heartbeat, Rule, Target, Verb
+from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, DROP, RETURN, Heartbeat, Mark, Rule, Target, Verb
 
 # Blanks alone separate words: `\s` would take characters for blanks that iptables does not.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([^ ]+)', re.DOTALL)
@@ -28,10 +29,13 @@ _RULE = re.compile(
     r"(?P<asked>-m conntrack --ctdir ORIGINAL )?"
     r"(?(protocol)(?:-m "
     rf"(?:multiport --dports (?P<several>{_PORT}(?:,{_PORT})*)|(?P=protocol) --dport (?P<one>{_PORT})) )?)"
+    r"(?:-m mark ! --mark 0x0/0x(?P<marked>[1-9a-f][0-9a-f]{0,7}) )?"
     r"(?:-m recent (?P<late>! )?--rcheck --seconds (?P<seconds>[1-9][0-9]{0,8}) --name (?P<beat>[A-Za-z0-9-]{1,64}) "
-    r"--mask (?P<mask>0\.0\.0\.0|::) --rsource )?"
+    r"--mask (?P<none>0\.0\.0\.0|::) --rsource )?"
     rf'-m comment --comment "(?P<comment>{COMMENT_PREFIX}[A-Za-z0-9 :/._~@-]{{1,249}})" '
     rf"(?:-j (?P<return>RETURN)|-j (?P<drop>DROP)|-j SNAT --to-source (?P<vip>[0-9a-f.:]+)|"
+    r"-j MARK --set-xmark 0x(?P<value>[0-9a-f]{1,8})/0x(?P<mask>[0-9a-f]{1,8})|"
+    r"-j CONNMARK --(?P<moves>(?:restore|save)-mark) --nfmask 0x(?P<bits>[0-9a-f]{1,8}) --ctmask 0x(?P=bits)|"
     rf"-(?P<option>[jg]) (?P<chain>{CHAIN_PREFIX}[A-Za-z0-9._-]{{1,22}}))"
 )
 
@@ -54,23 +58,30 @@ def render(rule: Rule) -> str:
         parts.append(f"-d {rule.destination}")
     if rule.protocol is not None:
         parts.append(f"-p {rule.protocol}")
-    if rule.original_destination is not None:
-        network = rule.original_destination
-        single = network.num_addresses == 1
-        parts.append(f"-m conntrack --ctorigdst {network.network_address if single else network}")
-    if rule.reply_destination is not None:
-        parts.append(f"-m conntrack --ctrepldst {rule.reply_destination}")
-    if rule.asked_only:
-        parts.append("-m conntrack --ctdir ORIGINAL")
+    parts += _render_connection(rule)
     if rule.ports:
         ports = ",".join(str(a) if a == b else f"{a}:{b}" for a, b in rule.ports)
         several = len(rule.ports) > 1
         parts.append(f"-m multiport --dports {ports}" if several else f"-m {rule.protocol} --dport {ports}")
+    if rule.marked:
+        parts.append(f"-m mark ! --mark 0x0/{rule.marked:#x}")
     if rule.heartbeat is not None:
         parts.append(_render_heartbeat(rule.heartbeat))
     parts.append(f'-m comment --comment "{rule.comment}"')
     parts.append(_render_target(rule.target))
     return " ".join(parts)
+
+
+def _render_connection(rule: Rule) -> Iterable[str]:
+    """What is asked of the packet's connection."""
+    if rule.original_destination is not None:
+        network = rule.original_destination
+        single = network.num_addresses == 1
+        yield f"-m conntrack --ctorigdst {network.network_address if single else network}"
+    if rule.reply_destination is not None:
+        yield f"-m conntrack --ctrepldst {rule.reply_destination}"
+    if rule.asked_only:
+        yield "-m conntrack --ctdir ORIGINAL"
 
 
 def _render_heartbeat(beat: Heartbeat) -> str:
@@ -86,10 +97,18 @@ def _render_target(target: Target) -> str:
         return f"-j {target.verb}"
     if target.verb is Verb.SNAT:
         return f"-j SNAT --to-source {target.address}"
+    if target.mark is not None:
+        return _render_mark(target.verb, target.mark)
     assert target.chain is not None
     if not _CHAIN_NAME.fullmatch(target.chain):
         raise ValueError(f"{target.chain!r} is not the name of a chain")
     return f"{'-j' if target.verb is Verb.JUMP else '-g'} {target.chain}"
+
+
+def _render_mark(verb: Verb, mark: Mark) -> str:
+    if verb is Verb.MARK:
+        return f"-j MARK --set-xmark {mark}"
+    return f"-j CONNMARK --{verb} --nfmask {mark.mask:#x} --ctmask {mark.mask:#x}"
 
 
 def parse(text: str) -> Rule | None:
@@ -110,6 +129,7 @@ def parse(text: str) -> Rule | None:
             asked_only=match["asked"] is not None,
             reply_destination=parse_address(match["replied"]) if match["replied"] else None,
             heartbeat=_parse_heartbeat(match) if match["beat"] else None,
+            marked=int(match["marked"] or "0", 16),
         )
     except ValueError:
         return None
@@ -130,7 +150,7 @@ def _parse_heartbeat(match: re.Match[str]) -> Heartbeat:
     return Heartbeat(
         name=match["beat"],
         seconds=int(match["seconds"]),
-        family=Family.IPV6 if match["mask"] == "::" else Family.IPV4,
+        family=Family.IPV6 if match["none"] == "::" else Family.IPV4,
         late=match["late"] is not None,
     )
 
@@ -142,6 +162,10 @@ def _parse_target(match: re.Match[str]) -> Target:
         return DROP
     if match["vip"]:
         return Target(verb=Verb.SNAT, address=parse_address(match["vip"]))
+    if match["value"]:
+        return Target(verb=Verb.MARK, mark=Mark(int(match["value"], 16), int(match["mask"], 16)))
+    if match["moves"]:
+        return Target(verb=Verb(match["moves"]), mark=Mark(0, int(match["bits"], 16)))
     return Target(verb=Verb.JUMP if match["option"] == "j" else Verb.GOTO, chain=match["chain"])
 
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
-from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAIN
+from kvctl.model.rules import CHAIN_PREFIX, Hook
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.kernel import witnessed
 from kvctl.netfilter.legacy_tables import Contents, LegacyTables
@@ -49,7 +49,8 @@ _POSTROUTING = 4
 _FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 _INET = 1
 _IPTABLES = (b"nat\0", b"mangle\0")
-_OURS, _HOOKED = CHAIN_PREFIX.encode("ascii"), HOOK_CHAIN.encode("ascii") + b"\0"
+_OURS = CHAIN_PREFIX.encode("ascii")
+_HOOKED = {(f"{hook.table}\0".encode("ascii"), f"{hook.chain}\0".encode("ascii")) for hook in Hook}
 
 _GAP = 0.1
 """Seconds between two notifications."""
@@ -278,7 +279,7 @@ class _LegacyChanges:
 def _is_ours(number: int, table: bytes | None, chain: bytes | None) -> bool:
     if number not in _FAMILIES or table not in _IPTABLES or chain is None:
         return False
-    return chain.startswith(_OURS) or chain == _HOOKED
+    return chain.startswith(_OURS) or (table, chain) in _HOOKED
 
 
 def _hook_number(hook: bytes) -> int:

@@ -8,20 +8,23 @@ What each chain is for is told in `layout`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import groupby
+from operator import or_
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, host_network, parse_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Rank
-from kvctl.model.rules import DROP_CHAIN, EGRESS_CHAIN, RETURN, Rule, Ruleset, Table, Target, Verb
+from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Target, Verb
 from kvctl.policy import layout
 from kvctl.policy.service_chains import (
     Passing,
     compile_drop,
     compile_guards,
+    compile_marks,
     compile_passing,
     compile_service,
+    restore_rules,
 )
 
 MAX_LEAF = 16
@@ -29,16 +32,21 @@ MAX_LEAF = 16
 
 _SPLIT_BITS = 4
 
-HOOK = Rule(comment=layout.comment("egress"), target=Target(verb=Verb.JUMP, chain=EGRESS_CHAIN))
+HOOK = Rule(comment=layout.comment("egress"), target=Target(verb=Verb.JUMP, chain=Hook.EGRESS.root))
 """Our jump in POSTROUTING of nat."""
 
 DROP_HOOK = Rule(
-    comment=layout.comment("drop"), target=Target(verb=Verb.JUMP, chain=DROP_CHAIN), asked_only=True
+    comment=layout.comment("drop"), target=Target(verb=Verb.JUMP, chain=Hook.DROP.root), asked_only=True
 )
 """Our jump in POSTROUTING of mangle. What answers a connection from outside has to pass."""
 
-HOOKS: Mapping[Table, Rule] = {Table.NAT: HOOK, Table.MANGLE: DROP_HOOK}
-"""Our jump in each table."""
+MARK_HOOK = Rule(
+    comment=layout.comment("mark"), target=Target(verb=Verb.JUMP, chain=Hook.MARK.root), asked_only=True
+)
+"""Our jump in PREROUTING of mangle. Answers go back the way that their connection came."""
+
+HOOKS: Mapping[Hook, Rule] = {Hook.EGRESS: HOOK, Hook.DROP: DROP_HOOK, Hook.MARK: MARK_HOOK}
+"""Our jumps."""
 
 
 class Entry(NamedTuple):
@@ -49,15 +57,15 @@ class Entry(NamedTuple):
     label: str
 
 
-class GuardPart(NamedTuple):
-    """What is dropped only while heartbeats are late."""
+class Aside(NamedTuple):
+    """What goes with rewriting, for some pods: what drops while heartbeats are late, or what marks."""
 
     jumps: tuple[tuple[Entry, str], ...] = ()
     """Jumps of pods, each with the chain that it leads to."""
     chains: Mapping[str, tuple[Rule, ...]] = {}
 
 
-NO_GUARDS = GuardPart()
+NOTHING = Aside()
 
 
 def entries_of(policy: EgressPolicy) -> list[Entry]:
@@ -95,8 +103,12 @@ def compile_ruleset(
             family=family, entries=drops, exclusions=exclusions, rewritten=rewritten, guards=guards
         )
     )
-    used = ((Table.NAT, entries), (Table.MANGLE, drops or guards.jumps))
-    hooks = {table: HOOKS[table] for table, there in used if there}
+    marks = marks_of(policies, entries, rewritten)
+    chains.update(
+        compile_mark_dispatch(family=family, marks=marks, exclusions=exclusions, mask=mask_of(policies))
+    )
+    used = ((Hook.EGRESS, entries), (Hook.DROP, drops or guards.jumps), (Hook.MARK, marks.jumps))
+    hooks = {hook: HOOKS[hook] for hook, there in used if there}
     return Ruleset(family=family, hooks=hooks, chains=chains)
 
 
@@ -117,7 +129,7 @@ def compile_dispatch(
 ) -> dict[str, tuple[Rule, ...]]:
     """The chains from the hook to the Services: one, or a tree of prefixes; empty without entries."""
     jumps = [(item, _jump(item, layout.service_chain(item.rank.ref))) for item in entries]
-    return _compile_tree(family, jumps, exclusions, layout.REWRITING)
+    return _compile_tree(family, jumps, exclusion_rules(exclusions), layout.REWRITING)
 
 
 def compile_drop_dispatch(
@@ -127,7 +139,7 @@ def compile_drop_dispatch(
     exclusions: Sequence[Exclusion],
     rewritten: Mapping[Address, Sequence[EgressPolicy]],
     coming: Iterable[Entry] = (),
-    guards: GuardPart = NO_GUARDS,
+    guards: Aside = NOTHING,
 ) -> dict[str, tuple[Rule, ...]]:
     """The same for what is dropped; `rewritten`: the policies of each pod that are not, highest rank first.
 
@@ -144,7 +156,7 @@ def compile_drop_dispatch(
             jumps.append((item, _jump(item, passing.chain, text)))
     chains.update(guards.chains)
     jumps += [(item, _jump(item, chain, layout.guard_pod_text)) for item, chain in guards.jumps]
-    chains.update(_compile_tree(family, jumps, exclusions, layout.DROPPING))
+    chains.update(_compile_tree(family, jumps, exclusion_rules(exclusions), layout.DROPPING))
     return chains
 
 
@@ -157,11 +169,11 @@ def guards_of(
     policies: Iterable[EgressPolicy],
     entries: Iterable[Entry],
     rewritten: Mapping[Address, Sequence[EgressPolicy]],
-) -> GuardPart:
+) -> Aside:
     """What guards the fenced ones of `policies` for their pods by `entries`; `rewritten`: as for what is dropped."""
     found = {policy.ref: compile_guards(policy) for policy in policies if policy.fence is not None}
     if not found:
-        return NO_GUARDS
+        return NOTHING
     jumps: dict[tuple[Entry, str], None] = {}
     chains: dict[str, tuple[Rule, ...]] = {}
     for item in entries:
@@ -174,18 +186,64 @@ def guards_of(
             passing = _passing(item, rewritten, guards.late)
             jumps[item, passing.chain] = None
             chains.update(passing.chains)
-    return GuardPart(jumps=tuple(jumps), chains=chains)
+    return Aside(jumps=tuple(jumps), chains=chains)
+
+
+def marks_of(
+    policies: Iterable[EgressPolicy],
+    entries: Iterable[Entry],
+    rewritten: Mapping[Address, Sequence[EgressPolicy]],
+) -> Aside:
+    """What marks the traffic of those of `policies` that have a mark; `rewritten`: the policies of each pod."""
+    found = {policy.ref: policy for policy in policies if policy.mark is not None}
+    if not found:
+        return NOTHING
+    jumps: dict[tuple[Entry, str], None] = {}
+    chains: dict[str, tuple[Rule, ...]] = {}
+    for item in entries:
+        policy = found.get(item.rank.ref)
+        marks = compile_marks(policy) if policy is not None else None
+        if policy is None or marks is None or marks.chain is None:
+            continue
+        # What others take goes another way, unless that is the same.
+        others = [p for p in rewritten.get(item.address, ()) if p.mark != policy.mark]
+        passing = _passing(item, {item.address: others}, marks.chain)
+        jumps[item, passing.chain] = None
+        chains.update(marks.chains)
+        chains.update(passing.chains)
+    return Aside(jumps=tuple(jumps), chains=chains)
+
+
+def mask_of(policies: Iterable[EgressPolicy]) -> int:
+    """The bits of all marks of these policies."""
+    return reduce(or_, (policy.mark.mask for policy in policies if policy.mark is not None), 0)
+
+
+def compile_mark_dispatch(
+    *, family: Family, marks: Aside, exclusions: Sequence[Exclusion], mask: int
+) -> dict[str, tuple[Rule, ...]]:
+    """The chains from the hook before the routing to what marks; empty without `marks`.
+
+    There a packet still goes where its pod aimed, before any DNAT.
+    """
+    jumps = [(item, _jump(item, chain, layout.mark_pod_text)) for item, chain in marks.jumps]
+    if not jumps:
+        return {}
+    head = tuple(rule for rule in exclusion_rules(exclusions) if rule.destination is not None)
+    chains = _compile_tree(family, jumps, head, layout.MARKING)
+    root = layout.MARKING.root
+    return {**chains, **marks.chains, root: (*restore_rules(mask), *chains[root])}
 
 
 def _compile_tree(
-    family: Family, jumps: Iterable[tuple[Entry, Rule]], exclusions: Sequence[Exclusion], names: layout.Names
+    family: Family, jumps: Iterable[tuple[Entry, Rule]], head: tuple[Rule, ...], names: layout.Names
 ) -> dict[str, tuple[Rule, ...]]:
     by_pod: dict[Address, list[Rule]] = {}
     for item, jump in sorted(jumps, key=lambda each: (int(each[0].address), each[0].rank)):
         by_pod.setdefault(item.address, []).append(jump)
     if not by_pod:
         return {}
-    tree = _Tree(family=family, names=names, jumps=by_pod, head=exclusion_rules(exclusions), chains={})
+    tree = _Tree(family=family, names=names, jumps=by_pod, head=head, chains={})
     tree.place(names.root, 0, list(by_pod))
     return tree.chains
 

@@ -71,6 +71,7 @@ class Installed(Part):
         exclusions: tuple[Exclusion, ...],
         retiring: tuple[Retiring, ...],
         guards: tuple[tuple[Entry, str], ...] = (),
+        marks: tuple[tuple[Entry, str], ...] = (),
     ) -> None:
         super().__init__(rewrites.services, rewrites.entries)
         self.family = family
@@ -79,6 +80,8 @@ class Installed(Part):
         self.retiring = retiring
         self.guards = guards
         """Jumps of pods to what is dropped while heartbeats are late, each with the chain that it leads to."""
+        self.marks = marks
+        """The same to what is marked."""
 
     @property
     def refs(self) -> frozenset[ServiceRef]:
@@ -96,14 +99,14 @@ def decode(snapshot: Snapshot) -> Installed:
     exclusions: dict[Network, Exclusion] = {}
     rewritten, retiring = _decode_table(snapshot, layout.REWRITING, exclusions)
     dropped, _ = _decode_table(snapshot, layout.DROPPING, exclusions)
-    in_mangle = (found for name in _reachable(snapshot, layout.DROPPING) for found in snapshot.chains[name])
     return Installed(
         snapshot.family,
         rewritten,
         drops=dropped,
         exclusions=canonical(exclusions.values()),
         retiring=tuple(retiring),
-        guards=tuple(guard for found in in_mangle if (guard := _guard_in(found, snapshot)) is not None),
+        guards=_asides(snapshot, layout.DROPPING),
+        marks=_asides(snapshot, layout.MARKING),
     )
 
 
@@ -180,12 +183,17 @@ def _read_dispatch_rule(
         entries.append(Entry(address=rule.source.network_address, rank=rank, label=label))
 
 
-def _guard_in(found: FoundRule, snapshot: Snapshot) -> tuple[Entry, str] | None:
+def _asides(snapshot: Snapshot, names: layout.Names) -> tuple[tuple[Entry, str], ...]:
+    rules = (found for name in _reachable(snapshot, names) for found in snapshot.chains[name])
+    return tuple(aside for found in rules if (aside := _aside_in(found, snapshot)) is not None)
+
+
+def _aside_in(found: FoundRule, snapshot: Snapshot) -> tuple[Entry, str] | None:
     rule = found.rule
     if rule is None or rule.source is None or rule.source.num_addresses != 1:
         return None
     chain = rule.target.chain
-    pod = layout.read_guard_pod(layout.comment_text(rule) or "")
+    pod = layout.read_aside_pod(layout.comment_text(rule) or "")
     if pod is None or chain is None or rule.target.verb is not Verb.JUMP or chain not in snapshot.chains:
         return None
     return Entry(rule.source.network_address, *pod), chain
@@ -280,6 +288,7 @@ def _policy(
         created=ranks[0].created if ranks else 0,
         fence=fence,
         drops_without_vip=said is not None and said.drops_without_vip,
+        mark=said.mark if said is not None else None,
     )
 
 

@@ -4,6 +4,7 @@
     mangle  POSTROUTING -> KVCTL-DROP [-> KVCTL-DIN-<prefix> ...] [-> KVCTL-DPASS-<hash> ...]
                         -> KVCTL-DROP-<hash> [-> KVCTL-DOUT-<hash>] -> DROP
                         -> KVCTL-GRD-<hash> -> DROP, of what is rewritten only while heartbeats come
+    mangle  PREROUTING -> KVCTL-MARK [-> KVCTL-MIN-<prefix> ...] [-> KVCTL-DPASS-<hash> ...] -> KVCTL-MRK-<hash> -> MARK
 
 The kernel is the only state, so a comment says all that the rule itself does not: who owns it, which
 rank the Service has, why a network is excluded.
@@ -30,9 +31,11 @@ from kvctl.model.rules import (
     DROP_PASS_PREFIX,
     DROP_SERVICE_PREFIX,
     GUARD_PREFIX,
-    ROOTS,
+    MARK_LEAF_PREFIX,
+    MARK_PREFIX,
+    Hook,
+    Mark,
     Rule,
-    Table,
     Target,
     Verb,
 )
@@ -46,7 +49,8 @@ _POD = re.compile(
     r"(?P<rank_class>[123])(?P<created>[0-9]{1,12}) " + _REF + r" (?P<label>[a-z0-9.~-]{1,253})"
 )
 _OWN = _REF + r"(?: dev (?P<interface>[A-Za-z0-9_.@-]{1,15}))?"
-_SERVICE = re.compile(_OWN + r"(?P<drops> else drop)?")
+_MARK = r"0x(?P<value>[0-9a-f]{1,8})/0x(?P<mask>[0-9a-f]{1,8})"
+_SERVICE = re.compile(_OWN + r"(?: mark " + _MARK + r")?(?P<drops> else drop)?")
 # What most nodes have none of is not compiled before it is met.
 _FENCE = r"kvctl-[a-z2-7]{16}"
 _DROPPED = (
@@ -55,8 +59,8 @@ _DROPPED = (
     + _FENCE
     + r") (?P<seconds>[1-9][0-9]{0,8}))?"
 )
-_GUARD_POD = r"guard " + _POD.pattern
-_GUARD = r"guard " + _REF
+_ASIDE_POD = r"(?:guard|mark) " + _POD.pattern
+_ASIDE = r"(?:guard|mark) " + _REF
 _PASSED = r"before " + _REF
 _RETIRING = r"retiring " + _REF + r" (?P<vip>[0-9a-f.:]{2,39})"
 _EXCLUDE = re.compile(r"exclude (?P<kind>[a-z-]+)")
@@ -95,9 +99,9 @@ def _of_service(prefix: str, role: str, ref: ServiceRef) -> str:
 
 
 class Names(NamedTuple):
-    """How the chains of one table are called, from the hook to the Services."""
+    """How the chains of one hook are called, from there to the Services."""
 
-    table: Table
+    hook: Hook
     leaf: str
     service: str
     out: str
@@ -106,7 +110,7 @@ class Names(NamedTuple):
     @property
     def root(self) -> str:
         """The chain that our hook jumps to."""
-        return ROOTS[self.table]
+        return self.hook.root
 
     def service_chain(self, ref: ServiceRef) -> str:
         """The chain of a Service; the same name in both families' tables. 27 characters at most."""
@@ -132,11 +136,14 @@ class Names(NamedTuple):
 
 
 REWRITING = Names(
-    table=Table.NAT, leaf=CHAIN_PREFIX + "IN-", service=CHAIN_PREFIX + "SVC-", out=CHAIN_PREFIX + "OUT-"
+    hook=Hook.EGRESS, leaf=CHAIN_PREFIX + "IN-", service=CHAIN_PREFIX + "SVC-", out=CHAIN_PREFIX + "OUT-"
 )
-DROPPING = Names(table=Table.MANGLE, leaf=DROP_LEAF_PREFIX, service=DROP_SERVICE_PREFIX, out=DROP_OUT_PREFIX)
+DROPPING = Names(hook=Hook.DROP, leaf=DROP_LEAF_PREFIX, service=DROP_SERVICE_PREFIX, out=DROP_OUT_PREFIX)
 COMING = DROPPING._replace(role="coming")
 """What is dropped by a Service's new rules, for the moment in which its old ones drop too."""
+
+MARKING = Names(hook=Hook.MARK, leaf=MARK_LEAF_PREFIX, service=MARK_PREFIX, out=MARK_PREFIX)
+"""Its Services' chains are named by `mark_chain`."""
 
 
 def service_chain(ref: ServiceRef) -> str:
@@ -159,8 +166,8 @@ def chains_of(ref: ServiceRef) -> tuple[str, ...]:
 
 
 def is_dispatch_chain(name: str) -> bool:
-    """Whether this chain, of either table, leads from the hook to the Services."""
-    return REWRITING.is_dispatch(name) or DROPPING.is_dispatch(name)
+    """Whether this chain leads from one of our hooks to the Services."""
+    return any(names.is_dispatch(name) for names in (REWRITING, DROPPING, MARKING))
 
 
 def pass_chain(*content: object) -> str:
@@ -178,9 +185,14 @@ def guard_chain(*content: object) -> str:
     return GUARD_PREFIX + _digest("guard", *content)
 
 
+def mark_chain(*content: object) -> str:
+    """A chain that marks; of equal content there is one. 26 characters."""
+    return MARK_PREFIX + _digest("mark", *content)
+
+
 def is_content_named(name: str) -> bool:
-    """Whether this is a chain of `guard_chain` or `pass_chain`: what it holds never changes."""
-    return name.startswith((GUARD_PREFIX, DROP_PASS_PREFIX))
+    """Whether this is a chain of `guard_chain`, `mark_chain` or `pass_chain`: what it holds never changes."""
+    return name.startswith((GUARD_PREFIX, MARK_PREFIX, DROP_PASS_PREFIX))
 
 
 def fence_name(family: Family, *, namespace: str, lease: str) -> str:
@@ -201,7 +213,8 @@ def pod_text(rank: Rank, label: str) -> str:
 def service_text(policy: EgressPolicy) -> str:
     """The comment of the rules in a Service's chains."""
     drops = policy.fence is not None and policy.drops_without_vip
-    return _own_text(policy) + (" else drop" if drops else "")
+    mark = f" mark {policy.mark}" if policy.mark is not None else ""
+    return _own_text(policy) + mark + (" else drop" if drops else "")
 
 
 def drop_text(policy: EgressPolicy) -> str:
@@ -236,6 +249,16 @@ def guard_text(ref: ServiceRef) -> str:
     return f"guard {ref}"
 
 
+def mark_pod_text(rank: Rank, label: str) -> str:
+    """The comment of a pod's jump to a chain that marks."""
+    return f"mark {pod_text(rank, label)}"
+
+
+def mark_text(ref: ServiceRef) -> str:
+    """The comment of the rules in such a chain."""
+    return f"mark {ref}"
+
+
 def retiring_rule(ref: ServiceRef, vip: Address) -> Rule:
     """Marks a VIP whose connections are still to be dropped; passes every packet on."""
     text = f"retiring {ref} {vip}"
@@ -263,9 +286,9 @@ def read_pod(text: str) -> tuple[Rank, str] | None:
     return _pod_of(_POD.fullmatch(text))
 
 
-def read_guard_pod(text: str) -> tuple[Rank, str] | None:
-    """The same in a pod's jump to a chain that drops while heartbeats are late."""
-    return _pod_of(re.fullmatch(_GUARD_POD, text))
+def read_aside_pod(text: str) -> tuple[Rank, str] | None:
+    """The same in a pod's jump to what guards or marks the traffic of a Service that is rewritten."""
+    return _pod_of(re.fullmatch(_ASIDE_POD, text))
 
 
 def _pod_of(match: re.Match[str] | None) -> tuple[Rank, str] | None:
@@ -282,6 +305,7 @@ class Said(NamedTuple):
     ref: ServiceRef
     interface: str | None
     drops_without_vip: bool = False
+    mark: Mark | None = None
     vip: Address | None = None
     """Where it drops: what it would rewrite to, and by which fence."""
     fence: Fence | None = None
@@ -294,7 +318,8 @@ def read_service(text: str) -> Said | None:
     if match is None:
         return None
     ref = ServiceRef(match["namespace"], match["name"])
-    return Said(ref, match["interface"], drops_without_vip=match["drops"] is not None)
+    mark = Mark(int(match["value"], 16), int(match["mask"], 16)) if match["mask"] else None
+    return Said(ref, match["interface"], drops_without_vip=match["drops"] is not None, mark=mark)
 
 
 @lru_cache(maxsize=65536)
@@ -323,9 +348,9 @@ def read_passed(text: str) -> ServiceRef | None:
     return ServiceRef(match["namespace"], match["name"]) if match else None
 
 
-def read_guard(text: str) -> ServiceRef | None:
-    """The Service whose traffic a rule drops while heartbeats are late."""
-    match = re.fullmatch(_GUARD, text)
+def read_aside(text: str) -> ServiceRef | None:
+    """The Service whose traffic a rule marks, or drops while heartbeats are late."""
+    match = re.fullmatch(_ASIDE, text)
     return ServiceRef(match["namespace"], match["name"]) if match else None
 
 

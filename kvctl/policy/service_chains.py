@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kvctl.model.net import Family, parse_network
 from kvctl.model.policy import EgressPolicy, PortMatch
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import DROP, RETURN, Heartbeat, Rule, Target, Verb
+from kvctl.model.rules import DROP, RETURN, Heartbeat, Mark, Rule, Target, Verb
 from kvctl.policy import layout
 
 # xt_multiport.h XT_MULTI_PORTS: fifteen slots, a range takes two.
@@ -27,7 +27,7 @@ def compile_drop(
     policy: EgressPolicy, names: layout.Names = layout.DROPPING
 ) -> Mapping[str, tuple[Rule, ...]]:
     """The same chains, of other names and in mangle: what would be rewritten is dropped."""
-    return _drop_chains(_bare(policy), names)
+    return _drop_chains(_bare(policy)._replace(mark=None), names)
 
 
 def _bare(policy: EgressPolicy) -> EgressPolicy:
@@ -93,7 +93,9 @@ def compile_guards(policy: EgressPolicy) -> Guards:
 
     nat sees only the first packet of a connection and cannot drop: this is mangle's part of the fence.
     """
-    return _guards(_bare(policy)._replace(interface=None)) if policy.fence is not None else Guards()
+    if policy.fence is None:
+        return Guards()
+    return _guards(_bare(policy)._replace(interface=None, mark=None))
 
 
 @lru_cache(maxsize=16384)
@@ -114,6 +116,51 @@ def _guards(policy: EgressPolicy) -> Guards:
     tag = layout.comment(layout.guard_text(policy.ref), *content)
     chains = _chains_that(policy, tag=tag, action=DROP, beat=late, chain=chain, out=out)
     return Guards(established=established, late=chain, chains={established: (rule,), **chains})
+
+
+class Marks(NamedTuple):
+    """What marks a policy's traffic for the routes of its interface."""
+
+    chain: str | None = None
+    """The chain that marks what the policy matches, and its connection; None: nothing is to be marked."""
+    chains: Mapping[str, tuple[Rule, ...]] = {}
+
+
+def compile_marks(policy: EgressPolicy) -> Marks:
+    """The chains that mark what a policy matches, as long as it is rewritten; named by their content, as guards are."""
+    if policy.mark is None:
+        return Marks()
+    return _marks(
+        _bare(policy)._replace(interface=None, vip=_ANY_VIP[policy.family], drops_without_vip=False),
+        policy.mark,
+    )
+
+
+@lru_cache(maxsize=16384)
+def _marks(policy: EgressPolicy, mark: Mark) -> Marks:
+    content = (policy.ref, mark, *_content(policy))
+    chain, out = layout.mark_chain(*content), layout.mark_chain("ports", *content)
+    tag = layout.comment(layout.mark_text(policy.ref), *content)
+    chains = _chains_that(
+        policy,
+        tag=tag,
+        action=Target(verb=Verb.MARK, mark=mark),
+        beat=heartbeat(policy),
+        chain=chain,
+        out=out,
+    )
+    # MARK is not the end of the walk: what has been marked comes here.
+    save = Rule(comment=tag, target=Target(verb=Verb.SAVE_MARK, mark=Mark(0, mark.mask)), marked=mark.mask)
+    return Marks(chain=chain, chains={**chains, chain: (*chains[chain], save)})
+
+
+def restore_rules(mask: int) -> tuple[Rule, ...]:
+    """What the marking begins with: packets of a marked connection have its mark, and are done with."""
+    tag = layout.comment("marked", mask)
+    return (
+        Rule(comment=tag, target=Target(verb=Verb.RESTORE_MARK, mark=Mark(0, mask))),
+        Rule(comment=tag, target=RETURN, marked=mask),
+    )
 
 
 def _matching(
@@ -190,7 +237,9 @@ def compile_passing(before: Sequence[EgressPolicy], ref: ServiceRef, end: str) -
     # Only what they match shows in the rules.
     let = passed(before)
     bare = tuple(
-        p._replace(pods=(), created=0, interface=None, vip=_ANY_VIP[p.family], drops_without_vip=False)
+        p._replace(
+            pods=(), created=0, interface=None, vip=_ANY_VIP[p.family], drops_without_vip=False, mark=None
+        )
         for p in let
     )
     return _passing(bare, ref, end)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Address, Family, host_network
 from kvctl.model.policy import EgressPod
-from kvctl.model.rules import Table
+from kvctl.model.rules import Hook
 from kvctl.netfilter.diff import Change, Plan, changes
 from kvctl.netfilter.foreign import ForeignEgress
 from kvctl.netfilter.overrides import find_override
@@ -102,10 +102,14 @@ def _items_of(
     return [_with_kube_vip(item, by_kube_vip) for item in items] if by_kube_vip else items
 
 
-def _dispatching(installed: Installed) -> set[Table]:
-    """The tables with jumps in them."""
-    parts = ((Table.NAT, installed.entries), (Table.MANGLE, installed.drops.entries or installed.guards))
-    return {table for table, entries in parts if entries}
+def _dispatching(installed: Installed) -> set[Hook]:
+    """The hooks with jumps behind them."""
+    parts = (
+        (Hook.EGRESS, installed.entries),
+        (Hook.DROP, installed.drops.entries or installed.guards),
+        (Hook.MARK, installed.marks),
+    )
+    return {hook for hook, entries in parts if entries}
 
 
 def _with_kube_vip(item: Item, by_kube_vip: set[Address]) -> Item:
@@ -135,7 +139,7 @@ def override_at(found: Look, site: Site, target: Target) -> str | None:
 def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, scope: Scope) -> list[Item]:
     """What the back end that is not in use holds; `wanted` is the target of the one that is."""
     target = as_it_is(other.installed)
-    attributed = attribute(changes(plan) if plan else (), other.installed.refs, had_dispatch=list(Table))
+    attributed = attribute(changes(plan) if plan else (), other.installed.refs, had_dispatch=list(Hook))
     items = compared_items(
         resolution=None,
         target=target,

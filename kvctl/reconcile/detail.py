@@ -10,7 +10,7 @@ from kvctl.model.flows import Flow
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, host_network
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import Rule, Table
+from kvctl.model.rules import Hook, Rule
 from kvctl.model.snapshot import Snapshot
 from kvctl.model.text import plural
 from kvctl.netfilter import conntrack, fence
@@ -62,7 +62,7 @@ class _FamilyView:
     judge: ConnectionJudge
     flows: Sequence[Flow]
     failure: str | None
-    in_the_way: dict[Table, str]
+    in_the_way: dict[Hook, str]
     late: dict[ServiceRef, str]
     """What to say of Services whose rules do not act because no heartbeat comes."""
     host: Host
@@ -74,19 +74,20 @@ class _FamilyView:
         addresses = {pod.address for item in items for pod in item.pods}
         flows, failure = _flows(site.family, addresses, judge)
         pods = {
-            Table.NAT: [host_network(address) for address in judge.pods],
-            Table.MANGLE: [
+            Hook.EGRESS: [host_network(address) for address in judge.pods],
+            Hook.DROP: [
                 host_network(address)
                 for address in {*judge.dropped, *(item.address for item, _ in site.installed.guards)}
             ],
+            Hook.MARK: [host_network(item.address) for item, _ in site.installed.marks],
         }
-        ways = {table: rule_in_the_way(site.snapshot, its, table) for table, its in pods.items() if its}
+        ways = {hook: rule_in_the_way(site.snapshot, its, hook) for hook, its in pods.items() if its}
         return cls(
             snapshot=site.snapshot,
             judge=judge,
             flows=flows,
             failure=failure,
-            in_the_way={table: rule for table, rule in ways.items() if rule is not None},
+            in_the_way={hook: rule for hook, rule in ways.items() if rule is not None},
             late=_late(site.installed),
             host=host,
         )
@@ -103,8 +104,8 @@ class _FamilyView:
         problems = [item.reason] if item.reason is not None else []
         if item.status is Status.DRIFTED:
             problems += [
-                f"this rule comes before kvctl's jump in POSTROUTING of {table}: {rule}"
-                for table, rule in self.in_the_way.items()
+                f"this rule comes before kvctl's jump in {hook.chain} of {hook.table}: {rule}"
+                for hook, rule in self.in_the_way.items()
             ]
         acts = not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
         away = (
@@ -165,11 +166,11 @@ def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:
     if rule is None:
         return False
     text = layout.comment_text(rule) or ""
-    pod = layout.read_pod(text) or layout.read_guard_pod(text)
+    pod = layout.read_pod(text) or layout.read_aside_pod(text)
     return (
         rule.target.chain in own
         or (pod is not None and pod[0].ref == ref)
-        or ref in (layout.read_passed(text), layout.read_guard(text))
+        or ref in (layout.read_passed(text), layout.read_aside(text))
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAIN
+from kvctl.model.rules import HOOK_CHAINS
 from kvctl.netfilter.diff import Change
 from kvctl.reconcile.target import Scope
 
@@ -117,11 +117,12 @@ def computed_items(resolution: Resolution, scope: Scope) -> list[Item]:
 
 def drift_reason(changes: Sequence[Change]) -> str:
     """One sentence about what differs."""
-    hook = [change for change in changes if change.chain == HOOK_CHAIN]
-    if any(change.op == "insert" for change in hook):
-        if any(change.op == "remove" for change in hook):
-            return "the jump in POSTROUTING is not where it has to be: another program's rule comes first"
-        return "the jump in POSTROUTING is missing"
+    hook = [change for change in changes if change.chain in HOOK_CHAINS]
+    inserted = next((change.chain for change in hook if change.op == "insert"), None)
+    if inserted is not None:
+        if any(change.op == "remove" and change.chain == inserted for change in hook):
+            return f"the jump in {inserted} is not where it has to be: another program's rule comes first"
+        return f"the jump in {inserted} is missing"
     missing = sum(change.op == "add" for change in changes)
     surplus = sum(change.op == "remove" for change in changes)
     if not changes:

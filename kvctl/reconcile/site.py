@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvctl.model.net import Family, host_network
-from kvctl.model.rules import Ruleset, Table
+from kvctl.model.rules import Hook, Ruleset
 from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.diff import Plan, diff
@@ -13,7 +13,7 @@ from kvctl.netfilter.kernel import Kernel, Reading
 from kvctl.netfilter.position import rule_in_the_way
 from kvctl.policy.compile import HOOKS
 from kvctl.policy.decode import Installed, decode
-from kvctl.reconcile.steps import guarded
+from kvctl.reconcile.steps import guarded, marked
 from kvctl.reconcile.target import Target
 
 MakeTarget = Callable[[Installed], Target]
@@ -47,11 +47,15 @@ def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
 def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
     """What `ruleset` changes at a site as last seen."""
     in_the_way = {}
-    in_mangle = (*target.drops.entries, *guarded(target, site.installed))
-    for table, entries in ((Table.NAT, target.entries), (Table.MANGLE, in_mangle)):
-        if table in ruleset.hooks and site.snapshot.beside(table).position_known:
+    hooked = (
+        (Hook.EGRESS, target.entries),
+        (Hook.DROP, (*target.drops.entries, *guarded(target, site.installed))),
+        (Hook.MARK, marked(target, site.installed)),
+    )
+    for hook, entries in hooked:
+        if hook in ruleset.hooks and site.snapshot.beside(hook.table).position_known:
             pods = [host_network(item.address) for item in entries]
-            rule = rule_in_the_way(site.snapshot, pods, table)
+            rule = rule_in_the_way(site.snapshot, pods, hook)
             if rule is not None:
-                in_the_way[table] = rule
+                in_the_way[hook] = rule
     return diff(ruleset, site.snapshot, in_the_way=in_the_way)

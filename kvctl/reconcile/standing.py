@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvctl.model.net import Family
 from kvctl.model.policy import DROPPED, EgressPolicy
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import Table
+from kvctl.model.rules import Hook
 from kvctl.netfilter.diff import Change
 from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
-from kvctl.reconcile.attribution import Attributed
+from kvctl.reconcile.attribution import Attributed, hook_of
 from kvctl.reconcile.report import Item, Status, covered, drift_reason, policy_item, skipped_item
-from kvctl.reconcile.steps import guarded
+from kvctl.reconcile.steps import guarded, marked
 from kvctl.reconcile.target import Scope, Target
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ def compared_items(
         entries=_by_ref(target.entries),
         dropped=_by_ref(target.drops.entries),
         drops={policy.ref: policy for policy in target.drops.policies},
-        guarded=frozenset(
-            item.rank.ref for item in (*guarded(target, installed), *(entry for entry, _ in installed.guards))
-        ),
+        guarded=_refs(guarded(target, installed), installed.guards),
+        marked=_refs(marked(target, installed), installed.marks),
     )
     drops = target.drops.refs
     items = [view.policy(policy) for policy in target.policies if policy.ref not in drops]
@@ -91,6 +90,8 @@ class _View(NamedTuple):
     """What is to be dropped anew, by Service."""
     guarded: frozenset[ServiceRef]
     """Services that have a part in mangle because they are rewritten only while heartbeats come."""
+    marked: frozenset[ServiceRef]
+    """Services whose traffic is marked."""
 
     def policy(self, policy: EgressPolicy) -> Item:
         service = self.installed.services.get(policy.ref)
@@ -215,17 +216,18 @@ class _View(NamedTuple):
 
     def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
         parts = (
-            (Table.NAT, ref in self.installed.services or ref in self.target.rewrites.refs),
+            (Hook.EGRESS, ref in self.installed.services or ref in self.target.rewrites.refs),
             (
-                Table.MANGLE,
+                Hook.DROP,
                 ref in self.installed.drops.services or ref in self.target.drops.refs or ref in self.guarded,
             ),
+            (Hook.MARK, ref in self.marked),
         )
-        tables = [table for table, has in parts if has]
-        changes = self.attributed.of(ref, tables)
+        hooks = [hook for hook, has in parts if has]
+        changes = self.attributed.of(ref, hooks)
         if not changes and not self.attributed.own and not self.attributed.shared:
             # Nothing but the tree itself is wrong: then no pod is led to its Service's chain for sure.
-            changes = [change for change in self.attributed.structure if change.table in tables]
+            changes = [change for change in self.attributed.structure if hook_of(change) in hooks]
         return tuple(changes)
 
 
@@ -237,6 +239,10 @@ def _warnings(resolution: Resolution | None, family: Family) -> dict[ServiceRef,
 def _skipped(resolution: Resolution | None, family: Family) -> dict[ServiceRef, Skipped]:
     skipped = resolution.skipped if resolution is not None else ()
     return {skip.ref: skip for skip in skipped if skip.family in (None, family)}
+
+
+def _refs(wanted: Iterable[Entry], found: Iterable[tuple[Entry, str]]) -> frozenset[ServiceRef]:
+    return frozenset(item.rank.ref for item in (*wanted, *(entry for entry, _ in found)))
 
 
 def _by_ref(entries: Iterable[Entry]) -> dict[ServiceRef, list[Entry]]:

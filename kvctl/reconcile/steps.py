@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvctl.model.net import Address
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import Rule, Ruleset, Table
+from kvctl.model.rules import Hook, Rule, Ruleset, Table
 from kvctl.model.snapshot import Snapshot
 from kvctl.policy import layout
 from kvctl.policy.compile import (
     HOOKS,
-    NO_GUARDS,
+    Aside,
     Entry,
-    GuardPart,
     by_address,
     compile_dispatch,
     compile_drop_dispatch,
+    compile_mark_dispatch,
     exclusion_rules,
     guards_of,
+    marks_of,
+    mask_of,
 )
+from kvctl.policy.compile import NOTHING as NO_ASIDE
 from kvctl.policy.decode import Installed, Part, Retiring
 from kvctl.policy.service_chains import compile_drop, compile_service
 from kvctl.reconcile.target import NOTHING, Share, Target
@@ -49,34 +52,68 @@ def rulesets(target: Target, installed: Installed, snapshot: Snapshot, *, retire
     first = _marked(final, target, installed) if retire else final
     share = _still_dropped(target, installed)
     policies = _policies_of(target.rewrites, installed)
-    if not share.refs and not installed.guards and not any(policy.fence for policy in policies):
+    aside = any(policy.fence or policy.mark for policy in policies)
+    if not share.refs and not aside and not installed.guards and not installed.marks:
         return Rulesets(first=first, final=final)
     before = by_address([s.policy for s in installed.services.values() if s.policy], installed.entries)
     after = by_address(policies, target.entries)
     both = _in_both(before, after)
     guards = guards_of(policies, target.entries, both)
-    coming = _coming(target, installed)
+    first = _joined(
+        first,
+        target,
+        share,
+        both,
+        coming=_coming(target, installed),
+        guards=_and_found(guards, installed.guards),
+    )
+    final = _joined(final, target, target.drops, after, guards=guards_of(policies, target.entries, after))
+    marks = marks_of(policies, target.entries, after)
+    found = [service.policy for service in installed.services.values() if service.policy is not None]
+    mask = mask_of(policies)
     return Rulesets(
-        first=_still_guarded(
-            _joined(first, target, share, both, coming=coming, guards=_and_found(guards, installed)), snapshot
+        first=_still_there(
+            _marking(first, target, _and_found(marks, installed.marks), mask=mask | mask_of(found)), snapshot
         ),
-        final=_joined(final, target, target.drops, after, guards=guards_of(policies, target.entries, after)),
+        final=_marking(final, target, marks, mask=mask),
     )
 
 
 def guarded(target: Target, installed: Installed) -> list[Entry]:
     """The jumps in nat of pods that are guarded in mangle too."""
-    fenced = {policy.ref for policy in _policies_of(target.rewrites, installed) if policy.fence is not None}
-    return [item for item in target.entries if item.rank.ref in fenced] if fenced else []
+    return _entries_with(target, installed, lambda policy: policy.fence is not None)
 
 
-def _and_found(guards: GuardPart, installed: Installed) -> GuardPart:
-    """With those in place: connections that are still to be dropped stay guarded till then, whoever is stopped."""
-    return guards._replace(jumps=tuple(dict.fromkeys((*guards.jumps, *installed.guards))))
+def marked(target: Target, installed: Installed) -> list[Entry]:
+    """The jumps in nat of pods whose traffic is marked in mangle."""
+    return _entries_with(target, installed, lambda policy: policy.mark is not None)
 
 
-def _still_guarded(first: Ruleset, snapshot: Snapshot) -> Ruleset:
-    """With the chains that guards in place lead to. Their names tell their content, so new ones are others."""
+def _entries_with(target: Target, installed: Installed, has: Callable[[EgressPolicy], bool]) -> list[Entry]:
+    refs = {policy.ref for policy in _policies_of(target.rewrites, installed) if has(policy)}
+    return [item for item in target.entries if item.rank.ref in refs] if refs else []
+
+
+def _and_found(wanted: Aside, found: Iterable[tuple[Entry, str]]) -> Aside:
+    """With what is in place: connections that are still to be dropped stay guarded, and on their way, till then.
+
+    What is in place comes first, so that of two marks the wanted one stays.
+    """
+    return wanted._replace(jumps=tuple(dict.fromkeys((*found, *wanted.jumps))))
+
+
+def _marking(ruleset: Ruleset, target: Target, marks: Aside, *, mask: int) -> Ruleset:
+    """The rules, with those that mark."""
+    if not marks.jumps:
+        return ruleset
+    chains = compile_mark_dispatch(family=target.family, marks=marks, exclusions=target.exclusions, mask=mask)
+    return ruleset._replace(
+        hooks={**ruleset.hooks, Hook.MARK: HOOKS[Hook.MARK]}, chains={**ruleset.chains, **chains}
+    )
+
+
+def _still_there(first: Ruleset, snapshot: Snapshot) -> Ruleset:
+    """With the chains that jumps in place lead to. Their names tell their content, so new ones are others."""
     todo = [rule.target.chain for rules in first.chains.values() for rule in rules if rule.target.chain]
     untouched = set(first.untouched)
     while todo:
@@ -122,7 +159,7 @@ def _nat_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ru
     if not target.entries and target.rewrites.refs:
         # Services whose pods have all gone keep their rules, and the networks that those rules rely on.
         chains[layout.REWRITING.root] = exclusion_rules(target.exclusions)
-    hooks = {Table.NAT: HOOKS[Table.NAT]} if target.entries else {}
+    hooks = {Hook.EGRESS: HOOKS[Hook.EGRESS]} if target.entries else {}
     return Ruleset(family=target.family, hooks=hooks, chains=chains, untouched=frozenset(untouched))
 
 
@@ -133,7 +170,7 @@ def _joined(
     rewritten: Mapping[Address, Sequence[EgressPolicy]],
     *,
     coming: Share = NOTHING,
-    guards: GuardPart = NO_GUARDS,
+    guards: Aside = NO_ASIDE,
 ) -> Ruleset:
     """The rules of nat, and beside them those that drop."""
     if not drops.refs and not guards.jumps:
@@ -158,7 +195,7 @@ def _joined(
     leads = drops.entries or guards.jumps
     if not leads:
         chains[names.root] = exclusion_rules(target.exclusions)
-    hooks = {Table.MANGLE: HOOKS[Table.MANGLE]} if leads else {}
+    hooks = {Hook.DROP: HOOKS[Hook.DROP]} if leads else {}
     return rewriting._replace(
         hooks={**rewriting.hooks, **hooks}, chains=chains, untouched=rewriting.untouched | untouched
     )

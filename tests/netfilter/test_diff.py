@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kvctl.model.net import Family, parse_address, parse_network
-from kvctl.model.rules import RETURN, Rule, Ruleset, Table, Target, Verb
+from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Table, Target, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.diff import changes, diff, restore_text
 from kvctl.netfilter.syntax import render
@@ -37,7 +37,7 @@ def _found(
         chains={name: tuple(map(value, rules)) for name, rules in chains.items()},
         around={
             Table.NAT: Surroundings(
-                hook_chain=tuple(map(value, hook_chain)),
+                hook_chains={"POSTROUTING": tuple(map(value, hook_chain))},
                 foreign={
                     "POSTROUTING": tuple(value(rule).text for rule in hook_chain),
                     **{name: (text,) for name, text in foreign.items()},
@@ -52,7 +52,7 @@ def _wanted(
 ) -> Ruleset:
     return Ruleset(
         family=Family.IPV4,
-        hooks={Table.NAT: HOOK} if hook else {},
+        hooks={Hook.EGRESS: HOOK} if hook else {},
         chains={name: tuple(rules) for name, rules in chains.items()},
         untouched=frozenset(untouched),
     )
@@ -165,7 +165,7 @@ def test_one_that_only_a_chain_of_ours_that_stays_leads_to_is_emptied_too() -> N
 class TestTheHook:
     def test_goes_back_to_the_head_where_another_rule_is_in_the_way(self) -> None:
         found = _found({}, hook_chain=["-j MASQUERADE", HOOK])
-        plan = diff(_wanted({}), found, in_the_way={Table.NAT: "-j MASQUERADE"})
+        plan = diff(_wanted({}), found, in_the_way={Hook.EGRESS: "-j MASQUERADE"})
         assert restore_text(plan) == (
             f"*nat\n-D POSTROUTING {HOOK_TEXT}\n-I POSTROUTING 1 {HOOK_TEXT}\nCOMMIT\n"
         )

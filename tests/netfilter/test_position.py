@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvctl.model.net import Family, parse_network
-from kvctl.model.rules import DROP_CHAIN, EGRESS_CHAIN, Table
+from kvctl.model.rules import DROP_CHAIN, EGRESS_CHAIN, Hook, Table
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.position import is_hook, referrers, rule_in_the_way
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
@@ -110,22 +110,24 @@ def test_what_comes_after_the_hook_is_not_in_the_way() -> None:
     below = _snapshot()
     masquerade = FoundRule(text="-j MASQUERADE", rule=None)
     beside = below.beside(Table.NAT)
-    around = {Table.NAT: beside._replace(hook_chain=(*beside.hook_chain, masquerade))}
+    around = {
+        Table.NAT: beside._replace(hook_chains={"POSTROUTING": (*below.hook_chain(Hook.EGRESS), masquerade)})
+    }
     found = Snapshot(family=Family.IPV4, chains=below.chains, around=around)
     assert rule_in_the_way(found, PODS) is None
 
 
 def test_a_hook_is_one_whatever_its_tag_and_matches() -> None:
-    assert is_hook(FoundRule(text="", rule=HOOK), Table.NAT)
+    assert is_hook(FoundRule(text="", rule=HOOK), Hook.EGRESS)
     for text in (
         f'-m comment --comment "kvctl:another version" -j {EGRESS_CHAIN}',
         f'-s 10.0.0.0/8 -m comment --comment "kvctl:x" -j {EGRESS_CHAIN}',
     ):
         found = _snapshot(f"POSTROUTING {text}", hook=False)
-        assert [is_hook(each, Table.NAT) for each in found.beside(Table.NAT).hook_chain] == [True]
+        assert [is_hook(each, Hook.EGRESS) for each in found.hook_chain(Hook.EGRESS)] == [True]
     for text in (f"-j {EGRESS_CHAIN}", '-m comment --comment "kvctl:x" -j OTHER', "-j MASQUERADE"):
         found = _snapshot(f"POSTROUTING {text}", hook=False)
-        assert [is_hook(each, Table.NAT) for each in found.beside(Table.NAT).hook_chain] == [False]
+        assert [is_hook(each, Hook.EGRESS) for each in found.hook_chain(Hook.EGRESS)] == [False]
 
 
 class TestReferrers:
@@ -176,7 +178,7 @@ def _mangle(*rules: str) -> Snapshot:
     ],
 )
 def test_what_no_pod_gets_out_by_is_tolerated_in_mangle(rule: str) -> None:
-    assert rule_in_the_way(_mangle(rule), PODS, Table.MANGLE) is None
+    assert rule_in_the_way(_mangle(rule), PODS, Hook.DROP) is None
 
 
 @pytest.mark.parametrize(
@@ -191,5 +193,5 @@ def test_what_no_pod_gets_out_by_is_tolerated_in_mangle(rule: str) -> None:
 )
 def test_what_a_pod_may_get_out_by_is_in_the_way_in_mangle(rules: tuple[str, ...]) -> None:
     found = _mangle(*rules)
-    assert rule_in_the_way(found, PODS, Table.MANGLE) == rules[0].removeprefix("POSTROUTING ")
+    assert rule_in_the_way(found, PODS, Hook.DROP) == rules[0].removeprefix("POSTROUTING ")
     assert rule_in_the_way(found, PODS) is None

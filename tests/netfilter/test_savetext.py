@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvctl.model.net import Family
-from kvctl.model.rules import Table
+from kvctl.model.rules import Hook, Table
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
 from kvctl.netfilter.syntax import render
 from kvctl.policy.compile import HOOK
@@ -76,8 +76,8 @@ def test_a_native_base_chain_beside_is_no_obstacle() -> None:
 def test_the_snapshot_keeps_ours_as_values_and_the_rest_as_text() -> None:
     found = snapshot_of(parse_tables(TEXT), Family.IPV4)
     assert set(found.chains) == {"KVCTL-EGRESS", "KVCTL-SVC-EMPTY"}
-    assert [each.rule for each in found.beside(Table.NAT).hook_chain] == [HOOK, None]
-    assert [each.packets for each in found.beside(Table.NAT).hook_chain] == [12, 5]
+    assert [each.rule for each in found.hook_chain(Hook.EGRESS)] == [HOOK, None]
+    assert [each.packets for each in found.hook_chain(Hook.EGRESS)] == [12, 5]
     (drifted,) = found.chains["KVCTL-EGRESS"]
     assert (drifted.text, drifted.rule, drifted.packets) == ("-s 10.0.0.1/32 -j RETURN", None, 4)
     assert found.beside(Table.NAT).foreign["THEIRS"] == ("",)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvctl.model.net import Family, parse_address, parse_network
-from kvctl.model.rules import DROP, RETURN, Heartbeat, Rule, Target, Verb
+from kvctl.model.rules import DROP, RETURN, Heartbeat, Mark, Rule, Target, Verb
 from kvctl.netfilter.syntax import parse, render, tokenize
 
 COMMENT = '-m comment --comment "kvctl:aaaabbbbccccdddd sip/sip-client"'
@@ -20,6 +20,20 @@ LATE = "-m recent ! --rcheck --seconds 2 --name kvctl-aaaabbbbccccdddd --mask ::
 NAME = "kvctl-aaaabbbbccccdddd"
 
 ROUND_TRIPS = {
+    f"{COMMENT} -j CONNMARK --restore-mark --nfmask 0x3c --ctmask 0x3c": Rule(
+        comment=TEXT, target=Target(verb=Verb.RESTORE_MARK, mark=Mark(0, 0x3C))
+    ),
+    f"-m mark ! --mark 0x0/0x3c {COMMENT} -j CONNMARK --save-mark --nfmask 0x3c --ctmask 0x3c": Rule(
+        comment=TEXT, target=Target(verb=Verb.SAVE_MARK, mark=Mark(0, 0x3C)), marked=0x3C
+    ),
+    f"-d 1.2.3.0/24 -p tcp -m tcp --dport 80 {BEAT} {COMMENT} -j MARK --set-xmark 0x4/0x3c": Rule(
+        comment=TEXT,
+        target=Target(verb=Verb.MARK, mark=Mark(4, 0x3C)),
+        destination=parse_network("1.2.3.0/24"),
+        protocol="tcp",
+        ports=((80, 80),),
+        heartbeat=Heartbeat(NAME, 10, Family.IPV4),
+    ),
     f"-d 1.2.3.0/24 -p udp -m udp --dport 5060 {BEAT} {COMMENT} -j SNAT --to-source 192.168.0.245": Rule(
         comment=TEXT,
         target=SNAT,
@@ -133,6 +147,11 @@ def test_the_text_of_a_rule_is_what_iptables_prints_and_reads_back(text: str) ->
         f"-m recent --set --name kvctl-a --mask 0.0.0.0 --rsource {COMMENT} -j DROP",
         f"-m recent --update --seconds 10 --name kvctl-a --mask 0.0.0.0 --rsource {COMMENT} -j DROP",
         f"{BEAT} {BEAT} {COMMENT} -j DROP",
+        f"{COMMENT} -j MARK --set-mark 0x4",
+        f"{COMMENT} -j CONNMARK --restore-mark --nfmask 0x3c --ctmask 0xff",
+        f"{COMMENT} -j CONNMARK --restore-mark",
+        f"-m mark --mark 0x0/0x3c {COMMENT} -j RETURN",
+        f"-m mark ! --mark 0x4/0x3c {COMMENT} -j RETURN",
         f"-m conntrack ! --ctrepldst 192.168.0.245 {COMMENT} -j DROP",
         f"-m conntrack --ctrepldst 192.168.0.0/24 {COMMENT} -j DROP",
     ],

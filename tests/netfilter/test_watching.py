@@ -108,6 +108,7 @@ def watched(namespace: Namespace, backend: str, family: Family) -> Iterator[Watc
         "-t mangle -F",
         "-t mangle -D POSTROUTING -j KVCTL-DROP",
         "-t mangle -A KVCTL-DROP -j DROP",
+        "-t mangle -I PREROUTING -j ACCEPT",
     ],
 )
 def test_damage_is_told_once(watched: Watched, damage: str) -> None:
@@ -125,7 +126,7 @@ def test_other_programs_own_chains_are_passed_over(watched: Watched) -> None:
     watched.restore(
         "*nat\n:KUBE-AAA - [0:0]\n:KUBE-SVC-B - [0:0]\n-A KUBE-SVC-B -s {net} -j KUBE-AAA\n"
         "-A KUBE-POSTROUTING -j MASQUERADE\n-A PREROUTING -j KUBE-AAA\nCOMMIT\n"
-        "*mangle\n:KUBE-CANARY - [0:0]\n-A PREROUTING -j KUBE-CANARY\nCOMMIT\n"
+        "*mangle\n:KUBE-CANARY - [0:0]\n-A FORWARD -j KUBE-CANARY\nCOMMIT\n"
     )
     assert not watched.told()
     watched.restore("*nat\n:KUBE-SVC-B - [0:0]\n-X KUBE-SVC-B\n-F PREROUTING\n-X KUBE-AAA\nCOMMIT\n")

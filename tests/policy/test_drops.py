@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvctl.model.net import Address, Family, parse_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, PortMatch
-from kvctl.model.rules import HOOK_CHAIN, Ruleset, Table, table_of
+from kvctl.model.rules import HOOK_CHAIN, Hook, Ruleset, Table, table_of
 from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import diff, restore_text
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
@@ -183,7 +183,9 @@ def joined(nat: Ruleset, mangle: Ruleset) -> Ruleset:
 
     return Ruleset(
         family=nat.family,
-        hooks={table: part.hooks[table] for table, part in parts if table in part.hooks},
+        hooks={
+            hook: rule for table, part in parts for hook, rule in part.hooks.items() if hook.table is table
+        },
         chains={
             name: rules
             for table, part in parts
@@ -216,7 +218,7 @@ def test_networks_by_ports_do_not_multiply_where_others_come_first(family: Famil
         rule for name, rules in ruleset.chains.items() if name.startswith("KVCTL-D") for rule in rules
     ]
     assert len(in_mangle) < 128 + 128 + 64
-    assert render(ruleset.hooks[Table.MANGLE]).startswith("-m conntrack --ctdir ORIGINAL ")
+    assert render(ruleset.hooks[Hook.DROP]).startswith("-m conntrack --ctdir ORIGINAL ")
 
 
 def test_a_bystander_meets_no_more_rules_than_for_rewriting() -> None:
@@ -227,8 +229,8 @@ def test_a_bystander_meets_no_more_rules_than_for_rewriting() -> None:
     rewritten = compile_ruleset(family=family, policies=[it], exclusions=())
     dropped = compile_ruleset(family=family, policies=[], dropped=[it], exclusions=())
     packet = Packet(pod_address(family, 300), it.vip, it.vip, "tcp", 80)
-    assert rules_met(dropped, packet, Table.MANGLE) == rules_met(rewritten, packet)
-    assert set(dropped.hooks) == {Table.MANGLE}
+    assert rules_met(dropped, packet, Hook.DROP) == rules_met(rewritten, packet)
+    assert set(dropped.hooks) == {Hook.DROP}
     assert all(
         layout.DROPPING.is_dispatch(name) or layout.DROPPING.is_service(name) for name in dropped.chains
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvctl.model.net import Address, Family
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Fence, PortMatch
-from kvctl.model.rules import HOOK_CHAIN, Ruleset, Table, table_of
+from kvctl.model.rules import HOOK_CHAIN, Hook, Ruleset, Table, table_of
 from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import diff, restore_text
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
@@ -203,7 +203,9 @@ def joined(nat: Ruleset, mangle: Ruleset) -> Ruleset:
     parts = ((Table.NAT, nat), (Table.MANGLE, mangle))
     return Ruleset(
         family=nat.family,
-        hooks={table: part.hooks[table] for table, part in parts if table in part.hooks},
+        hooks={
+            hook: rule for table, part in parts for hook, rule in part.hooks.items() if hook.table is table
+        },
         chains={
             name: rules
             for table, part in parts
@@ -243,7 +245,7 @@ def test_what_is_not_fenced_is_written_as_ever() -> None:
     assert ruleset == compile_ruleset(
         family=it.family, policies=[it._replace(drops_without_vip=False)], exclusions=()
     )
-    assert set(ruleset.hooks) == {Table.NAT}
+    assert set(ruleset.hooks) == {Hook.EGRESS}
     assert not any("recent" in render(rule) for rules in ruleset.chains.values() for rule in rules)
 
 
@@ -253,7 +255,7 @@ def test_a_bystander_meets_no_more_rules_in_mangle_than_in_nat() -> None:
         it = fenced_service(Family.IPV4, pods=200, drops=drops)
         ruleset = compile_ruleset(family=it.family, policies=[it], exclusions=())
         packet = Packet(pod_address(it.family, 300), it.vip, it.vip, "tcp", 80)
-        more = rules_met(ruleset, packet, Table.MANGLE) - rules_met(ruleset, packet)
+        more = rules_met(ruleset, packet, Hook.DROP) - rules_met(ruleset, packet)
         assert more <= (MAX_LEAF if drops else 0)
 
 
