@@ -29,6 +29,7 @@ def elected(
     node: str,
     clean: bool,
     notify: Callable[[], None],
+    say: Callable[[str], None],
     complain: Callable[[str], None],
     count: Callable[[str, str], None],
 ) -> Iterator[Tenure]:
@@ -49,6 +50,7 @@ def elected(
             terms,
             wires=Wires(bind, extend, unbind, probe, announcer.announce),
             status=status,
+            say=say,
             complain=complain,
             clean=clean,
         )

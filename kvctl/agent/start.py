@@ -136,6 +136,7 @@ def _elected(
         node=options.node,
         clean=options.clean,
         notify=inbox.marker(Cause.ELECTION),
+        say=lambda text: journal.say(Level.INFO, text),
         complain=journal.complain,
         count=metrics.count_report,
     ) as tenure:

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ from kvctl.model.objects import Objects, Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.netfilter.fence import beat
+from kvctl.node.address_writer import LATENESS
 from kvctl.node.addresses import Wanted
 from kvctl.node.announce import Announced
 from kvctl.node.host import read_host
@@ -31,8 +33,6 @@ from kvctl.policy.candidates import NOTHING, Candidates, find_candidates
 from kvctl.policy.holder import VIP_HOST
 from kvctl.policy.resolve import Resolver
 
-TEARDOWN_MARGIN = 0.3
-"""Seconds by which a lifetime has to end before the Lease does: the kernel takes addresses away a little late."""
 PROBE_SECONDS = 0.4
 PROBE_AGAIN = 10.0
 """Seconds until an address that somebody answers for is asked about again."""
@@ -85,12 +85,16 @@ class Tenure:
         *,
         wires: Wires,
         status: Status,
+        say: Callable[[str], None],
         complain: Callable[[str], None],
         clean: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._terms = terms
         self._wires = wires
+        self._say = say
+        self._said: frozenset[LeaseKey] = frozenset()
+        """The Leases of which the log has said last that this node holds them."""
         self._complain = complain
         self._status = status
         self._node = settings.this_node
@@ -105,6 +109,7 @@ class Tenure:
         self._fenced: frozenset[LeaseKey] = frozenset()
         """Those whose rules have been written, so that the lists of their heartbeats are there."""
         self._undecided: frozenset[Address] = frozenset()
+        self._leaving: AbstractSet[LeaseKey] = frozenset()
         self._taken: dict[Address, tuple[str, float]] = {}
         """Who answers for an address that was to be bound, and when it may be asked again."""
         self._vip_hosts: dict[ServiceRef, str] = {}
@@ -124,10 +129,13 @@ class Tenure:
         resolution = self._resolver.resolve(objects, host=None)
         self.candidates = find_candidates(resolution, objects)
         self._services = resolution.services
-        by_lease = self.candidates.by_lease
-        self._of.contend({key: Candidacy(ready=any(c.ready for c in its)) for key, its in by_lease.items()})
+        able = {key: its for key, its in self.candidates.by_lease.items() if self._is_able(key, host)}
+        self._of.contend({key: Candidacy(ready=any(c.ready for c in its)) for key, its in able.items()})
         self._wake(objects)
-        held = {key: holding for key, holding in self._of.held().items() if key in by_lease}
+        held = {key: holding for key, holding in self._of.held().items() if key in able}
+        # Of what begins to leave only after this the rules and the VIP are still here when this round ends.
+        self._leaving = self._of.leaving().keys() - held.keys()
+        self._say_who(held)
         places = {key: self._place(key, host) for key in held}
         if self._bind(places, held, host):
             host = read_host()
@@ -135,7 +143,36 @@ class Tenure:
             self._places = places
         self._undecided = self._left_by_the_last(host)
         here = {address for place in places.values() for address in place.interfaces} | self._undecided
-        return host._replace(addresses=tuple(a for a in host.addresses if not a.ours or a.address in here))
+        # Not only ours: what an admin has bound is no right to use it while another node has the Lease.
+        decided = {vip for its in self.candidates.by_lease.values() for c in its for vip in c.vips} - here
+        return host._replace(
+            addresses=tuple(
+                a for a in host.addresses if a.address in here or not (a.ours or a.address in decided)
+            )
+        )
+
+    def _is_able(self, key: LeaseKey, host: Host) -> bool:
+        """Whether this node has the interfaces for the VIPs of a Lease: who could not use it must not hold it."""
+        interfaces = self.candidates.interfaces(host, key)
+        for candidate in self.candidates.by_lease[key]:
+            for vip in sorted(candidate.vips, key=str):
+                interface = interfaces.get(vip)
+                if interface is None or interface not in host.interfaces:
+                    where = f"this node has no interface {interface}" if interface else "no route leads to it"
+                    self._complain(
+                        f"not contending for Lease {key}: the VIP {vip} of {candidate.ref} cannot be here: {where}"
+                    )
+                    return False
+        return True
+
+    def _say_who(self, held: Mapping[LeaseKey, Holding]) -> None:
+        for key in sorted(held.keys() - self._said):
+            vips = sorted({str(vip) for c in self.candidates.by_lease[key] for vip in c.vips})
+            self._say(f"this node holds Lease {key}, and with it {', '.join(vips)}")
+        leaving = self._of.leaving()
+        for key in sorted(self._said - held.keys()):
+            self._say(f"this node does not hold Lease {key} any more: {leaving.get(key, 'it is free')}")
+        self._said = frozenset(held)
 
     def _left_by_the_last(self, host: Host) -> frozenset[Address]:
         """What an agent before this one had bound, while nobody has said yet whose the Lease is: it stays so long.
@@ -174,11 +211,11 @@ class Tenure:
             Announced(address, interface): held[key]
             for key, place in places.items()
             for address, interface in place.interfaces.items()
-            if host.holds(address) is None
+            if _is_to_bind(host, address, interface)
         }
         free = self._unanswered(wanted)
         binding = [
-            Wanted(each.address, each.interface, seconds)
+            Wanted(each.address, each.interface, seconds, holding.until)
             for each, holding in wanted.items()
             # Not before, but after the probe: it took its time.
             if each in free and (seconds := self.lifetime(holding)) > 0
@@ -206,7 +243,7 @@ class Tenure:
         """Whole seconds that an address may live from now on: to the deadline, and never into another's Lease."""
         left = holding.deadline - self._clock()
         more = math.ceil(left)
-        ends_in_time = self._clock() + more + TEARDOWN_MARGIN < holding.until
+        ends_in_time = self._clock() + more + LATENESS < holding.until
         return max(0, more if ends_in_time else math.floor(left))
 
     def renewed(self, holding: Holding) -> None:
@@ -217,10 +254,10 @@ class Tenure:
             return
         seconds = self.lifetime(holding)
         if seconds > 0:
-            wanted = [Wanted(address, interface, seconds) for address, interface in place.interfaces.items()]
+            wanted = [Wanted(vip, where, seconds, holding.until) for vip, where in place.interfaces.items()]
             for error in self._wires.extend(wanted):
                 self._complain(str(error))
-        # Before its rules are written there is nothing to beat for: `beat` does, then.
+        # Before its rules are written there is no list to write a heartbeat to: `beat` does it, then.
         if holding.key in self._fenced:
             self._beat([(holding, place)])
 
@@ -245,6 +282,8 @@ class Tenure:
         """
         with self._lock:
             places = dict(self._places)
+        # Also where nothing had to be written, as after a restart.
+        self.beat()
         here = {a: i for place in places.values() for a, i in place.interfaces.items()}
         bound = {a.address for a in host.addresses if a.address in here}
         self._wires.announce([Announced(address, here[address]) for address in sorted(bound, key=str)])
@@ -258,7 +297,7 @@ class Tenure:
             self._complain(str(error))
         if errors:
             return
-        for key in self._of.leaving():
+        for key in self._leaving:
             self._of.torn_down(key)
             for ref in self._refs.pop(key, ()):
                 self._status.gives_up(ref)
@@ -283,3 +322,9 @@ class Tenure:
             if before and not now:
                 self._of.wake(key)
             self._vip_hosts[service.ref] = now
+
+
+def _is_to_bind(host: Host, address: Address, interface: str) -> bool:
+    """Whether a VIP is not where it belongs. One that somebody else has put there is refused, and that is told."""
+    there = [a for a in host.addresses if a.address == address and a.serves]
+    return not any(a.ours and a.interface == interface for a in there)

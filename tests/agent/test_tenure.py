@@ -1,0 +1,309 @@
+"""From Leases to addresses and back: in which order, and what is hidden from the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from kvctl.agent import tenure as module
+from kvctl.agent.tenure import PROBE_AGAIN, Tenure, Wires
+from kvctl.election.elector import Candidacy, Holding
+from kvctl.election.electorate import LeaseState
+from kvctl.election.terms import Terms
+from kvctl.errors import KvctlError
+from kvctl.model.host import Host, HostAddress, Route
+from kvctl.model.lease import LeaseKey
+from kvctl.model.net import Address, Family, parse_address, parse_network
+from kvctl.model.objects import Node, Objects, Service
+from kvctl.model.ref import ServiceRef
+from kvctl.node.address_writer import LATENESS
+from kvctl.node.addresses import Wanted
+from kvctl.node.announce import Announced
+from kvctl.policy.resolve import Resolver
+from tests.builders import objects, pod, service, settings
+
+VIP = parse_address("192.168.0.245")
+KEY = LeaseKey("sip", "kubevip-sip-client")
+TERMS = Terms(3.0, 2.0, 1.0)
+OWN = HostAddress(parse_address("192.168.0.240"), 24, "eth1")
+BOUND = HostAddress(VIP, 32, "eth1", ours=True)
+THINGS = objects(service(), pod())
+
+
+class Electors:
+    """An electorate that holds what the test says."""
+
+    def __init__(self) -> None:
+        self.wanted: Mapping[LeaseKey, Candidacy] = {}
+        self.holdings: dict[LeaseKey, Holding] = {}
+        self.giving_up: dict[LeaseKey, str] = {}
+        self.known = True
+        self.done: list[str] = []
+
+    def contend(self, wanted: Mapping[LeaseKey, Candidacy]) -> None:
+        self.wanted = wanted
+
+    def wake(self, key: LeaseKey) -> None:
+        self.done.append(f"wake {key}")
+
+    def held(self) -> Mapping[LeaseKey, Holding]:
+        return self.holdings
+
+    def leaving(self) -> Mapping[LeaseKey, str]:
+        return self.giving_up
+
+    def torn_down(self, key: LeaseKey) -> None:
+        self.done.append(f"free {key}")
+
+    def hand_over(self, keys: Collection[LeaseKey] | None = None) -> None:
+        self.done.append("hand over")
+
+    def released(self, *, patience: float) -> bool:
+        return True
+
+    def states(self) -> Mapping[LeaseKey, LeaseState]:
+        holder = "kvctl/other" if self.known else None
+        return {
+            key: LeaseState(key, holder, held=False, leaving=None, transitions=0, last_error=None)
+            for key in self.wanted
+        }
+
+
+class World:
+    """A tenure whose addresses are the test's; everything it does is written down in order."""
+
+    def __init__(self, *, clean: bool = False) -> None:
+        self.now = 100.0
+        self.electors = Electors()
+        self.done = self.electors.done
+        self.complaints: list[str] = []
+        self.answers: dict[Address, str] = {}
+        self.fails: list[KvctlError] = []
+        self.host = Host(
+            addresses=(OWN,), routes=(Route(parse_network("192.168.0.0/24"), "eth1"),), interfaces=("eth1",)
+        )
+        self.tenure = Tenure(
+            settings(node="worker"),
+            TERMS,
+            wires=Wires(self._bind, self._extend, self._unbind, self._answered, self._announce),
+            status=self,
+            say=lambda text: None,
+            complain=self.complaints.append,
+            clean=clean,
+            clock=lambda: self.now,
+        )
+        self.tenure.serve(self.electors)
+
+    def _bind(self, wanted: Sequence[Wanted]) -> list[KvctlError]:
+        self.done += [f"bind {each.address} {each.interface} {each.lifetime}" for each in wanted]
+        self.host = self.host._replace(addresses=(OWN, BOUND))
+        return self.fails
+
+    def _extend(self, wanted: Sequence[Wanted]) -> list[KvctlError]:
+        self.done += [f"extend {each.address} {each.lifetime}" for each in wanted]
+        return self.fails
+
+    def _unbind(self, addresses: Collection[Address]) -> list[KvctlError]:
+        self.done += [f"unbind {address}" for address in addresses]
+        return self.fails
+
+    def _answered(self, wanted: Collection[Announced]) -> Mapping[Address, str]:
+        self.done += [f"probe {each.address}" for each in wanted]
+        return self.answers
+
+    def _announce(self, wanted: Collection[Announced]) -> None:
+        self.done.append(f"announce {' '.join(str(each.address) for each in wanted)}".strip())
+
+    def holds(self, service: Service, vips: Collection[Address]) -> None:
+        self.done.append(f"tell {service.ref} {' '.join(map(str, vips))}")
+
+    def gives_up(self, ref: ServiceRef) -> None:
+        self.done.append(f"clear {ref}")
+
+    def hold(self, *, sent: float | None = None) -> Holding:
+        """From now on this node holds the Lease."""
+        at = self.now if sent is None else sent
+        holding = Holding(KEY, at, at + TERMS.renew_deadline, at + TERMS.duration)
+        self.electors.holdings = {KEY: holding}
+        return holding
+
+    def round(self, things: Objects = THINGS, *, clean: bool = True) -> list[str]:
+        """What one round does; the addresses that its rules see are in `seen`."""
+        self.done.clear()
+        host = self.tenure.plan(things, self.host)
+        self.seen = {str(each.address) for each in host.addresses}
+        self.done.append("rules")
+        self.tenure.follow(host, clean=clean)
+        return list(self.done)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A node with a candidate, whose Lease somebody else holds."""
+    made = World()
+    monkeypatch.setattr(module, "read_host", lambda: made.host)
+    return made
+
+
+def test_a_candidate_contends_and_does_nothing_else(world: World) -> None:
+    assert world.round() == ["rules", "announce"]
+    assert world.electors.wanted == {KEY: Candidacy(ready=False)}
+
+
+def test_up_it_is_probed_and_bound_before_the_rules_and_announced_after_them(world: World) -> None:
+    world.hold()
+    assert world.round() == [
+        f"probe {VIP}",
+        f"bind {VIP} eth1 2",
+        "rules",
+        f"announce {VIP}",
+        f"tell sip/sip-client {VIP}",
+    ]
+    assert world.seen == {"192.168.0.240", str(VIP)}
+    assert world.round() == ["rules", f"announce {VIP}", f"tell sip/sip-client {VIP}"]
+
+
+def test_down_the_rules_go_first_and_the_lease_last(world: World) -> None:
+    world.hold()
+    world.round()
+    world.electors.holdings = {}
+    world.electors.giving_up = {KEY: "past the deadline"}
+    assert world.round() == ["rules", "announce", f"unbind {VIP}", f"free {KEY}", "clear sip/sip-client"]
+    assert world.seen == {"192.168.0.240"}
+
+
+def test_while_the_rules_could_not_be_written_nothing_is_freed(world: World) -> None:
+    world.hold()
+    world.round()
+    world.electors.holdings = {}
+    world.electors.giving_up = {KEY: "past the deadline"}
+    assert world.round(clean=False) == ["rules", "announce"]
+    world.fails = [KvctlError("no")]
+    assert world.round() == ["rules", "announce", f"unbind {VIP}"]
+    world.fails = []
+    assert f"free {KEY}" in world.round()
+
+
+def test_what_begins_to_leave_while_rules_are_written_is_freed_by_the_next_round(world: World) -> None:
+    world.hold()
+    world.round()
+    world.done.clear()
+    host = world.tenure.plan(THINGS, world.host)
+    world.electors.holdings, world.electors.giving_up = {}, {KEY: "taken by another"}
+    world.tenure.follow(host, clean=True)
+    assert not [each for each in world.done if each.startswith(("free", "unbind"))]
+    assert f"free {KEY}" in world.round()
+
+
+def test_what_another_agent_has_left_stays_until_it_is_known_whose_it_is(world: World) -> None:
+    world.host = world.host._replace(addresses=(OWN, BOUND))
+    world.electors.known = False
+    assert world.round() == ["rules", "announce"]
+    assert str(VIP) in world.seen
+    world.electors.known = True
+    assert world.round() == ["rules", "announce", f"unbind {VIP}"]
+    assert str(VIP) not in world.seen
+
+
+def test_an_admins_address_gives_no_right_while_another_has_the_lease(world: World) -> None:
+    world.host = world.host._replace(addresses=(OWN, BOUND._replace(ours=False)))
+    assert world.round() == ["rules", "announce"]
+    assert str(VIP) not in world.seen
+    # Other addresses of the host are none of the election's.
+    assert "192.168.0.240" in world.seen
+
+
+def test_one_that_somebody_answers_for_is_not_bound_and_asked_for_again_later(world: World) -> None:
+    world.hold()
+    world.answers = {VIP: "02:00:00:00:00:01"}
+    assert world.round() == [f"probe {VIP}", "rules", "announce"]
+    assert "02:00:00:00:00:01 answers for it" in world.complaints[0]
+    assert world.round() == ["rules", "announce"]
+    world.now += PROBE_AGAIN
+    world.hold()
+    world.answers = {}
+    assert world.round()[:2] == [f"probe {VIP}", f"bind {VIP} eth1 2"]
+
+
+def test_a_renewal_extends_what_is_bound_and_nothing_that_is_not(world: World) -> None:
+    holding = world.hold()
+    world.tenure.renewed(holding)
+    assert world.done == []
+    world.round()
+    world.done.clear()
+    world.now += 1.0
+    world.tenure.renewed(world.hold())
+    assert world.done == [f"extend {VIP} 2"]
+
+
+@pytest.mark.parametrize(
+    ("late", "seconds"),
+    [(0.0, 2), (0.3, 2), (0.6, 1), (1.2, 1), (1.9, 0), (2.0, 0), (5.0, 0)],
+)
+def test_an_address_lives_to_the_deadline_and_never_into_anothers_lease(
+    world: World, late: float, seconds: int
+) -> None:
+    holding = world.hold()
+    world.now += late
+    assert world.tenure.lifetime(holding) == seconds
+    assert seconds == 0 or world.now + seconds + LATENESS <= holding.until
+
+
+def test_a_node_without_the_interface_does_not_contend(world: World) -> None:
+    world.host = world.host._replace(interfaces=("eth0",))
+    world.round()
+    assert world.electors.wanted == {}
+    assert world.complaints == [
+        (
+            "not contending for Lease sip/kubevip-sip-client: the VIP 192.168.0.245 of sip/sip-client cannot be here: "
+            "this node has no interface eth1"
+        )
+    ]
+
+
+def test_a_holder_that_takes_its_name_away_wakes_who_waits(world: World) -> None:
+    named = objects(service(annotations={"kube-vip.io/vipHost": "worker-2"}), pod())
+    assert "wake" not in " ".join(world.round(named))
+    assert world.round()[0] == f"wake {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("cordoned", "clean", "hands_over"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_at_the_end_only_a_drained_or_clean_node_hands_over(
+    cordoned: bool, clean: bool, hands_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(clean=clean)
+    monkeypatch.setattr(module, "read_host", lambda: world.host)
+    its = replace(THINGS, nodes=(Node("worker", cordoned=cordoned), Node("other", cordoned=True)))
+    assert world.tenure.ends(its) is hands_over
+    assert world.done == (["hand over"] if hands_over else [])
+
+
+def test_heartbeats_go_to_the_lists_of_what_is_held_once_its_rules_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beats: list[int] = []
+
+    def beat(fences: Collection[tuple[Family, str]]) -> list[KvctlError]:
+        beats.append(len(list(fences)))
+        return []
+
+    world = World()
+    monkeypatch.setattr(module, "beat", beat)
+    monkeypatch.setattr(module, "read_host", lambda: world.host)
+    fenced = replace(settings(node="worker"), fence_seconds=2, assume_vip=True)
+    world.tenure._resolver = Resolver(fenced)
+    world.tenure.renewed(world.hold())
+    assert beats == []
+    world.round()
+    assert beats == [1]
+    world.now += 0.9
+    world.tenure.renewed(world.hold())
+    assert beats == [1, 1]
+    # One that would count into the time of another's Lease is not written.
+    world.now += 1.2
+    world.tenure.renewed(world.electors.holdings[KEY])
+    assert beats == [1, 1]
