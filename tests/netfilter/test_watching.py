@@ -319,6 +319,7 @@ def test_what_legacy_compares_are_the_rules_that_iptables_prints(
         found = {(table, chain.decode()): rules for table, chain, rules in tables.read(family)}
     tables.close()
     assert {key: len(rules) // 3 for key, rules in found.items() if key[0] == "mangle"}.keys() == {
+        ("mangle", "PREROUTING"),
         ("mangle", "POSTROUTING"),
         ("mangle", "KVCTL-DROP"),
     }
