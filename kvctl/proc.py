@@ -67,6 +67,15 @@ class Running:
                 f"cannot run {argv[0]}: {error}", argv=argv, status=None, stderr=str(error)
             ) from error
 
+    @property
+    def pid(self) -> int:
+        """Of the program, until `finish` has waited for its end: the first of a process group of its own."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it and what it has started, at once; `finish` tells what it had said."""
+        _end(self._process.pid)
+
     def finish(self, *, deadline: float) -> Completed:
         """What it said; raises ProcessError when it has not ended in `deadline` seconds (it is killed then)."""
         with self._process as process:

@@ -7,6 +7,9 @@ import sys
 import click
 
 from kvctl.cli import options
+from kvctl.errors import UsageError
+
+_MOST_WORKERS = 5
 
 
 @click.group()
@@ -24,19 +27,32 @@ command = lab
 @lab.command()
 @options.backend
 @click.option("--manifest", is_flag=True, help="Print the Service and Pod that the demo applies, no more.")
-def demo(nftables: bool | None, manifest: bool) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, _MOST_WORKERS),
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="More than one: show a failover instead, with an agent on each (serviceElection).",
+)
+def demo(nftables: bool | None, manifest: bool, workers: int) -> None:
     """Show what egress does, with real packets, in a lab that is removed afterwards."""
     from kvctl.lab import demo as story
-    from kvctl.lab import userns
+    from kvctl.lab import failover, userns
     from kvctl.lab.signals import orderly
 
+    if manifest and workers > 1:
+        raise UsageError("--manifest has no effect with --workers: the agents there have an API server")
     if manifest:
         click.echo(story.MANIFEST, nl=False)
         return
     if userns.needed():
         userns.reenter(sys.argv[1:])
     with orderly():
-        story.run(backend=_backend(nftables), say=click.echo)
+        if workers > 1:
+            failover.run(backend=_backend(nftables), workers=workers, say=click.echo)
+        else:
+            story.run(backend=_backend(nftables), say=click.echo)
 
 
 @lab.command()

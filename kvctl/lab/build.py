@@ -75,15 +75,39 @@ class Lab:
 
         Settings in the caller's own environment do not count, those in `env` do.
         """
-        paths = [str(Path(kvctl.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        found = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        forget = [f"--unset={name}" for name in os.environ if _is_setting(name) and name not in (env or {})]
-        argv = ["env", *forget, sys.executable, "-m", "kvctl", *arguments]
-        return self[at].run(argv, stdin=stdin, deadline=deadline, env={**found, **(env or {})})
+        argv = [*_forgetful(env or {}), "-m", "kvctl", *arguments]
+        return self[at].run(argv, stdin=stdin, deadline=deadline, env={**_same_kvctl(), **(env or {})})
+
+    def start_kvctl(self, *arguments: str, at: str, env: Mapping[str, str]) -> proc.Running:
+        """Start this very kvctl inside `at`, for settings as `kvctl` does; the caller ends it.
+
+        Should the calling thread be killed before, it goes with it.
+        """
+        argv = [*_forgetful(env), "-c", _MORTAL, str(os.getpid()), *arguments]
+        return proc.Running(self[at].argv(argv), env={**_same_kvctl(), **env})
+
+
+_MORTAL = """\
+import ctypes, os, runpy, sys
+ctypes.CDLL(None).prctl(1, 9)  # linux/prctl.h: PR_SET_PDEATHSIG, SIGKILL
+if os.getppid() == int(sys.argv.pop(1)):
+    runpy.run_module("kvctl", run_name="__main__", alter_sys=True)
+"""
+
+
+def _same_kvctl() -> dict[str, str]:
+    paths = [str(Path(kvctl.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def _forgetful(env: Mapping[str, str]) -> list[str]:
+    """The command that runs Python without the settings of the caller's environment, but those in `env`."""
+    forget = [f"--unset={name}" for name in os.environ if _is_setting(name) and name not in env]
+    return ["env", *forget, sys.executable]
 
 
 def _is_setting(name: str) -> bool:
-    return name.startswith(("egress_", "vip_")) or name in ("KUBECONFIG", "NODE_NAME")
+    return name.startswith(("egress_", "vip_", "svc_")) or name in ("KUBECONFIG", "NODE_NAME")
 
 
 @contextmanager
