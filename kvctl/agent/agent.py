@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from kvctl.agent.account import failed_round, round_of
@@ -184,7 +184,7 @@ class Agent:
         self._unread = False
         if read_kernel:
             self._due.full = self._clock() + FULL_COMPARISON * (0.9 + 0.2 * self._chance())
-        return round_of(
+        done = round_of(
             kept.applied,
             kept.wish,
             objects=objects,
@@ -194,6 +194,7 @@ class Agent:
             ended=self._now(),
             contested=kept.contested,
         )
+        return replace(done, errors=(*done.errors, *kept.routing_errors))
 
     def _keep(self, objects: Objects, *, read_kernel: bool, asked: bool) -> Kept:
         """The run of the keeper, between what is bound before it and what is given up after it."""

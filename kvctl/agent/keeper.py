@@ -7,7 +7,7 @@ else may have changed the kernel, or something failed, it is read anew: nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvctl.agent.pushback import Pushback
 from kvctl.errors import KvctlError
@@ -22,6 +22,7 @@ from kvctl.node.host import read_host
 from kvctl.policy.resolve import Resolver
 from kvctl.reconcile.compare import Compared, compare
 from kvctl.reconcile.converge import Connection, connection_of
+from kvctl.reconcile.leading import lead, sweep
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.run import Applied, apply, flush
 from kvctl.reconcile.target import Scope
@@ -40,6 +41,8 @@ class Kept:
     objects: Objects
     contested: str | None = None
     """The sentence about a program that keeps undoing what is written, while repairs are put off."""
+    routing_errors: tuple[KvctlError, ...] = ()
+    """What could not be done about routes and routing rules."""
 
 
 class Keeper:
@@ -63,6 +66,8 @@ class Keeper:
         self._found: Look | None = None
         self._host: Host | None = None
         self._dropped: set[Connection] = set()
+        self._had_ways = True
+        """There may be routes and routing rules of ours: an agent before this one may have left some."""
         self.pushback = Pushback()
 
     @property
@@ -99,6 +104,8 @@ class Keeper:
         resolution = self._resolver.resolve(objects, host=host)
         if resolution.node_is_unknown:
             raise _unknown_node(self._settings, objects)
+        led = lead(resolution, host=host)
+        resolution = led.resolution
         wish = Wish(resolution=resolution, scope=_EVERYTHING, settings=self._settings, host=host)
         found, self._found = self._found, None
         with namespace_lock(timeout=self._lock_timeout):
@@ -106,8 +113,14 @@ class Keeper:
                 found = look(told=self._told)
             else:
                 found.renew()
+            errors = led.open() if led.ways else []
             kept = self._keep(found, wish, objects, asked=asked, check_connections=read_kernel)
-        if not any(outcome.errors for outcome in kept.applied.outcomes):
+            if (led.ways or self._had_ways) and not _failed(kept.applied):
+                errors += led.close()
+            self._had_ways = bool(led.ways or errors)
+        if errors:
+            kept = replace(kept, routing_errors=tuple(errors))
+        if not _failed(kept.applied):
             self._found = found
         return kept
 
@@ -162,7 +175,14 @@ class Keeper:
         self._found = None
         with namespace_lock(timeout=self._lock_timeout):
             found = look(told=self._told)
-            return flush(found, None, host=read_host(), drop_connections=not self._keep_connections)
+            flushed = flush(found, None, host=read_host(), drop_connections=not self._keep_connections)
+            for error in sweep():
+                raise error
+            return flushed
+
+
+def _failed(applied: Applied) -> bool:
+    return any(outcome.errors for outcome in applied.outcomes)
 
 
 def _unknown_node(settings: Settings, objects: Objects) -> KvctlError:

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     ELECTION = "election"
     ADDRESSES = "addresses"
     KERNEL = "kernel"
+    ROUTES = "routes"
     TIMER = "timer"
 
 

@@ -33,6 +33,7 @@ from kvctl.model.settings import Settings
 from kvctl.netfilter.privilege import require_netfilter
 from kvctl.netfilter.watching import RuleChanges
 from kvctl.node.changes import HostChanges
+from kvctl.node.routing_changes import RoutingChanges
 
 if TYPE_CHECKING:
     from kvctl.agent.tenure import Tenure
@@ -112,6 +113,9 @@ def run_agent(connection: Connection, options: Options) -> None:
         host = HostChanges(inbox.marker(Cause.ADDRESSES))
         host.start()
         stack.callback(host.stop)
+        routes = RoutingChanges(inbox.marker(Cause.ROUTES))
+        routes.start()
+        stack.callback(routes.stop)
         _introduce(journal, options, connection)
         cluster.start()
         stack.callback(cluster.stop)

@@ -75,7 +75,8 @@ def command(
     if dry_run:
         found = look(told=told)
         compared = compare(found, wanted.wish, scope=scope)
-        print_comparison(compared, output, found=found, node=settings.this_node)
+        routing = wanted.led.plan(whole=scope.named is None)
+        print_comparison(compared, output, found=found, node=settings.this_node, routing=routing.lines())
         status = wanted.report()
         report_look(found)
         explain(compared.items)
@@ -83,7 +84,13 @@ def command(
         return status
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
+        errors = wanted.led.open()
         applied = apply(found, wanted.wish, drop_connections=not keep)
+        if scope.named is None and not any(outcome.errors for outcome in applied.outcomes):
+            errors += wanted.led.close()
+    for error in errors:
+        error_message(error)
+        status = max(status, error.exit_status)
     items = print_changes(applied, output, node=settings.this_node)
     status = max(status, wanted.report(), named_but_skipped(items, refs))
     return max(status, report_applied(applied, items))

@@ -57,26 +57,30 @@ def command(
     wanted = inputs.wanted(scope)
     found = look(told=options.told_backend(nftables))
     compared = compare(found, wanted.wish, scope=scope)
+    routing = wanted.led.plan(whole=refs is None)
     if output == "iptables":
         plan = compared.plans.get(Family(family))
         click.echo(restore_text(plan) if plan else "", nl=False)
     else:
-        print_comparison(compared, output, found=found, node=settings.this_node)
+        print_comparison(compared, output, found=found, node=settings.this_node, routing=routing.lines())
     status = max(wanted.report(), named_but_skipped(compared.items, refs))
     report_look(found)
     explain(compared.items)
-    if compared.differs:
+    if compared.differs or routing:
         return status or DIFFERENCES
     if not status:
         note(f"no difference: apply would change nothing ({count_by_status(compared.items)})")
     return status
 
 
-def print_comparison(compared: Compared, output: str, *, found: Look, node: str | None) -> None:
+def print_comparison(
+    compared: Compared, output: str, *, found: Look, node: str | None, routing: Sequence[str] = ()
+) -> None:
     """The items, and in a table after them every change once."""
     print_items(compared.items, output, backend=str(found.choice.backend), node=node)
     if output in ("table", "wide"):
         lines = [printable(_line(family, change)) for family, change in compared.changes()]
+        lines += map(printable, routing)
         if lines:
             click.echo("\n".join(["", *lines]))
 

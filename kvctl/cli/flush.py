@@ -10,12 +10,13 @@ from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
 from kvctl.cli.apply import report_run
 from kvctl.cli.items import IDENTITY, identity, print_items, report_look
-from kvctl.cli.output import Column, note, print_table
+from kvctl.cli.output import Column, error_message, note, print_table
 from kvctl.cli.placing import take_down
 from kvctl.errors import UsageError
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
-from kvctl.reconcile.look import look
+from kvctl.reconcile.leading import sweep
+from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.report import Status
 from kvctl.reconcile.run import flush
 
@@ -58,6 +59,9 @@ def command(
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
         flushed = flush(found, refs, host=host, drop_connections=not keep)
+        errors = sweep() if not _marks_remain(found) else []
+    for error in errors:
+        error_message(error)
     there = {item.ref for item in flushed.before.items}
     left = {(item.ref, item.family) for item in flushed.after.items}
     gone = [i for i in flushed.before.items if i.ref is not None and (i.ref, i.family) not in left]
@@ -76,4 +80,9 @@ def command(
         )
     status = take_down(None if everything else {item.vip for item in gone if item.vip is not None})
     nothing = None if missing else "no rules of kvctl's on this node: nothing to remove"
-    return max(status, report_run(flushed, unchanged=nothing))
+    return max(status, int(bool(errors)), report_run(flushed, unchanged=nothing))
+
+
+def _marks_remain(found: Look) -> bool:
+    """Whether a rule that marks is left: its way is needed."""
+    return any(site.installed.marks for site in (*found.sites.values(), *found.others.values()))

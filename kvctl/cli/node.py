@@ -12,6 +12,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.host import read_host
 from kvctl.policy.resolve import Resolution, resolve
+from kvctl.reconcile.leading import Led, lead
 from kvctl.reconcile.report import Item, Status
 from kvctl.reconcile.target import Scope
 from kvctl.reconcile.wish import Wish
@@ -26,6 +27,7 @@ class Wanted:
     settings: Settings
     host: Host
     scope: Scope
+    led: Led
 
     @property
     def wish(self) -> Wish:
@@ -44,8 +46,10 @@ class Wanted:
 def read_wanted(objects: Objects, *, settings: Settings, scope: Scope) -> Wanted:
     """This host's addresses, and the policies that follow from the objects here."""
     host = read_host()
-    resolution = resolve(objects, settings, host=host)
-    return Wanted(objects=objects, resolution=resolution, settings=settings, host=host, scope=scope)
+    led = lead(resolve(objects, settings, host=host), host=host)
+    return Wanted(
+        objects=objects, resolution=led.resolution, settings=settings, host=host, scope=scope, led=led
+    )
 
 
 def named_but_skipped(items: Sequence[Item], refs: frozenset[ServiceRef] | None) -> int:

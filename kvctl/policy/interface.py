@@ -1,13 +1,9 @@
-"""Whether traffic with a VIP leaves by the interface that the VIP belongs to."""
+"""The interface that a VIP belongs to."""
 
 from __future__ import annotations
 
 from kvctl.model.host import Host
-from kvctl.model.net import Address, Family, parse_address
 from kvctl.model.policy import EgressPolicy
-
-# Any address of the outside stands for it where no allowed network names one: only its default route counts.
-_OUTSIDE = {Family.IPV4: parse_address("0.0.0.0"), Family.IPV6: parse_address("::")}
 
 
 def service_interface(policy: EgressPolicy, host: Host) -> str | None:
@@ -26,14 +22,4 @@ def interface_warnings(policy: EgressPolicy, host: Host) -> tuple[str, ...]:
     holder = host.holds(policy.vip)
     if holder is not None and holder != interface:
         warnings.append(f"the VIP {policy.vip} is on {holder}, not on the service interface {interface}")
-    outside: list[Address] = [network.network_address for network in policy.allowed]
-    for address in outside or [_OUTSIDE[policy.family]]:
-        route = host.interface_for(address)
-        if route is not None and route != interface:
-            where = str(address) if outside else "the outside (default route)"
-            warnings.append(
-                f"the route to {where} leaves by {route}, not by the service interface {interface}: "
-                "replies may not come back"
-            )
-            break
     return tuple(warnings)

@@ -64,7 +64,7 @@ def test_help_names_every_command_without_importing_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    for name in ("compute", "apply", "diff", "list", "show", "flush", "watch", "wait"):
+    for name in ("compute", "apply", "diff", "list", "show", "flush", "watch", "move", "wait"):
         assert f"\n  {name} " in done.stdout
     loaded = done.stdout.splitlines()[-1].split()
     assert [name for name in loaded if name.startswith(HEAVY)] == []
@@ -200,6 +200,7 @@ def test_completion_names_commands_without_importing_them() -> None:
     )
     *found, loaded = done.stdout.splitlines()
     assert found == [
-        f"plain,{name}" for name in ("compute", "apply", "diff", "list", "show", "flush", "watch", "wait")
+        f"plain,{name}"
+        for name in ("compute", "apply", "diff", "list", "show", "flush", "watch", "move", "wait")
     ]
     assert [name for name in loaded.split() if name.startswith(HEAVY)] == []

@@ -221,20 +221,6 @@ class TestTheHost:
         (warning,) = only(resolved(it, POD, host=host(("192.168.0.245", "eth0")))).warnings
         assert warning == "this host has no interface eth7 (kube-vip.io/serviceInterface)"
 
-    def test_a_route_by_another_interface_is_a_warning(self) -> None:
-        it = service(annotations={"kube-vip.io/serviceInterface": "eth1"})
-        (warning,) = only(resolved(it, POD, host=host(("192.168.0.245", "eth1")))).warnings
-        assert (
-            "the route to the outside (default route) leaves by eth0, not by the service interface eth1"
-            in (warning)
-        )
-
-    def test_a_route_to_the_allowed_networks_is_what_counts_where_there_are_some(self) -> None:
-        it = service(annotations={"kube-vip.io/serviceInterface": "eth1"}, allowed="192.168.0.0/24")
-        here = host(("192.168.0.245", "eth1"))
-        routed = here._replace(routes=(*here.routes, Route(parse_network("192.168.0.0/24"), "eth1")))
-        assert only(resolved(it, POD, host=routed)).warnings == ()
-
     def test_the_interface_setting_stands_in_where_the_service_names_none(self) -> None:
         here = host(("192.168.0.245", "eth0"))
         wanted = only(resolved(service(), POD, host=here, settings=settings(interface="eth0")))
