@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_what_a_wrapper_started_ends_with_it_when_it_takes_too_long(tmp_path: Pa
         running.finish(deadline=0.1)
     child = int(told.read_text())
     until(lambda: not _lives(child))
+
+
+def test_what_is_killed_ends_with_all_that_it_started_and_tells_what_it_had_said(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    running = proc.Running(
+        ("sh", "-c", f"echo $$; sleep 300 & echo $! > {told}.new; mv {told}.new {told}; wait")
+    )
+    until(told.exists)
+    running.kill()
+    done = running.finish(deadline=20)
+    assert (done.status, done.stdout) == (-signal.SIGKILL, f"{running.pid}\n")
+    until(lambda: not _lives(int(told.read_text())))
 
 
 def _lives(pid: int) -> bool:

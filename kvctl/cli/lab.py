@@ -33,7 +33,7 @@ command = lab
     default=1,
     show_default=True,
     metavar="NUMBER",
-    help="More than one: show a failover instead, with an agent on each (serviceElection).",
+    help="More than one: show a failover instead, with an agent on each (serviceElection). Needs root.",
 )
 def demo(nftables: bool | None, manifest: bool, workers: int) -> None:
     """Show what egress does, with real packets, in a lab that is removed afterwards."""
@@ -46,7 +46,8 @@ def demo(nftables: bool | None, manifest: bool, workers: int) -> None:
     if manifest:
         click.echo(story.MANIFEST, nl=False)
         return
-    if userns.needed():
+    # The failover says itself what it lacks without root.
+    if userns.needed() and workers == 1:
         userns.reenter(sys.argv[1:])
     with orderly():
         if workers > 1:

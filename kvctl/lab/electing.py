@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from kvctl import proc
+from kvctl.errors import NetfilterUnavailableError
 from kvctl.lab.api_objects import Object
 from kvctl.lab.build import Lab
 from kvctl.lab.topology import STANDARD, Pod, Topology, standard
@@ -22,7 +23,6 @@ _SETTINGS = {
     "vip_leaseduration": str(DURATION),
     "vip_renewdeadline": str(_DEADLINE),
     "vip_retryperiod": str(RETRY),
-    "vip_servicesinterface": "eth1",
     "egress_podcidr": _WHO.pod_network,
     "egress_servicecidr": _WHO.service_network,
     "egress_vipranges": "192.168.0.0/24",
@@ -32,6 +32,8 @@ _SETTINGS = {
 
 
 class Node(NamedTuple):
+    """A worker and its pod."""
+
     name: str
     pod: str
     """The namespace of its pod, by which the outside's packets name it, too."""
@@ -41,6 +43,7 @@ class Node(NamedTuple):
 
 
 def topology_of(*, backend: str, workers: int) -> tuple[Topology, list[Node]]:
+    """The standard lab with so many workers, a pod on each and the VIP on none."""
     names = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]
     # The standard lab has 10.0.0.1, and 10.0.0.2 beside it.
     pods = tuple(
@@ -76,6 +79,7 @@ def objects_of(nodes: Sequence[Node]) -> Iterator[tuple[str, Object]]:
 
 
 def asking_service() -> Object:
+    """It names its VIP by annotation, for the agents to place, and wants nothing to leave without it."""
     annotations = {
         "kube-vip.io/egress": "true",
         "kube-vip.io/loadbalancerIPs": _WHO.vip,
@@ -100,6 +104,23 @@ def in_memory(text: str) -> Iterator[str]:
         yield f"/proc/{os.getpid()}/fd/{file}"
     finally:
         os.close(file)
+
+
+def require_root() -> None:
+    """Raise NetfilterUnavailableError where agents could not write their heartbeats.
+
+    The lists of xt_recent belong to the host's root, in every network namespace (the module's ip_list_uid, seen on
+    kernel 6.18): root of a user namespace may not write them.
+    """
+    # user_namespaces(7): the first line tells who root is outside.
+    with open("/proc/self/uid_map", encoding="ascii") as mapping:
+        inside, outside, _ = mapping.readline().split()
+    if os.geteuid() != 0 or (inside, outside) != ("0", "0"):
+        raise NetfilterUnavailableError(
+            "the failover cannot be shown without root: in a user namespace nobody may write to the lists of "
+            "xt_recent, where agents that hold a VIP leave their heartbeats",
+            hint="use sudo; kvctl lab demo, with one worker, needs no root",
+        )
 
 
 def start_agent(lab: Lab, node: Node, *, kubeconfig: str) -> proc.Running:

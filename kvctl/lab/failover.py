@@ -25,12 +25,13 @@ from kvctl.lab.electing import (
     asking_service,
     in_memory,
     objects_of,
+    require_root,
     start_agent,
     topology_of,
 )
 from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import probe
-from kvctl.lab.witness import Packet, Witness, longest_silence
+from kvctl.lab.witness import Witness, longest_silence
 from kvctl.model.lease import IDENTITY_PREFIX
 from kvctl.model.net import Family
 
@@ -64,8 +65,10 @@ class _Row(NamedTuple):
 def run(*, backend: str, workers: int, say: Callable[[str], None]) -> None:
     """Build a lab with so many workers, walk through the story, remove all; `say` takes one line.
 
-    Raises KvctlError at the first thing that is not as promised, and whatever building a lab raises.
+    Raises NetfilterUnavailableError without root (`require_root`), KvctlError at the first thing that is not as
+    promised, and whatever building a lab raises.
     """
+    require_root()
     sweep("demo")
     topology, nodes = topology_of(backend=backend, workers=workers)
     with ExitStack() as stack:
@@ -163,7 +166,7 @@ class _Story:
             self._say(f"  {line}")
         if done.status != 0:
             raise _not_so(f"{' '.join(argv)} ended with status {done.status}")
-        self._judge(witness, first, self._settled(of=[second]), begun, promised=_MOVE_SECONDS)
+        self._judge(witness, first, self._settled(of=[second]), begun, "command", promised=_MOVE_SECONDS)
         return second
 
     def kill(self, witness: Witness, first: Node) -> None:
@@ -177,7 +180,7 @@ class _Story:
         os.kill(agent.pid, signal.SIGKILL)
         self._killed.add(first.name)
         others = [node for node in self._nodes if node is not first]
-        self._judge(witness, first, self._settled(of=others), begun, promised=_FAILOVER_SECONDS)
+        self._judge(witness, first, self._settled(of=others), begun, "kill", promised=_FAILOVER_SECONDS)
 
     # What is there.
 
@@ -263,34 +266,47 @@ class _Story:
                 found, right = (" ".join(cells) for cells in _cells([row, want]))
                 raise _not_so(f"it is {found}, not {right}")
 
-    def _judge(self, witness: Witness, first: Node, second: Node, begun: float, *, promised: float) -> None:
+    def _judge(
+        self, witness: Witness, first: Node, second: Node, begun: float, what: str, *, promised: float
+    ) -> None:
+        """Tell what the outside has heard since `what` began, and raise KvctlError if it is not as promised."""
         self._steady(witness, second)
         self._expect(self._wanted(second))
-        heard = witness.heard(since=begun)
-        now = time.monotonic()
+        heard, answers, now = witness.heard(since=begun), list(witness.answers), time.monotonic()
         vip = [packet for packet in heard if packet.source == _WHO.vip]
         silent = longest_silence([packet.at for packet in vip], since=begun, until=now)
-        unanswered = longest_silence([at for at, _ in list(witness.answers)], since=begun, until=now)
+        unanswered = longest_silence([at for at, _ in answers], since=begun, until=now)
         last = max((packet.at for packet in vip if packet.pod == first.pod), default=begun)
+        heard_again = next(packet.at for packet in vip if packet.pod == second.pod)
         taken = self._taken(second, since=begun)
-        others = sorted({packet.source for packet in heard} - {_WHO.vip})
+        others = ", ".join(sorted({packet.source for packet in heard} - {_WHO.vip}))
+        third = ", ".join(sorted({packet.pod for packet in vip} - {first.pod, second.pod}))
         self._say("")
-        self._say(f"  had it           {first.name}")
-        self._say(f"  has it           {second.name}, {_first(vip, second) - begun:.2f} s later")
-        self._say(f"  no VIP outside   for {silent:.2f} s (promised: {promised:g} s at most)")
-        self._say(f"  no answer        for {unanswered:.2f} s in flows that were open")
-        self._say(f"  last from there  {taken - last:.2f} s before {second.name} had the Lease")
-        self._say(f"  other addresses  {', '.join(others) or 'none'} (of {len(heard)} packets heard)")
+        for name, text in (
+            ("had it", first.name),
+            ("has it", f"{second.name}, heard {heard_again - begun:.2f} s after the {what}"),
+            (
+                "silent",
+                f"{silent:.2f} s in which the outside heard nothing with the VIP, of {promised:g} s allowed",
+            ),
+            ("unanswered", f"{unanswered:.2f} s in which no open flow of the pods had an answer"),
+            (
+                "in order",
+                f"{first.name} was last heard {taken - last:.2f} s before {second.name} took the Lease",
+            ),
+            ("others", f"{others or 'no other address'} was seen, in {len(heard)} packets"),
+        ):
+            self._say(f"  {name:<12}{text}")
         if silent > promised:
             raise _not_so(
                 f"the outside heard nothing with the VIP for {silent:.2f} s, more than {promised:g} s"
             )
         if others:
-            raise _not_so(f"the outside saw {', '.join(others)}, not {_WHO.vip} or nothing")
+            raise _not_so(f"the outside saw {others}, not {_WHO.vip} or nothing")
         if last >= taken:
             raise _not_so(f"{first.name} still used the VIP when {second.name} had the Lease")
-        if pods := {packet.pod for packet in vip} - {first.pod, second.pod}:
-            raise _not_so(f"the outside heard the VIP also from {', '.join(sorted(pods))}")
+        if third:
+            raise _not_so(f"the outside heard the VIP also from {third}")
 
     def _taken(self, node: Node, *, since: float) -> float:
         """When the Lease first named this node."""
@@ -307,10 +323,6 @@ def _named(lease: Object) -> str | None:
     """The node that a Lease names as its holder."""
     holder = str((lease.get("spec") or {}).get("holderIdentity") or "")
     return holder.removeprefix(IDENTITY_PREFIX) or None
-
-
-def _first(packets: Sequence[Packet], node: Node) -> float:
-    return next(packet.at for packet in packets if packet.pod == node.pod)
 
 
 def _cells(rows: Iterable[_Row]) -> list[tuple[str, ...]]:
