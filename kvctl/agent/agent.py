@@ -202,7 +202,7 @@ class Agent:
         if tenure is None:
             return self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
         host = tenure.plan(objects, self._keeper.host)
-        with witnessed(lambda *_: tenure.beat()):
+        with witnessed(lambda backend, family: tenure.beat(family)):
             kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked, host=host)
         tenure.follow(host, clean=not any(outcome.errors for outcome in kept.applied.outcomes))
         return kept

@@ -174,6 +174,7 @@ def _introduce(journal: Journal, options: Options, connection: Connection) -> No
         events=options.events,
         readiness_gates=options.gates,
         election=_words(options.terms) if options.terms is not None else "off",
+        fence=options.settings.fence_seconds is not None if options.terms is not None else None,
     )
 
 

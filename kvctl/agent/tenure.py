@@ -74,6 +74,12 @@ class _Place(NamedTuple):
     interfaces: Mapping[Address, str]
     fences: tuple[tuple[Family, str], ...]
 
+    def of(self, family: Family | None) -> _Place:
+        """With the fences of one family alone, or of both."""
+        return (
+            self if family is None else self._replace(fences=tuple(f for f in self.fences if f[0] is family))
+        )
+
 
 class Tenure:
     """For the loop's thread, but for `renewed`, which the electorate's threads call."""
@@ -261,13 +267,14 @@ class Tenure:
         if holding.key in self._fenced:
             self._beat([(holding, place)])
 
-    def beat(self) -> None:
-        """Let the rules use what is held: they were written a moment ago."""
+    def beat(self, family: Family | None = None) -> None:
+        """Let the rules (of one family) use what is held: they were written a moment ago."""
         with self._lock:
             places = dict(self._places)
         held = self._of.held()
-        self._fenced = frozenset(places)
-        self._beat((held[key], place) for key, place in places.items() if key in held)
+        if family is None:
+            self._fenced = frozenset(places)
+        self._beat((held[key], place.of(family)) for key, place in places.items() if key in held)
 
     def _beat(self, each: Iterable[tuple[Holding, _Place]]) -> None:
         end = self._clock() + math.floor(self._terms.renew_deadline)

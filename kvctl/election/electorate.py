@@ -14,7 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from kvctl.cluster.leases import micro_time
+from kvctl.election.asks import Purpose
 from kvctl.election.complaints import Complaints
+from kvctl.election.drains import Drains
 from kvctl.election.elector import Candidacy, Elector, Holding
 from kvctl.election.exchange import Exchange, LeaseStore
 from kvctl.election.schedule import Schedule
@@ -83,6 +85,7 @@ class Electorate:
         self._retired = False
         self._stopped = False
         self._schedule = Schedule(workers=workers)
+        self._drains = Drains()
         self._lock = threading.Lock()
         self._exchange = Exchange(leases, lock=self._lock, clock=clock, complaints=self._complaints)
         self._work = threading.Condition(self._lock)
@@ -193,6 +196,14 @@ class Electorate:
 
     # Under the lock.
 
+    def _follow_drain(self, elector: Elector, before: str | None) -> None:
+        """Whether its holder freed it, and may be about to free the others that it has."""
+        if not before or elector.holder != "":
+            return
+        now = self._clock()
+        for other in self._drains.freed(before, self._electors.values(), now=now):
+            self._plan(other, now)
+
     def _leaving(self, elector: Elector, now: float) -> str | None:
         # `renewed` would bring back at this moment what is torn down; past the deadline it brings back nothing.
         if elector.key in self._telling and now < elector.ends:
@@ -298,9 +309,15 @@ class Electorate:
     def _serve(self, elector: Elector) -> None:
         with self._lock:
             ask = elector.next(now=self._clock(), wall=micro_time(self._wall()))
-        if ask is None or not self._exchange.run(elector, ask):
+            before = elector.holder
+        if ask is None:
             return
+        granted = self._exchange.run(elector, ask)
         with self._lock:
+            if ask.purpose is Purpose.LOOK:
+                self._follow_drain(elector, before)
+            if not granted:
+                return
             holding = elector.holding(now=self._clock())
             if holding is None or self._stopped:
                 return

@@ -22,6 +22,11 @@ from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Wanted
 from kvctl.policy.ways import needs_way, shut_way, way_of
 
+_NO_GATEWAY_BY_SETTING = (
+    "traffic leaves as the routing table says, not by {}, which has no gateway: set kvctl.io/gateway, or name the "
+    "interface in the Service (kube-vip.io/serviceInterface) to reach its own networks and no others"
+)
+
 
 class Led(NamedTuple):
     """A resolution whose policies have their marks, and what these need of the routing."""
@@ -72,7 +77,9 @@ def lead(
         return Led(resolution, space=space)
     leader = _Leader(resolution, host, (found or read_routing(space)).marks(space), space)
     wanted = tuple(leader.led(each) for each in resolution.wanted)
-    return Led(replace(resolution, wanted=wanted), tuple(leader.ways.values()), space)
+    marks = {each.policy.mark.value for each in wanted if each.policy.mark is not None}
+    ways = tuple(way for way in leader.ways.values() if way.mark in marks)
+    return Led(replace(resolution, wanted=wanted), ways, space)
 
 
 class _Leader:
@@ -89,6 +96,9 @@ class _Leader:
         if policy.interface is None or not self._needs_way(policy, policy.interface):
             return wanted
         way, warning = self._way(policy, policy.interface)
+        if way is not None and way.gateway is None and not policy.allowed and not self._is_named(policy):
+            # The setting says where VIPs live; that nothing else is to be reached it does not say.
+            way, warning = None, _NO_GATEWAY_BY_SETTING.format(policy.interface)
         warnings = (*wanted.warnings, warning) if warning is not None else wanted.warnings
         if way is not None:
             policy = policy._replace(mark=Mark(way.mark, self._space.mask))
@@ -126,6 +136,11 @@ class _Leader:
         self._used[interface] = way.mark
         self.ways[key] = way
         return way, warning
+
+    def _is_named(self, policy: EgressPolicy) -> bool:
+        """Whether the Service itself names the interface, and not the setting for all."""
+        service = self._resolution.services.get(policy.ref)
+        return service is not None and read_annotations(service.annotations).interface is not None
 
     def _gateway(self, policy: EgressPolicy) -> Address | None:
         service = self._resolution.services.get(policy.ref)

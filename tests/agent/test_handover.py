@@ -11,6 +11,7 @@ import pytest
 
 from kvctl.model.net import Family
 from tests.agent.electing import (
+    NAMES,
     WORKERS,
     Ear,
     Electing,
@@ -21,6 +22,7 @@ from tests.agent.electing import (
 )
 from tests.agent.process import eventually
 from tests.conftest import MakeLab
+from tests.deploy.reading import granted, permission
 
 DROP = {"kvctl.io/without-vip": "drop"}
 TERMS_SUM = 3.0 + 3 * 1.0
@@ -209,3 +211,16 @@ def test_an_agent_that_leaves_its_node_clean_hands_over(
         assert first not in nodes.having()
         assert nodes.settled() != first
         assert nodes.kernel_is_clean(first)
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_an_election_takes_no_more_permission_than_its_component_grants(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    nodes.server.delete("pods", NAMES[first], namespace="sip")
+    eventually(lambda: nodes.holder() not in (None, first), why=nodes.told)
+    nodes.settled()
+    used = {permission(request) for request in nodes.server.requests}
+    assert used <= granted()
+    of_election = granted() - granted(besides={"election"})
+    assert of_election <= used

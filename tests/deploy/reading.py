@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import kvctl
+from tests.apiserver import Request
 
 DEPLOY = Path(kvctl.__file__).parent.parent / "deploy"
 BASE = DEPLOY / "base"
@@ -20,7 +22,12 @@ _COMMENTED = re.compile(r"^ *# (?P<entry>- \{name: .*\})$", re.MULTILINE)
 
 # Strings of the code that look like variables of the environment and are none.
 _NO_VARIABLES = {"vip_ranges"}
-_A_VARIABLE = re.compile(r"(egress|vip)_[a-z]+|NODE_NAME|POD_NAME|POD_NAMESPACE|HOST_IP|KUBECONFIG")
+Permission = tuple[str, str, str]
+"""Group, resource and verb, as RBAC has them."""
+_GROUP = re.compile(r"/apis/(?P<group>[^/]+)/")
+_A_VARIABLE = re.compile(
+    r"(egress|vip)_[a-z]+|NODE_NAME|POD_NAME|POD_NAMESPACE|HOST_IP|KUBECONFIG|svc_election"
+)
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -83,3 +90,28 @@ def settings_of_the_code() -> set[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= {node.value} if _A_VARIABLE.fullmatch(node.value) else set()
     return found - _NO_VARIABLES
+
+
+def permission(request: Request) -> Permission:
+    """What RBAC asks for a request."""
+    found = _GROUP.match(request.path)
+    group = found["group"] if found is not None else ""
+    last = request.path.rpartition("/")[2]
+    resource = f"{request.resource}/status" if last == "status" else request.resource
+    verbs = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+    reading = "watch" if request.is_watch else "list" if last == request.resource else "get"
+    return group, resource, verbs.get(request.method, reading)
+
+
+def granted(*, besides: Collection[str] = ()) -> set[Permission]:
+    """What the base and all components but these allow."""
+    return {
+        (group, resource, verb)
+        for folder in (BASE, *(each for each in COMPONENTS.iterdir() if each.name not in besides))
+        for kind in ("ClusterRole", "Role")
+        for role in objects_of(folder, kind)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

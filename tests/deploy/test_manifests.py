@@ -51,6 +51,11 @@ REQUESTS: dict[Path, dict[tuple[str, str], set[str]]] = {
     COMPONENTS / "events": {("", "events"): {"create", "patch"}},
     COMPONENTS / "readiness-gates": {("", "pods/status"): {"patch"}},
     COMPONENTS / "metallb": {("metallb.io", "servicel2statuses"): READ},
+    COMPONENTS / "election": {
+        ("coordination.k8s.io", "leases"): {"get", "create", "patch"},
+        ("", "services"): {"get", "patch"},
+        ("", "services/status"): {"patch"},
+    },
     COMPONENTS / "sysctls": {},
 }
 
@@ -327,7 +332,8 @@ def test_kustomize_puts_all_of_it_together(tmp_path: Path) -> None:
         "NODE_NAME": "spec.nodeName",
         "egress_events": "true",
         "egress_readinessgates": "true",
+        "svc_election": "true",
     }
     (role,) = (each for each in built if each["kind"] == "Role")
     assert role["metadata"]["namespace"] == "kube-system"
-    assert sum(each["kind"] == "ClusterRole" for each in built) == 4
+    assert sum(each["kind"] == "ClusterRole" for each in built) == 5
