@@ -76,3 +76,35 @@ def test_when_the_service_goes_so_does_the_vip_and_then_the_lease_is_free(nodes:
     nodes.settled()
     nodes.server.delete("services", "sip-client", namespace="sip")
     eventually(lambda: not nodes.having() and nodes.holder() is None, why=nodes.told)
+
+
+BEHIND = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8:77::7"}
+"""Behind the gateway on eth1; by eth0, which the routing tables say, it is not to be had."""
+
+
+def seen_behind(nodes: Electing, worker: str) -> str | None:
+    """The source that a host behind the gateway of eth1 sees of the node's pod."""
+    answer = probe(nodes.lab[PODS[worker]], destination=BEHIND[nodes.family], port=5060, timeout=0.3)
+    return answer.source if answer is not None else None
+
+
+def test_the_way_out_by_a_second_interface_moves_with_the_vip(nodes: Electing) -> None:
+    for family in Family:
+        length, nodad = (32, "") if family is Family.IPV4 else (128, " nodad")
+        nobody = "172.16.0.77" if family is Family.IPV4 else "2001:db8::77"
+        nodes.lab.outside.batch([f"addr add {BEHIND[family]}/{length} dev lo{nodad}"])
+        for worker in WORKERS:
+            nodes.lab[worker].batch([f"route add {BEHIND[family]}/{length} via {nobody} dev eth0"])
+    named = {"kube-vip.io/serviceInterface": "eth1", "kvctl.io/gateway": "192.168.0.250,2001:db8:1::250"}
+    nodes.server.put("services", elected_service(annotations=named))
+    first = nodes.settled()
+    eventually(lambda: seen_behind(nodes, first) == nodes.who.vip, why=nodes.told)
+    for other in set(WORKERS) - {first}:
+        assert seen_behind(nodes, other) is None
+    # What somebody takes away is put back.
+    nodes.lab[first].batch(["rule del priority 7501"])
+    eventually(lambda: "7501:" in nodes.lab[first].run(["ip", "rule"]).stdout, why=nodes.told)
+    nodes.agents[first].process.kill()
+    eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
+    second = nodes.settled()
+    eventually(lambda: seen_behind(nodes, second) == nodes.who.vip, why=nodes.told)
