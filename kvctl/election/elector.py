@@ -311,9 +311,7 @@ class Elector:
             self._stale, self._woken = self._woken, False
             return now
         self._patience.reset()
-        return min(
-            now + self._patience.between_looks(), start + self._patience.before_taking()
-        )
+        return min(now + self._patience.between_looks(), start + self._patience.before_taking())
 
     def _start(self) -> float:
         """From when on this node may take it."""
