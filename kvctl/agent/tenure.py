@@ -32,6 +32,7 @@ from kvctl.node.host import read_host
 from kvctl.policy.candidates import NOTHING, Candidates, find_candidates
 from kvctl.policy.holder import VIP_HOST
 from kvctl.policy.resolve import Resolver
+from kvctl.policy.verdict import Fate
 
 PROBE_SECONDS = 0.4
 PROBE_AGAIN = 10.0
@@ -133,7 +134,11 @@ class Tenure:
     def plan(self, objects: Objects, host: Host) -> Host:
         """Contend for what this node may hold, bind what it holds; the host as the rules are to see it."""
         resolution = self._resolver.resolve(objects, host=None)
-        self.candidates = find_candidates(resolution, objects)
+        if resolution.node_is_unknown:
+            # The rules stay as they are, and so does what is held: it is the picture that is wrong.
+            return host
+        faulty = {skip.ref for skip in resolution.skipped if skip.fate is Fate.KEEP}
+        self.candidates = find_candidates(resolution, objects).with_kept(self.candidates, faulty)
         self._services = resolution.services
         able = {key: its for key, its in self.candidates.by_lease.items() if self._is_able(key, host)}
         self._of.contend({key: Candidacy(ready=any(c.ready for c in its)) for key, its in able.items()})

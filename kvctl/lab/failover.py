@@ -114,7 +114,8 @@ class _Story:
             f"{len(self._nodes)} workers with a pod each, iptables back end {self._lab.topology.backend}."
         )
         self._tell("1. Before: no agent, no VIP; each pod leaves as its node.")
-        self._expect({node.name: _Row(node.name, "none", False, False, node.address) for node in self._nodes})
+        wanted = {node.name: _Row(node.name, "none", False, False, node.address) for node in self._nodes}
+        self._until(lambda: wanted, what="each pod leaves as its node")
 
     @contextmanager
     def agents(self) -> Iterator[None]:
@@ -148,9 +149,7 @@ class _Story:
         self._say("")
         self._say(f"  {', '.join(node.name for node in self._nodes)}# kvctl egress watch --elect")
         self._objects.put("services", asking_service())
-        holder = self._settled(of=self._nodes)
-        self._expect(self._wanted(holder))
-        return holder
+        return self._settled(of=self._nodes)
 
     def move(self, witness: Witness, first: Node) -> Node:
         """Hand over by command."""
@@ -229,16 +228,32 @@ class _Story:
         return answer.source if answer is not None else _NOTHING
 
     def _settled(self, *, of: Sequence[Node]) -> Node:
-        """Wait until one of these holds the Lease and its pod leaves with the VIP."""
+        """Wait until one of these holds the Lease, alone has the VIP, and its pod leaves with it; show it."""
         by_name = {node.name: node for node in of}
-        until = time.monotonic() + _PATIENCE
-        while time.monotonic() < until:
-            node = by_name.get(self._holder() or "")
-            if node is not None and self._rows() == self._wanted(node):
-                return node
+        self._until(
+            lambda: self._wanted(by_name[holder]) if (holder := self._holder()) in by_name else {},
+            what=f"the VIP is on {' or '.join(by_name)} alone",
+        )
+        return by_name[self._holder() or ""]
+
+    def _until(self, wanted: Callable[[], Mapping[str, _Row]], *, what: str) -> None:
+        """Wait until things stand so, and show them; raises KvctlError where they never do."""
+        end = time.monotonic() + _PATIENCE
+        while not (so := (rows := self._rows()) == wanted()) and time.monotonic() < end:
             time.sleep(0.05)
-        rows = "; ".join(" ".join(cells) for cells in _cells(self._rows().values()))
-        raise _not_so(f"not within {_PATIENCE:g} s the VIP is on {' or '.join(by_name)} alone: {rows}")
+        self._show(rows)
+        if not so:
+            found = "; ".join(" ".join(cells) for cells in _cells(rows.values()))
+            raise _not_so(f"not within {_PATIENCE:g} s {what}: {found}")
+
+    def _show(self, rows: Mapping[str, _Row]) -> None:
+        self._say("")
+        header = ("NODE", "AGENT", "HOLDS THE LEASE", "HAS THE VIP", "THE OUTSIDE SEES OF ITS POD")
+        lines = [header, *_cells(rows.values())]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        for line in lines:
+            cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+            self._say(f"  {'  '.join(cells)}".rstrip())
 
     def _steady(self, witness: Witness, node: Node) -> None:
         """Wait until the VIP is heard from this node's pod, in a row."""
@@ -252,26 +267,11 @@ class _Story:
 
     # What is promised.
 
-    def _expect(self, wanted: Mapping[str, _Row]) -> None:
-        rows = self._rows()
-        self._say("")
-        header = ("NODE", "AGENT", "HOLDS THE LEASE", "HAS THE VIP", "THE OUTSIDE SEES OF ITS POD")
-        lines = [header, *_cells(rows.values())]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        for line in lines:
-            cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
-            self._say(f"  {'  '.join(cells)}".rstrip())
-        for row, want in zip(rows.values(), wanted.values(), strict=True):
-            if row != want:
-                found, right = (" ".join(cells) for cells in _cells([row, want]))
-                raise _not_so(f"it is {found}, not {right}")
-
     def _judge(
         self, witness: Witness, first: Node, second: Node, begun: float, what: str, *, promised: float
     ) -> None:
         """Tell what the outside has heard since `what` began, and raise KvctlError if it is not as promised."""
         self._steady(witness, second)
-        self._expect(self._wanted(second))
         heard, answers, now = witness.heard(since=begun), list(witness.answers), time.monotonic()
         vip = [packet for packet in heard if packet.source == _WHO.vip]
         silent = longest_silence([packet.at for packet in vip], since=begun, until=now)

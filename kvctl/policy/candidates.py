@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from kvctl.model.host import Host
@@ -52,6 +52,20 @@ class Candidates(NamedTuple):
                 if interface is not None:
                     found.setdefault(policy.vip, interface)
         return found
+
+    def with_kept(self, before: Candidates, faulty: Collection[ServiceRef]) -> Candidates:
+        """With those of `before` whose Services have become faulty: their rules stay, and so does what these need."""
+        known = {candidate.ref for its in self.by_lease.values() for candidate in its}
+        kept = {
+            key: tuple(c for c in its if c.ref in faulty and c.ref not in known)
+            for key, its in before.by_lease.items()
+        }
+        if not any(kept.values()):
+            return self
+        keys = (*self.by_lease, *(key for key, its in kept.items() if its and key not in self.by_lease))
+        return self._replace(
+            by_lease={key: (*self.by_lease.get(key, ()), *kept.get(key, ())) for key in keys}
+        )
 
 
 NOTHING = Candidates(by_lease={}, refused={})

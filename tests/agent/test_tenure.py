@@ -263,6 +263,29 @@ def test_a_node_without_the_interface_does_not_contend(world: World) -> None:
     ]
 
 
+def test_a_service_that_becomes_faulty_keeps_what_it_has(world: World) -> None:
+    world.hold()
+    world.round()
+    faulty = objects(service(ports="tcp:0"), pod())
+    assert world.round(faulty) == ["rules", f"announce {VIP}", f"tell sip/sip-client {VIP}"]
+    assert set(world.electors.wanted) == {KEY}
+    # One that never was right is not contended for.
+    fresh = World()
+    fresh.round(faulty)
+    assert fresh.electors.wanted == {}
+    world.round(objects(pod()))
+    assert world.electors.wanted == {}
+
+
+def test_a_picture_without_this_node_changes_nothing(world: World) -> None:
+    world.hold()
+    world.round()
+    without = replace(objects(service(), pod(), Node("other")), nodes_known=True)
+    host = world.tenure.plan(without, world.host)
+    assert host == world.host
+    assert set(world.electors.wanted) == {KEY}
+
+
 def test_a_holder_that_takes_its_name_away_wakes_who_waits(world: World) -> None:
     named = objects(service(annotations={"kube-vip.io/vipHost": "worker-2"}), pod())
     assert "wake" not in " ".join(world.round(named))

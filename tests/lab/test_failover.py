@@ -126,13 +126,11 @@ def test_an_outside_that_sees_another_address_ends_the_demo_with_the_agents_logs
     monkeypatch.setattr(failover, "asking_service", asks_for_no_silence)
     monkeypatch.setattr(failover, "_PATIENCE", 4.0)
     said: list[str] = []
-    with pytest.raises(
-        KvctlError, match=r"not as promised: not within 4 s .* runs - - 192\.168\.0\.2(39|40)"
-    ):
+    # A pod beside the holder's leaves as its node, and so do all while a slow machine starts the agents.
+    with pytest.raises(KvctlError, match=r"as promised: not within 4 s the VIP .* - - 192\.168\.0\.2(39|40)"):
         failover.run(backend="nft", workers=2, say=said.append)
     assert "All as promised" not in "\n".join(said)
     assert {"The agent on worker said last:", "The agent on worker-2 said last:"} <= set(said)
-    assert any("this node holds Lease sip/kubevip-sip-client" in line for line in said)
     assert (existing(f"kvctl-demo-{os.getpid()}-"), _agents_of(os.getpid())) == ([], [])
 
 
