@@ -246,3 +246,25 @@ def test_an_election_takes_no_more_permission_than_its_component_grants(nodes: E
     assert used <= granted()
     of_election = granted() - granted(besides={"election"})
     assert of_election <= used
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_while_nobody_reaches_the_api_server_nobody_takes_what_it_cannot_own(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    with Ear(nodes) as ear, senders(nodes) as sending:
+        for sender in sending[first]:
+            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+        gone = time.monotonic()
+        for worker in WORKERS:
+            cut_off(nodes, worker)
+        eventually(lambda: not nodes.having(), why=nodes.told)
+        # It went on for as long as the last renewal gave the right to.
+        assert 0 < ear.last(first) - gone < 3.0
+        assert {packet.node for packet in ear.packets} == {first}
+        for worker in WORKERS:
+            revive(nodes, worker, cut_off)
+        second = nodes.settled()
+        for sender in sending[second]:
+            sender.sources.clear()
+            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
