@@ -331,7 +331,10 @@ def _cells(rows: Iterable[_Row]) -> list[tuple[str, ...]]:
 
 
 def _not_so(what: str) -> KvctlError:
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
     return KvctlError(
         f"the demo is not as promised: {what}",
-        hint="try again; on a machine that is busy, terms of 3 s are short",
+        hint=f"try again when this machine is less busy: its load is {load:.1f} on {processors} processors"
+        if load > processors
+        else "try again; the logs of the agents are above",
     )
