@@ -57,6 +57,10 @@ def test_a_service_that_names_an_interface_leaves_by_it(node: SecondWay) -> None
     for family, who in STANDARD.items():
         assert node.seen_behind(family) == who.vip
         assert node.seen(who) == who.vip
+    shown = node.lab.kvctl("egress", "show", "sip/sip-client", env={}).stdout
+    who = STANDARD[Family.IPV4]
+    assert f"VIP:                {who.vip} on eth1, placed by kvctl for good" in shown
+    assert "interface:          eth1, led to by the mark 0x4/0x3c and the routing table 7500" in shown
     again = node.apply("--with-vip")
     assert (again.status, "nothing to change" in again.stderr) == (0, True)
     flushed = node.flush("--all")
