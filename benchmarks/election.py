@@ -11,48 +11,26 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
-import struct
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.packets import Ear, sending
 from kvctl.lab.build import Lab, built, unique_prefix
-from kvctl.lab.topology import STANDARD, Pod, Topology, standard
-from kvctl.model.net import Family
+from kvctl.lab.topology import Pod, Topology, standard
 from kvctl.node.addresses import bound
-from tests.agent.electing import SETTINGS, WORKERS, mac_of
+from tests.agent.electing import SETTINGS, WORKERS
 from tests.agent.process import Watching, node_object, pod_object, service_object, watching
 from tests.apiserver import ApiServer, Object, Request, listening, serving
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LOOK_GAP = 0.05
-_PORT = 5060
-_SEND_GAP = 0.02
-_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _MANY = {worker: f"many-{number}" for number, worker in enumerate(WORKERS, 1)}
 """The namespace that stands for all pods of a node."""
-# One flow for each pod, so that the tables of connections stay as small as they are without it.
-_SENDER = """
-import socket, sys, time
-to, port, gap, *sources = sys.argv[1:]
-sockets = []
-for source in sources:
-    sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    sockets[-1].bind((source, 0))
-while True:
-    for each in sockets:
-        each.sendto(b"x", (to, int(port)))
-    time.sleep(float(gap))
-"""
 
 
 class _Told(NamedTuple):
@@ -77,47 +55,6 @@ class _Stamped(list[Request]):
     def append(self, request: Request) -> None:
         self.times.append(time.monotonic())
         super().append(request)
-
-
-class _Packet(NamedTuple):
-    at: float
-    """Seconds, by the kernel's clock."""
-    node: str
-
-
-class _Ear:
-    """Hears which node sends the outside packets with which VIP as source."""
-
-    def __init__(self, lab: Lab, vips: list[str]) -> None:
-        self.packets: dict[str, list[_Packet]] = {vip: [] for vip in vips}
-        self._by_mac = {mac_of(lab, worker): worker for worker in WORKERS}
-        self._socket = lab.outside.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self._socket.settimeout(0.1)
-        self._socket.bind(("eth1", 0x0800))  # linux/if_ether.h ETH_P_IP
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ear", daemon=True)
-
-    def __enter__(self) -> _Ear:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end.set()
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        while not self._end.is_set():
-            try:
-                frame, control, _, _ = self._socket.recvmsg(64, 64)
-            except TimeoutError:
-                continue
-            its, node = self.packets.get(socket.inet_ntoa(frame[26:30])), self._by_mac.get(frame[6:12])
-            if its is not None and node is not None and frame[23] == socket.IPPROTO_UDP:
-                seconds, nanoseconds = struct.unpack("@qq", control[0][2])
-                its.append(_Packet(seconds + nanoseconds / 1e9, node))
 
 
 class _Cluster:
@@ -226,30 +163,15 @@ def _fill(server: ApiServer, told: _Told) -> None:
 
 
 @contextmanager
-def _sending(cluster: _Cluster) -> Iterator[_Ear]:
+def _sending(cluster: _Cluster) -> Iterator[Ear]:
     """Some pods of each node send, and the outside listens."""
     told = cluster.told
     chosen = range(0, told.services, max(1, told.services // told.samples))
-    to = STANDARD[Family.IPV4].outside_eth1
     with ExitStack() as stack:
-        # Nobody reads what it gets; but without it the outside would answer that nobody is there.
-        sink = stack.enter_context(cluster.lab.outside.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        sink.bind((to, _PORT))
-        ear = stack.enter_context(_Ear(cluster.lab, [_vips(n, dual=False)[0] for n in chosen]))
+        ear = stack.enter_context(Ear(cluster.lab, [_vips(n, dual=False)[0] for n in chosen]))
         for place, worker in enumerate(WORKERS):
             pods = _pods(place, told.services, dual=False)
-            argv = [
-                sys.executable,
-                "-c",
-                _SENDER,
-                to,
-                str(_PORT),
-                str(_SEND_GAP),
-                *(pods[n][0] for n in chosen),
-            ]
-            sender = subprocess.Popen(cluster.lab[_MANY[worker]].argv(argv))
-            stack.callback(sender.wait)
-            stack.callback(sender.kill)
+            stack.enter_context(sending(cluster.lab[_MANY[worker]], sources=[pods[n][0] for n in chosen]))
         time.sleep(1)
         yield ear
 
@@ -314,27 +236,21 @@ def _losing(cluster: _Cluster, what: str, harm: Callable[[str], None]) -> None:
     count = cluster.spread()[node]
     with _sending(cluster) as ear:
         before = {vip: packets[-1].node for vip, packets in ear.packets.items() if packets}
-        begun = time.monotonic()
         harm(node)
+        begun = time.monotonic()
         taken = cluster.until_placed(but=node, since=begun)
         time.sleep(2)
-    moved = {vip: ear.packets[vip] for vip, was in before.items() if was == node}
-    gaps = sorted(max((b.at - a.at for a, b in _pairs(its)), default=0.0) for its in moved.values())
-    twice = sum(a.node != b.node for its in moved.values() for a, b in _pairs(its)) - len(moved)
+    moved = [vip for vip, was in before.items() if was == node]
+    gaps = sorted(ear.longest_gap(vip) for vip in moved)
+    twice = sum(ear.changes(vip) for vip in moved) - len(moved)
     print(f"{what}: {count} VIPs of {node} with others after {taken:.2f} s; spread {_spread(cluster)}")
     if gaps:
         print(
             f"  {len(gaps)} of them watched: gaps of {gaps[0]:.2f} to {gaps[-1]:.2f} s; more changes than one: {twice}"
         )
-    kept = sorted(
-        max((b.at - a.at for a, b in _pairs(ear.packets[v])), default=0.0) for v in before if v not in moved
-    )
+    kept = sorted(ear.longest_gap(vip) for vip in before.keys() - set(moved))
     if kept:
         print(f"  {len(kept)} watched that stay where they are: longest gap {kept[-1]:.2f} s")
-
-
-def _pairs(packets: list[_Packet]) -> Iterator[tuple[_Packet, _Packet]]:
-    return pairwise(packets)
 
 
 def _drain(cluster: _Cluster, node: str) -> None:
