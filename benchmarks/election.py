@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from benchmarks.packets import Ear, sending
 from kvctl.lab.build import Lab, built, unique_prefix
+from kvctl.lab.signals import orderly
 from kvctl.lab.topology import Pod, Topology, standard
 from kvctl.node.addresses import bound
 from tests.agent.electing import SETTINGS, WORKERS
@@ -283,7 +284,7 @@ def _spread(cluster: _Cluster) -> str:
 def main() -> None:
     """Print the figures."""
     told = _told()
-    with ExitStack() as stack:
+    with orderly(), ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.environ["XTABLES_LOCKFILE"] = str(directory / "lock")
         lab = stack.enter_context(built(_topology(told), prefix=unique_prefix("bench")))
