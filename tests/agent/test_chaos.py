@@ -191,7 +191,7 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(
-    max_examples=int(os.environ.get("KVCTL_EXAMPLES", "1500")) if LONG else 12,
+    max_examples=int(os.environ.get("KVCTL_EXAMPLES", "1500")) if LONG else 8,
     deadline=None,
     derandomize=not LONG,
     database=None,

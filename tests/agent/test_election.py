@@ -47,6 +47,7 @@ def test_one_node_takes_the_vip_and_its_pods_leave_with_it(nodes: Electing) -> N
     }
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_where_the_pod_goes_the_vip_goes(nodes: Electing) -> None:
     nodes.server.put("services", elected_service())
     first = nodes.settled()
@@ -61,16 +62,7 @@ def test_where_the_pod_goes_the_vip_goes(nodes: Electing) -> None:
     eventually(lambda: seen(nodes, second) == nodes.who.vip, why=nodes.told)
 
 
-def test_a_killed_holder_is_followed_when_its_lease_has_run_out(nodes: Electing) -> None:
-    nodes.server.put("services", elected_service())
-    first = nodes.settled()
-    nodes.agents[first].process.kill()
-    eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
-    second = nodes.settled()
-    assert second != first
-    assert seen(nodes, second) == nodes.who.vip
-
-
+@pytest.mark.parametrize("backend", ["nft"])
 def test_when_the_service_goes_so_does_the_vip_and_then_the_lease_is_free(nodes: Electing) -> None:
     nodes.server.put("services", elected_service())
     nodes.settled()

@@ -27,7 +27,8 @@ from tests.conftest import MakeLab
 from tests.deploy.reading import granted, permission
 
 DROP = {"kvctl.io/without-vip": "drop"}
-RUNS = 50 if os.environ.get("KVCTL_LONG") else 1
+LONG = bool(os.environ.get("KVCTL_LONG"))
+RUNS = 50 if LONG else 1
 Senders = dict[str, list[Sender]]
 
 
@@ -70,7 +71,13 @@ def revive(nodes: Electing, worker: str, harm: Callable[[Electing, str], None]) 
     eventually(nodes.agents[worker].ready, why=nodes.told)
 
 
-@pytest.mark.parametrize("harm", [kill, stop, cut_off])
+HARMS = (kill, stop, cut_off)
+
+
+@pytest.mark.parametrize(
+    ("backend", "harm"),
+    [*(("nft", harm) for harm in HARMS), *(("legacy", harm) for harm in (HARMS if LONG else (kill,)))],
+)
 def test_a_holder_that_fails_has_stopped_before_another_begins(
     nodes: Electing, harm: Callable[[Electing, str], None]
 ) -> None:

@@ -27,7 +27,7 @@ from tests.robustness.foreign_rules import rules_of
 from tests.robustness.node import Node
 
 LONG = bool(os.environ.get("KVCTL_LONG"))
-KILLS = 200 if LONG else 8
+KILLS = 200 if LONG else 4
 LONGEST_LIFE = 1.2
 """Seconds after its start at which an agent is killed at the latest: before its first write, in it, after it."""
 _MARK = "77"

@@ -11,7 +11,7 @@ from kvctl.election.terms import Terms
 from tests.election.world import Member, World, world
 
 WHO = st.integers(0, 2)
-MANY = settings(max_examples=60, stateful_step_count=50, deadline=None)
+MANY = settings(max_examples=30, stateful_step_count=50, deadline=None)
 
 
 class Election(RuleBasedStateMachine):
