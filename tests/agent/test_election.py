@@ -12,6 +12,7 @@ from kvctl.model.net import Family
 from tests.agent.electing import PODS, WORKERS, Electing, elected_service, three_nodes, three_workers
 from tests.agent.process import eventually
 from tests.conftest import MakeLab
+from tests.deploy.reading import granted, permission
 
 
 @pytest.fixture
@@ -60,6 +61,10 @@ def test_where_the_pod_goes_the_vip_goes(nodes: Electing) -> None:
     second = nodes.settled()
     assert second != first
     eventually(lambda: seen(nodes, second) == nodes.who.vip, why=nodes.told)
+    # All of that takes no more permission than the component of the deployment grants, and all of it.
+    used = {permission(request) for request in nodes.server.requests}
+    assert used <= granted()
+    assert granted() - granted(besides={"election"}) <= used
 
 
 @pytest.mark.parametrize("backend", ["nft"])
@@ -80,6 +85,7 @@ def seen_behind(nodes: Electing, worker: str) -> str | None:
     return answer.source if answer is not None else None
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_the_way_out_by_a_second_interface_moves_with_the_vip(nodes: Electing) -> None:
     for family in Family:
         length, nodad = (32, "") if family is Family.IPV4 else (128, " nodad")

@@ -13,7 +13,6 @@ import pytest
 from kvctl.lab.traffic import Sender
 from kvctl.model.net import Family
 from tests.agent.electing import (
-    NAMES,
     WORKERS,
     Ear,
     Electing,
@@ -24,7 +23,6 @@ from tests.agent.electing import (
 )
 from tests.agent.process import eventually
 from tests.conftest import MakeLab
-from tests.deploy.reading import granted, permission
 
 DROP = {"kvctl.io/without-vip": "drop"}
 LONG = bool(os.environ.get("KVCTL_LONG"))
@@ -240,19 +238,6 @@ def test_an_agent_that_leaves_its_node_clean_hands_over(
         assert first not in nodes.having()
         assert nodes.settled() != first
         assert nodes.kernel_is_clean(first)
-
-
-@pytest.mark.parametrize("backend", ["nft"])
-def test_an_election_takes_no_more_permission_than_its_component_grants(nodes: Electing) -> None:
-    nodes.server.put("services", elected_service())
-    first = nodes.settled()
-    nodes.server.delete("pods", NAMES[first], namespace="sip")
-    eventually(lambda: nodes.holder() not in (None, first), why=nodes.told)
-    nodes.settled()
-    used = {permission(request) for request in nodes.server.requests}
-    assert used <= granted()
-    of_election = granted() - granted(besides={"election"})
-    assert of_election <= used
 
 
 @pytest.mark.parametrize("backend", ["nft"])

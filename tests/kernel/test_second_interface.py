@@ -84,6 +84,7 @@ def test_diff_tells_the_routing_and_apply_puts_back_what_was_taken_away(node: Se
     assert node.seen_behind(Family.IPV4) == STANDARD[Family.IPV4].vip
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_without_a_gateway_only_the_networks_of_the_interface_are_reached_and_that_is_said(
     node: SecondWay,
 ) -> None:
@@ -99,12 +100,14 @@ def test_without_a_gateway_only_the_networks_of_the_interface_are_reached_and_th
         assert node.seen_behind(family) is None
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_a_gateway_that_is_none_is_told(node: SecondWay) -> None:
     node.write(service(annotations={**NAMED, "kvctl.io/gateway": "10.77.0.1"}, vips=()), pod())
     done = node.apply("--with-vip")
     assert "the gateway 10.77.0.1 (kvctl.io/gateway) is on no network of eth1" in done.stderr
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_when_the_interface_is_not_named_any_more_the_way_goes(node: SecondWay) -> None:
     before = node.everything()
     node.write(service(annotations=LED, vips=()), pod())

@@ -88,6 +88,7 @@ def test_the_vip_comes_with_the_rules_and_goes_with_them(node: Node) -> None:
     assert node.ours() == {}
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_the_outside_learns_of_it_though_it_knew_another(node: Node) -> None:
     who = STANDARD[Family.IPV4]
     node.lab.outside.batch([f"neigh replace {who.vip} lladdr 02:00:00:00:00:77 dev eth1 nud reachable"])
@@ -95,6 +96,7 @@ def test_the_outside_learns_of_it_though_it_knew_another(node: Node) -> None:
     assert node.seen(who) == who.vip
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_an_address_that_another_host_has_is_left_to_it(node: Node) -> None:
     who = STANDARD[Family.IPV4]
     node.lab.outside.batch([f"addr add {who.vip}/32 dev eth1"])
@@ -108,6 +110,7 @@ def test_an_address_that_another_host_has_is_left_to_it(node: Node) -> None:
     assert node.seen(v6) == v6.vip
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_an_admins_address_is_never_taken(node: Node) -> None:
     who = STANDARD[Family.IPV4]
     node.lab.worker.batch([f"addr add {who.vip}/32 dev eth1"])
@@ -118,12 +121,14 @@ def test_an_admins_address_is_never_taken(node: Node) -> None:
     assert node.addresses().partition("inet6")[0] == before
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_without_it_the_vip_is_elsewhere_as_ever_and_a_dry_run_places_nothing(node: Node) -> None:
     assert "is on no interface of this node" in node.apply().stderr
     assert node.apply("--with-vip", "--dry-run").status == 0
     assert node.ours() == {}
 
 
+@pytest.mark.parametrize("backend", ["nft"])
 def test_a_vip_without_an_interface_is_told(node: Node) -> None:
     named = {"kube-vip.io/loadbalancerIPs": "203.0.113.9", "kube-vip.io/serviceInterface": "eth7"}
     node.write(service(annotations=named, vips=()), pod())
