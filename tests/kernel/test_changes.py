@@ -21,7 +21,7 @@ from tests.kernel.conftest import PORTS
 from tests.kernel.node import SECOND_VIPS, VIPS, Packets, Thing, Worker, lab_pod
 
 MINE: tuple[Thing, ...] = (service(vip=VIPS, ports="udp:5060,tcp:5060"), lab_pod())
-CHANGES = 1000 if os.environ.get("KVCTL_LONG") else 80
+CHANGES = 1000 if os.environ.get("KVCTL_LONG") else 200
 
 
 def others(rng: random.Random) -> list[Thing]:
