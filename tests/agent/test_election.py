@@ -72,7 +72,8 @@ def test_when_the_service_goes_so_does_the_vip_and_then_the_lease_is_free(nodes:
     nodes.server.put("services", elected_service())
     nodes.settled()
     nodes.server.delete("services", "sip-client", namespace="sip")
-    eventually(lambda: not nodes.having() and nodes.holder() is None, why=nodes.told)
+    eventually(lambda: nodes.holder() is None, why=nodes.told)
+    assert nodes.having() == set()
 
 
 BEHIND = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8:77::7"}
