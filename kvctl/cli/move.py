@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from kvctl.cli import options
-from kvctl.cli.output import note, printable
+from kvctl.cli.output import note, printable, warning
 from kvctl.cluster.connection import Connection, open_connection
 from kvctl.cluster.failures import RefusedError
 from kvctl.cluster.fields import A_SUBDOMAIN, is_subdomain
-from kvctl.cluster.leases import Lease, Leases
-from kvctl.errors import KvctlError, UsageError
+from kvctl.cluster.leases import MOVE_TO, Lease, Leases
+from kvctl.errors import ClusterError, KvctlError, UsageError
 from kvctl.lab.signals import orderly
 from kvctl.model.lease import IDENTITY_PREFIX, LeaseKey
 from kvctl.model.ref import ServiceRef
@@ -62,12 +62,14 @@ def command(
     connection = open_connection(kubeconfig=kubeconfig, context=context)
     leases, key = Leases(connection), _lease_of(connection, ref)
     begun = time.monotonic()
+    lease = _look(leases, key, ref)
+    before = _node(lease)
+    if before == node:
+        note(printable(f"{ref} is on {node} already (Lease {key})"))
+        return 0
     with orderly():
-        before = _ask(leases, key, ref, node)
-        if before is None:
-            note(printable(f"{ref} is on {node} already (Lease {key})"))
-            return 0
         try:
+            _ask(leases, lease, ref, node)
             _wait(leases, key, node, end=begun + timeout)
         except BaseException:
             _take_back(leases, key, node)
@@ -91,25 +93,29 @@ def _lease_of(connection: Connection, ref: ServiceRef) -> LeaseKey:
     return lease_of(ref, texts)
 
 
-def _ask(leases: Leases, key: LeaseKey, ref: ServiceRef, node: str) -> str | None:
-    """Write the wish into the Lease; the node that holds it now, or None if that is `node`."""
+def _look(leases: Leases, key: LeaseKey, ref: ServiceRef) -> Lease:
+    """The Lease. Raises KvctlError where there is none, or it is not an agent's of kvctl."""
+    lease = leases.get(key, timeout=_SECONDS)
+    if lease is None:
+        raise KvctlError(
+            f"{ref} has no Lease {key}: no node contends for its VIP",
+            hint="run the agents with svc_election=true, and see: kvctl egress list --cluster",
+        )
+    _node(lease)
+    return lease
+
+
+def _ask(leases: Leases, lease: Lease, ref: ServiceRef, node: str) -> None:
+    """Write the wish into the Lease."""
     while True:
-        lease = leases.get(key, timeout=_SECONDS)
-        if lease is None:
-            raise KvctlError(
-                f"{ref} has no Lease {key}: no node contends for its VIP",
-                hint="run the agents with svc_election=true, and see: kvctl egress list --cluster",
-            )
-        holder = _node(lease)
-        if holder == node:
-            return None
         try:
             leases.update(lease._replace(move_to=node), timeout=_SECONDS)
         except RefusedError as error:
             if error.status != _CONFLICT:
                 raise
+            lease = _look(leases, lease.key, ref)
         else:
-            return holder
+            return
 
 
 def _node(lease: Lease) -> str:
@@ -138,6 +144,17 @@ def _wait(leases: Leases, key: LeaseKey, node: str, *, end: float) -> None:
 
 def _take_back(leases: Leases, key: LeaseKey, node: str) -> None:
     """A wish that nobody fulfils must not stay: it would move the VIP later, when nobody expects it."""
-    lease = leases.get(key, timeout=_SECONDS)
-    if lease is not None and lease.move_to == node:
-        leases.update(lease._replace(move_to=None), timeout=_SECONDS)
+    try:
+        while (lease := leases.get(key, timeout=_SECONDS)) is not None and lease.move_to == node:
+            try:
+                leases.update(lease._replace(move_to=None), timeout=_SECONDS)
+            except RefusedError as error:
+                # The holder renews it all the time.
+                if error.status != _CONFLICT:
+                    raise
+    except ClusterError as error:
+        # Why it was given up is told by whoever called.
+        undo = f"kubectl -n {key.namespace} annotate lease {key.name} {MOVE_TO}-"
+        warning(
+            printable(f"Lease {key} may still ask to move to {node} ({error.message}); take it back: {undo}")
+        )
