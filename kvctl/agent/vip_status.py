@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 from kvctl.agent.outbox import Limits, Outbox
 from kvctl.cluster.vip_status import Client, clear_holder, write_holder, write_status
-from kvctl.model.net import Address
+from kvctl.model.net import Address, family_of, parse_address
 from kvctl.model.objects import Service
 from kvctl.model.ref import ServiceRef
+from kvctl.policy.annotations import ADDRESSES
 from kvctl.policy.holder import VIP_HOST
+from kvctl.policy.management import wrote_status_alone
 
 WHAT = "VIP status"
 AGAIN_SECONDS = 30.0
@@ -62,11 +65,11 @@ class VipStatus:
 
     def holds(self, service: Service, vips: Collection[Address]) -> None:
         """These VIPs of the Service are here."""
-        written = [ingress.ip for ingress in service.ingress]
+        stays = _staying(service, vips)
         letter = _Letter(
             service.ref,
-            tuple(vips),
-            with_status=written != [str(vip) for vip in vips],
+            (*vips, *stays),
+            with_status=_is_to_write(service, (*vips, *stays)),
             with_holder=service.annotations.get(VIP_HOST) != self._node,
         )
         if not (letter.with_status or letter.with_holder):
@@ -91,3 +94,26 @@ class VipStatus:
             write_status(self._connection, letter.ref, letter.vips)
         if letter.with_holder:
             write_holder(self._connection, letter.ref, self._node)
+
+
+def _staying(service: Service, vips: Collection[Address]) -> list[Address]:
+    """Of the status what is not bound at the moment, in a family of its own: named nowhere else, it would be lost."""
+    if service.annotations.get(ADDRESSES) or service.load_balancer_ip:
+        return []
+    here = {family_of(vip) for vip in vips}
+    return [address for address in _in_status(service) if family_of(address) not in here]
+
+
+def _is_to_write(service: Service, vips: Collection[Address]) -> bool:
+    written = _in_status(service)
+    # What a person wrote stays as it is as long as it names what is here.
+    enough = not wrote_status_alone(service) and set(vips) <= set(written)
+    return not enough and written != list(vips)
+
+
+def _in_status(service: Service) -> list[Address]:
+    found = []
+    for ingress in service.ingress:
+        with suppress(ValueError):
+            found.append(parse_address(ingress.ip))
+    return found

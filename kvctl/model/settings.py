@@ -27,6 +27,8 @@ class Settings:
     """The VIP counts as here without an address on an interface."""
     without_vip: WithoutVip = WithoutVip.NODE_ADDRESS
     """What becomes of the traffic of Services that do not say it themselves, where their VIP is not."""
+    elects: bool = False
+    """kvctl places the VIPs (serviceElection): where it has written a status, what the Service asks for counts."""
     fence_seconds: int | None = None
     """In election mode: how long rules use a VIP without a heartbeat; None: as long as they are there."""
     interface: str | None = None

@@ -104,9 +104,20 @@ def judge(
         if refused is not None:
             yield replace(skipped, family=family, reason=_sentence([refused], problems))
         else:
-            yield _judge_family(
-                service, annotations, vips.accepted[family], context, replace(skipped, family=family)
-            )
+            vip, more = _to_have(service.ref, family, vips, context.claims)
+            its = replace(skipped, family=family, warnings=(*warnings, *more))
+            yield _judge_family(service, annotations, vip, context, its)
+
+
+def _to_have(
+    ref: ServiceRef, family: Family, vips: Vips, claims: Mapping[Address, Claim]
+) -> tuple[Vip, tuple[str, ...]]:
+    """The VIP of a family: what is asked for, but not another's in place of what the Service has."""
+    asked, held = vips.accepted[family], vips.held.get(family)
+    lost = claim_lost(ref, asked.address, claims)
+    if lost is None or held is None or held.address == asked.address:
+        return asked, ()
+    return held, (f"{lost}; it keeps {held.address}",)
 
 
 def _state_faults(service: Service) -> list[str]:

@@ -9,8 +9,10 @@ from kvctl.model.text import quote
 
 CLASSES = ("", "kvctl.io/vip")
 """Values of `spec.loadBalancerClass` that leave a Service to kvctl."""
+MANAGER = "kvctl"
+"""As what kvctl writes: its name among an object's managedFields."""
 # What a person writes with, or kvctl itself. Any other program that writes `status` manages the address, too.
-_OWN_MANAGERS = ("kvctl", "kubectl")
+_OWN_MANAGERS = (MANAGER, "kubectl")
 
 
 def managed_elsewhere(service: Service, *, announced: Collection[str]) -> str | None:
@@ -26,3 +28,8 @@ def managed_elsewhere(service: Service, *, announced: Collection[str]) -> str | 
     if service.ingress and others:
         return f"{quote(others[0])} writes its status: that program manages the VIP"
     return f"MetalLB announces the VIP ({', '.join(sorted(announced))})" if announced else None
+
+
+def wrote_status_alone(service: Service) -> bool:
+    """Whether what the status says is kvctl's own doing and nobody else's word."""
+    return service.load_balancer_class in CLASSES and set(service.status_managers) == {MANAGER}

@@ -187,7 +187,9 @@ class Resolver:
                 continue
             pods = selected_pods(service, context.index)
             owners = tuple(context.index.owners.get(address) for pod in pods for address in pod.addresses)
-            claims = tuple(context.claims.get(vip.address) for vip in vips.accepted.values())
+            claims = tuple(
+                context.claims.get(vip.address) for vip in (*vips.accepted.values(), *vips.held.values())
+            )
             # Why there is no pod is told by those that do not count.
             others = () if pods else tuple(context.index.unusable.get(ref.namespace, ()))
             grounds = (service, vips, pods, owners, claims, others)

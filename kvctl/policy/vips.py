@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from ipaddress import IPv6Address
 
@@ -13,6 +13,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.annotations import ADDRESSES, Problem
 from kvctl.policy.cidrs import ClusterNetworks
+from kvctl.policy.management import wrote_status_alone
 
 STATUS_FIELD = "status.loadBalancer.ingress"
 SPEC_FIELD = "spec.loadBalancerIP"
@@ -46,6 +47,8 @@ class Vips:
     problems: tuple[Problem, ...]
     """Addresses that are none, or that nobody may have as VIP."""
     warnings: tuple[str, ...]
+    held: Mapping[Family, Vip] = field(default_factory=dict)
+    """Of a status that kvctl itself wrote: what the Service has, where it asks for another one by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,38 +88,83 @@ def find_vips(
     settings: Settings,
     from_api: bool,
 ) -> Vips:
-    """The VIPs of a Service: from its status, else its annotation, else its spec; the first of each family."""
-    named, problems = _named(service, annotated)
-    first: dict[Family, Vip] = {}
-    further: list[Vip] = []
-    for vip in named:
-        if first.setdefault(family_of(vip.address), vip) is not vip:
-            further.append(vip)
-    accepted: dict[Family, Vip] = {}
-    refused: dict[Family, str] = {}
-    for family, vip in first.items():
-        fault = rules.fault(vip.address)
-        outside = (
-            from_api and vip.standing is Standing.TENANT and not within(vip.address, settings.vip_ranges)
+    """The VIPs of a Service: from its status, else its annotation, else its spec; the first of each family.
+
+    Where kvctl places the VIPs and has written the status itself, that is no more than what it has done so far: then
+    what annotation or spec ask for comes first, if it may be had.
+    """
+    judge = _Judge(rules=rules, settings=settings, from_api=from_api)
+    in_status, problems = _in_status(service)
+    asked, faults = _asked_for(service, annotated)
+    if not in_status and not problems:
+        found = judge.sorted_out(asked, faults)
+    elif (asked or faults) and settings.elects and wrote_status_alone(service):
+        found = judge.moved(in_status, asked, faults)
+    else:
+        found = judge.sorted_out(in_status, problems)
+    by_tenant = [vip for vip in found.accepted.values() if vip.standing is Standing.TENANT]
+    claimed, _ = _parsed([i.ip for i in service.ingress], field=STATUS_FIELD, standing=Standing.STATUS)
+    return replace(found, claims=(*claimed, *by_tenant))
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """By which rules addresses are accepted or refused."""
+
+    rules: VipRules
+    settings: Settings
+    from_api: bool
+
+    def sorted_out(self, named: Iterable[Vip], problems: Iterable[Problem] = ()) -> Vips:
+        """The first of each family, judged; without claims."""
+        first: dict[Family, Vip] = {}
+        further: list[Vip] = []
+        for vip in named:
+            if first.setdefault(family_of(vip.address), vip) is not vip:
+                further.append(vip)
+        accepted: dict[Family, Vip] = {}
+        refused: dict[Family, str] = {}
+        faults = list(problems)
+        for family, vip in first.items():
+            fault = self.rules.fault(vip.address)
+            if fault is not None:
+                faults.append(Problem(annotation=vip.field, value=str(vip.address), why=f"{fault}: no VIP"))
+            elif self._is_outside(vip):
+                refused[family] = _outside_ranges(vip, self.settings)
+            else:
+                accepted[family] = vip
+        warnings = [
+            f"{v.field} has a further {family_of(v.address)} address, {v.address}: not used" for v in further
+        ]
+        return Vips(
+            accepted=accepted, refused=refused, claims=(), problems=tuple(faults), warnings=tuple(warnings)
         )
-        if fault is not None:
-            problems.append(Problem(annotation=vip.field, value=str(vip.address), why=f"{fault}: no VIP"))
-        elif outside:
-            refused[family] = _outside_ranges(vip, settings)
-        else:
-            accepted[family] = vip
-    warnings = [
-        f"{v.field} has a further {family_of(v.address)} address, {v.address}: not used" for v in further
-    ]
-    by_tenant = [vip for vip in accepted.values() if vip.standing is Standing.TENANT]
-    in_status, _ = _parsed([i.ip for i in service.ingress], field=STATUS_FIELD, standing=Standing.STATUS)
-    return Vips(
-        accepted=accepted,
-        refused=refused,
-        claims=(*in_status, *by_tenant),
-        problems=tuple(problems),
-        warnings=tuple(warnings),
-    )
+
+    def moved(self, in_status: Sequence[Vip], asked: Sequence[Vip], faults: Iterable[Problem]) -> Vips:
+        """What is asked for, and what is held where that cannot be had: a mistake takes nothing away."""
+        written = {vip.address: vip for vip in in_status}
+        # What kvctl has written it has judged before; the ranges may have been made narrower since.
+        wish = self.sorted_out([written.get(vip.address, vip) for vip in asked], faults)
+        held = self.sorted_out(in_status).accepted
+        if not (wish.refused or wish.problems):
+            return replace(wish, held={f: v for f, v in held.items() if f in wish.accepted})
+        kept = {family: vip for family, vip in held.items() if family not in wish.accepted}
+        told = [
+            f"{why}; it keeps {kept[family].address}"
+            for family, why in wish.refused.items()
+            if family in kept
+        ]
+        return replace(
+            wish,
+            accepted={**wish.accepted, **kept},
+            refused={family: why for family, why in wish.refused.items() if family not in kept},
+            warnings=(*wish.warnings, *told),
+            held=held,
+        )
+
+    def _is_outside(self, vip: Vip) -> bool:
+        by_tenant = self.from_api and vip.standing is Standing.TENANT
+        return by_tenant and not within(vip.address, self.settings.vip_ranges)
 
 
 def _outside_ranges(vip: Vip, settings: Settings) -> str:
@@ -127,10 +175,13 @@ def _outside_ranges(vip: Vip, settings: Settings) -> str:
     )
 
 
-def _named(service: Service, annotated: Collection[Address]) -> tuple[list[Vip], list[Problem]]:
+def _in_status(service: Service) -> tuple[list[Vip], list[Problem]]:
     texts = [ingress.ip for ingress in service.ingress if ingress.ip_mode != "Proxy"]
-    if texts:
-        return _parsed(texts, field=STATUS_FIELD, standing=Standing.STATUS)
+    return _parsed(texts, field=STATUS_FIELD, standing=Standing.STATUS)
+
+
+def _asked_for(service: Service, annotated: Collection[Address]) -> tuple[list[Vip], list[Problem]]:
+    """What the Service itself names, in annotation or spec."""
     if annotated:
         return [Vip(address, ADDRESSES, Standing.TENANT) for address in annotated], []
     if service.load_balancer_ip:

@@ -99,3 +99,25 @@ def test_who_gives_up_takes_its_own_name_back(teller: Teller) -> None:
     teller.api.holder = "worker-2"
     teller.status.gives_up(ref("sip/sip-client"))
     assert len(teller.sent()) == 1
+
+
+def test_what_a_person_wrote_stays_and_what_kvctl_wrote_follows(teller: Teller) -> None:
+    both = (Ingress("192.168.0.245"), Ingress("192.168.0.7"))
+    a_persons = replace(service(annotations=NAMED), ingress=both, status_managers=("kubectl",))
+    teller.status.holds(a_persons, [VIP])
+    assert teller.sent() == []
+    own = replace(a_persons, status_managers=("kvctl",))
+    teller.status.holds(own, [VIP])
+    assert teller.sent() == [("status", {"status": {"loadBalancer": {"ingress": [{"ip": "192.168.0.245"}]}}})]
+
+
+def test_an_address_that_nothing_but_the_status_names_is_not_lost_while_it_is_not_bound(
+    teller: Teller,
+) -> None:
+    both = (Ingress("192.168.0.245"), Ingress("2001:db8:1::245"))
+    own = replace(service(annotations=NAMED), ingress=both, status_managers=("kvctl",))
+    teller.status.holds(own, [VIP])
+    assert teller.sent() == []
+    asking = replace(own, annotations={**own.annotations, "kube-vip.io/loadbalancerIPs": str(VIP)})
+    teller.status.holds(asking, [VIP])
+    assert [what for what, _ in teller.sent()] == ["status"]

@@ -8,9 +8,10 @@ import pytest
 
 from kvctl.model.net import Family
 from kvctl.model.objects import Ingress, Service
+from kvctl.model.settings import Settings
 from kvctl.policy.annotations import ADDRESSES
 from kvctl.policy.verdict import Fate
-from tests.builders import DUAL_STACK, endpoint, node, pod, service, settings
+from tests.builders import DUAL_STACK, endpoint, networks, node, pod, service, settings
 from tests.policy.answers import only, policy_of, resolved, skip_of, wanted_names
 
 POD = pod()
@@ -244,3 +245,70 @@ class TestClaims:
             endpoint("b/b", "10.0.0.7"),
         )
         assert wanted_names(answer) == ["a/a"]
+
+
+ELECTING = replace(DUAL_STACK, elects=True, vip_ranges=networks("192.168.0.0/24", "fd00:1::/64"))
+
+
+def held(*vips: str, asks: str = "", spec_ip: str | None = None, by: str = "kvctl") -> Service:
+    """A Service whose status `by` has written, and that names addresses itself."""
+    its = service(vip=vips, annotations={ADDRESSES: asks}, spec_ip=spec_ip)
+    return replace(its, status_managers=(by,))
+
+
+def vips_of(it: Service, *others: Service, settings: Settings = ELECTING) -> dict[Family, str]:
+    """The VIPs that it gets, read through the API."""
+    both = pod("sip/sip-client-0", "10.0.0.1", "fd00:10::1")
+    answer = resolved(it, both, *others, settings=settings, from_api=True)
+    return {w.policy.family: str(w.policy.vip) for w in answer.wanted if w.policy.ref == it.ref}
+
+
+def test_where_kvctl_wrote_the_status_what_the_service_asks_for_comes_first() -> None:
+    moved = held("192.168.0.245", asks="192.168.0.7")
+    assert vips_of(moved) == {Family.IPV4: "192.168.0.7"}
+    assert vips_of(held("192.168.0.245", spec_ip="192.168.0.8")) == {Family.IPV4: "192.168.0.8"}
+    # By hand, and where another or a person has a say, the status is what counts.
+    assert vips_of(moved, settings=replace(ELECTING, elects=False)) == {Family.IPV4: "192.168.0.245"}
+    for by in ("kubectl", "metallb-controller"):
+        assert vips_of(replace(moved, status_managers=("kvctl", by))) == {Family.IPV4: "192.168.0.245"}
+
+
+def test_who_asks_for_nothing_keeps_what_it_has_and_who_asks_for_less_gets_less() -> None:
+    both = {Family.IPV4: "192.168.0.245", Family.IPV6: "fd00:1::9"}
+    assert vips_of(held(*both.values())) == both
+    assert vips_of(held(*both.values(), asks="192.168.0.245")) == {Family.IPV4: "192.168.0.245"}
+    assert vips_of(held(*both.values(), asks="fd00:1::9,192.168.0.7")) == {**both, Family.IPV4: "192.168.0.7"}
+
+
+def test_an_address_out_of_the_ranges_takes_nothing_away_and_is_told() -> None:
+    both = pod("sip/sip-client-0", "10.0.0.1", "fd00:10::1")
+    it = held("192.168.0.245", "fd00:1::9", asks="203.0.113.9")
+    answer = resolved(it, both, settings=ELECTING, from_api=True)
+    assert vips_of(it) == {Family.IPV4: "192.168.0.245", Family.IPV6: "fd00:1::9"}
+    warning = answer.wanted[0].warnings[0]
+    assert "203.0.113.9 of kube-vip.io/loadbalancerIPs is outside --vip-range" in warning
+    assert warning.endswith("; it keeps 192.168.0.245")
+    # What it has may be outside by now: nobody has asked for that to change.
+    narrow = replace(ELECTING, vip_ranges=())
+    assert vips_of(held("192.168.0.245", asks="192.168.0.245"), settings=narrow) == {
+        Family.IPV4: "192.168.0.245"
+    }
+
+
+def test_one_that_another_namespace_has_takes_nothing_away_and_is_told() -> None:
+    it = held("192.168.0.245", asks="192.168.0.7")
+    other = service("other/other", vip="192.168.0.7")
+    assert vips_of(it, other) == {Family.IPV4: "192.168.0.245"}
+    answer = resolved(it, POD, other, settings=ELECTING, from_api=True)
+    assert str(policy_of(answer, "sip/sip-client").vip) == "192.168.0.245"
+    (wanted,) = (w for w in answer.wanted if w.policy.ref == it.ref)
+    assert "claimed by Service other/other" in wanted.warnings[0]
+    assert wanted.warnings[0].endswith("; it keeps 192.168.0.245")
+
+
+@pytest.mark.parametrize(("asks", "spec_ip"), [("192.168.0.300", None), ("10.0.3.4", None), ("", "nowhere")])
+def test_one_that_is_none_leaves_the_rules_as_they_are(asks: str, spec_ip: str | None) -> None:
+    it = held("192.168.0.245", asks=asks, spec_ip=spec_ip)
+    skip = skip_of(resolved(it, POD, settings=ELECTING, from_api=True), "sip/sip-client")
+    assert (skip.fate, str(skip.vip)) == (Fate.KEEP, "192.168.0.245")
+    assert skip.problems
