@@ -117,6 +117,7 @@ def run_agent(connection: Connection, options: Options) -> None:
         routes.start()
         stack.callback(routes.stop)
         _introduce(journal, options, connection)
+        _tell_fence(journal, options)
         cluster.start()
         stack.callback(cluster.stop)
         agent.run()
@@ -175,6 +176,18 @@ def _introduce(journal: Journal, options: Options, connection: Connection) -> No
         readiness_gates=options.gates,
         election=_words(options.terms) if options.terms is not None else "off",
         fence=options.settings.fence_seconds is not None if options.terms is not None else None,
+    )
+
+
+def _tell_fence(journal: Journal, options: Options) -> None:
+    """Say so where only the addresses are fenced."""
+    if options.terms is None or options.settings.fence_seconds is not None:
+        return
+    from kvctl.netfilter import fence
+
+    journal.complain(
+        f"only addresses are fenced, not rules: {fence.obstacle()}; should this agent die, its pods' packets carry "
+        "the VIP for as long as the rules are there, also when another node has it"
     )
 
 

@@ -332,12 +332,13 @@ def _context_namespace(*, kubeconfig: str | None, context: str | None) -> str | 
         return None
 
 
-def with_fence(settings: Settings, terms: Terms | None) -> Settings:
-    """The settings, with the fence that rules need where VIPs are held by Lease."""
+def electing(settings: Settings, terms: Terms | None) -> Settings:
+    """The settings of who holds VIPs by Lease, with the fence that rules need then; `terms` None: nobody does."""
     from dataclasses import replace
 
     from kvctl.netfilter import fence
 
-    if terms is None or not fence.available():
+    if terms is None:
         return settings
-    return replace(settings, fence_seconds=int(terms.renew_deadline))
+    seconds = int(terms.renew_deadline) if fence.obstacle() is None else None
+    return replace(settings, elects=True, fence_seconds=seconds)

@@ -96,7 +96,13 @@ def command(
         )
     _refuse_idle_options(once=once)
     terms = read_terms(os.environ) if _switch(elect, "svc_election", default=False) else None
-    settings = options.with_fence(inputs.settings(), terms)
+    if once and terms is not None:
+        raise UsageError(
+            "--once cannot elect (svc_election is true): only an agent that stays can hold the Lease of a VIP, and "
+            "rules without one could use a VIP that another node has by then",
+            hint="to look: kvctl egress diff; where another program places the VIPs: svc_election=false",
+        )
+    settings = options.electing(inputs.settings(), terms)
     told = Options(
         settings=settings,
         node=options.this_node(inputs.node),

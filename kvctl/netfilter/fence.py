@@ -6,6 +6,7 @@ the network namespace of the calling thread.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Collection
@@ -18,6 +19,8 @@ from kvctl.netlink import NETLINK_NETFILTER, attribute, open_netlink
 
 # net/netfilter/xt_recent.c makes it in every network namespace once it is loaded.
 _LISTS = Path("/proc/thread-self/net/xt_recent")
+# Of the host's root, wherever it is looked at from; what is in /proc/sys/net has other owners.
+_HOSTS_OWN = "/proc/sys/kernel/ostype"
 # iptables-extensions(8), recent: what a list's file takes. The rules' empty mask leaves one entry to look for.
 _ENTRY = {Family.IPV4: "+0.0.0.0\n", Family.IPV6: "+::\n"}
 _CLEAR = "/\n"
@@ -94,12 +97,38 @@ def _age(stamp: int) -> float:
     return passed * jiffy if passed < _JIFFIES // 2 else 0.0
 
 
+def obstacle() -> str | None:
+    """Why there can be no fence, as the rest of a sentence; None: nothing is in the way.
+
+    What needs heartbeats that nobody can write would never use its VIP.
+    """
+    if not available():
+        return "this kernel has no xt_recent with masks (3.5)"
+    if os.statvfs(_LISTS.parent).f_flag & os.ST_RDONLY:
+        return "/proc/net is mounted read-only"
+    if not _may_write():
+        return "only root of the host may write to the lists of xt_recent, and this is a user namespace (hostUsers)"
+    return None
+
+
 def available() -> bool:
     """Whether this kernel has xt_recent, with masks (3.5).
 
     As a rule would, this loads it where the kernel has nf_tables; elsewhere it has to be loaded already.
     """
     return _LISTS.is_dir() or _has_match(_NAME)
+
+
+def _may_write() -> bool:
+    """Whether this process may write to lists: to one that is there, or else by whose they would be.
+
+    In every network namespace they are those of the host's uid 0 (recent_mt_check: ip_list_uid, unless set), which a
+    user namespace that does not map it shows as another's, like the files of /proc/sys that never change their owner.
+    """
+    lists = list(_LISTS.glob("kvctl-*")) if _LISTS.is_dir() else []
+    if lists:
+        return os.access(lists[0], os.W_OK, effective_ids=True)
+    return os.stat(_HOSTS_OWN).st_uid == os.geteuid() == 0
 
 
 def _has_match(name: bytes) -> bool:

@@ -105,6 +105,14 @@ def test_what_the_environment_says_for_all_agents_is_no_fault_of_once() -> None:
     assert "-f" not in done.stderr
 
 
+def test_once_does_not_elect_and_does_not_act_as_if_nobody_did() -> None:
+    done = watch("--once", env={"svc_election": "true", "KUBECONFIG": "/nowhere/at/all"})
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("Error: --once cannot elect (svc_election is true)")
+    assert "kvctl egress diff" in hint
+
+
 def test_once_says_what_it_waits_for_and_gives_up(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
