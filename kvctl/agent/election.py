@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from kvctl.agent.tenure import PROBE_SECONDS, Tenure, Wires
 from kvctl.agent.vip_status import VipStatus
@@ -17,6 +18,9 @@ from kvctl.node.addresses import bind, extend, unbind
 from kvctl.node.announce import Announced, Announcer
 from kvctl.node.probe import answered
 
+if TYPE_CHECKING:
+    from kvctl.agent.lease_metrics import LeaseCollector
+
 _STATUS_PATIENCE = 1.0
 
 
@@ -29,6 +33,7 @@ def elected(
     node: str,
     clean: bool,
     notify: Callable[[], None],
+    observer: LeaseCollector,
     say: Callable[[str], None],
     complain: Callable[[str], None],
     count: Callable[[str, str], None],
@@ -36,7 +41,9 @@ def elected(
     """What contends and places, until the end of the block; then nothing is released: a successor goes on."""
 
     def probe(wanted: Collection[Announced]) -> dict[Address, str]:
-        return answered(wanted, seconds=PROBE_SECONDS, complain=complain)
+        answers = answered(wanted, seconds=PROBE_SECONDS, complain=complain)
+        observer.probed(answers)
+        return answers
 
     with ExitStack() as stack:
         status = VipStatus(connection, node=node, complain=complain, count=count)
@@ -63,6 +70,7 @@ def elected(
             complain=complain,
         )
         tenure.serve(electorate)
+        observer.serve(electorate)
         electorate.start()
         stack.callback(electorate.stop)
         yield tenure

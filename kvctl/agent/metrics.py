@@ -16,6 +16,7 @@ from prometheus_client import (
 )
 
 from kvctl.agent.collectors import ConntrackCollector, FlowCollector, WatchCollector, WatchState
+from kvctl.agent.lease_metrics import LeaseCollector
 from kvctl.agent.round import Cause, Round, Subject
 from kvctl.reconcile.changed import Action
 from kvctl.reconcile.report import Item, Status
@@ -41,11 +42,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._begun_last: dict[Subject, int] = {}
         self._flows = flows or FlowCollector(clock=clock)
+        self.leases = LeaseCollector(clock=clock)
         self._make()
         for collector in (
             self._flows,
             WatchCollector(states, clock=clock),
             conntrack or ConntrackCollector(),
+            self.leases,
         ):
             self._registry.register(collector)
         Info("kvctl_build", "The version that runs.", registry=self._registry).info({"version": version})
@@ -115,6 +118,7 @@ class Metrics:
         self._failures.inc(done.restores_refused)
         self._dropped.inc(done.dropped)
         self._contested.set(done.contested is not None)
+        self.leases.look()
         for turn in done.turns:
             if turn.action is not None:
                 self._changes.labels(turn.action).inc()

@@ -141,6 +141,7 @@ def _elected(
         node=options.node,
         clean=options.clean,
         notify=inbox.marker(Cause.ELECTION),
+        observer=metrics.leases,
         say=lambda text: journal.say(Level.INFO, text),
         complain=journal.complain,
         count=metrics.count_report,

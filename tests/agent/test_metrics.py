@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvctl.agent.account import failed_round
 from kvctl.agent.collectors import PORTS, ConntrackCollector, FlowCollector, read_statistics, usage_of
+from kvctl.agent.lease_metrics import LeaseCollector
 from kvctl.agent.metrics import Metrics
 from kvctl.agent.round import Cause, Round, Turn
-from kvctl.errors import KvctlError, NetfilterUnavailableError
+from kvctl.election.electorate import Holding, LeaseState
+from kvctl.errors import KvctlError, NetfilterUnavailableError, NetlinkError
 from kvctl.model.flows import Flow, Tuple
+from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Family, parse_address
+from kvctl.node.addresses import Bound
+from kvctl.node.rtnetlink import Mark
 from kvctl.reconcile.changed import Action
 from kvctl.reconcile.report import Status
 from tests.agent.rounds import added, round_with, with_items, with_turns
@@ -261,3 +267,61 @@ def test_a_round_that_knows_nothing_can_be_counted() -> None:
     scrape = Scrape()
     scrape.metrics.round(Round(causes=frozenset(), ended=0, duration=0))
     assert scrape.values()["kvctl_services", ("status", str(Status.APPLIED))] == 0
+
+
+class Electors:
+    """What an electorate says."""
+
+    def __init__(self, **sent: float) -> None:
+        self.sent = sent
+
+    def held(self) -> dict[LeaseKey, Holding]:
+        """Those with a renewal."""
+        return {
+            LeaseKey("sip", name): Holding(LeaseKey("sip", name), at, at + 10, at + 15)
+            for name, at in self.sent.items()
+        }
+
+    def states(self) -> dict[LeaseKey, LeaseState]:
+        """Those, and one that another node holds."""
+        keys = [*self.held(), LeaseKey("sip", "theirs")]
+        return {key: LeaseState(key, "kvctl/x", key in self.held(), None, 3, None) for key in keys}
+
+
+def test_leases_are_told_with_the_age_of_the_oldest_renewal() -> None:
+    scrape = Scrape()
+    leases = scrape.metrics.leases
+    electors = Electors(one=scrape.time - 2.5, two=scrape.time - 1.0)
+    assert "kvctl_lease_held" not in scrape.metrics.render().decode()
+    leases.serve(electors)
+    values = scrape.values()
+    held = {
+        name: values["kvctl_lease_held", ("lease", name), ("namespace", "sip")] for name in ("one", "theirs")
+    }
+    assert held == {"one": 1, "theirs": 0}
+    assert values["kvctl_lease_renewal_age_seconds",] == 2.5
+    assert values["kvctl_lease_changes_total", ("change", "gained")] == 2
+    electors.sent = {"three": scrape.time}
+    scrape.metrics.round(round_with(service(), pod()))
+    electors.sent = {}
+    leases.probed({VIP: "02:00:00:00:00:01"})
+    values = scrape.values()
+    assert values["kvctl_lease_changes_total", ("change", "gained")] == 3
+    assert values["kvctl_lease_changes_total", ("change", "lost")] == 3
+    assert values["kvctl_lease_renewal_age_seconds",] == 0
+    assert values["kvctl_probes_answered_total",] == 1
+
+
+def test_vips_that_are_bound_are_counted_and_none_where_the_kernel_does_not_tell() -> None:
+    def fails() -> list[Bound]:
+        raise NetlinkError("no", errno=1)
+
+    mine = Bound(VIP, "eth1", 7, Mark.PROTO)
+    for addresses, said in ((lambda: [mine], "kvctl_vips_bound 1.0"), (fails, None)):
+        collector = LeaseCollector(clock=lambda: 0.0, addresses=addresses)
+        collector.serve(Electors())
+        registry = CollectorRegistry()
+        registry.register(collector)
+        text = generate_latest(registry).decode()
+        assert ("kvctl_vips_bound" in text) == (said is not None)
+        assert said is None or said in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from kvctl.agent import collectors
+from kvctl.agent import collectors, lease_metrics
 from kvctl.agent.metrics import Metrics
 from kvctl.agent.notes import MEANINGS
 from kvctl.agent.readiness import Reason
@@ -23,8 +23,8 @@ def metrics_of_the_code() -> set[str]:
     families = {family.name: family.type for family in text_string_to_metric_families(text)}
     shown = {name + "_total" if kind == "counter" else name for name, kind in families.items()}
     # Those that need something to count are not in the text yet.
-    source = Path(collectors.__file__).read_text()
-    return shown | set(A_METRIC.findall(source))
+    sources = [Path(str(module.__file__)).read_text() for module in (collectors, lease_metrics)]
+    return shown | set(A_METRIC.findall("".join(sources)))
 
 
 def test_every_event_is_in_the_table_with_its_meaning() -> None:
