@@ -41,6 +41,13 @@ _LISTENS = 0x10000
 _SHUT_RDWR = 2
 
 
+class Election(NamedTuple):
+    """How an agent places VIPs (serviceElection)."""
+
+    fence_seconds: int | None
+    """How long its rules use a VIP without a heartbeat; None: as long as they are there."""
+
+
 class Agent(NamedTuple):
     """A living agent of this network namespace."""
 
@@ -49,6 +56,8 @@ class Agent(NamedTuple):
     node: str | None
     """None: it did not answer in time."""
     version: str | None = None
+    election: Election | None = None
+    """None: it follows whoever places the VIPs."""
 
     def __str__(self) -> str:
         who = f"process {self.pid}" if self.pid else "a process that is not to be seen from here"
@@ -108,7 +117,7 @@ class Sign:
                 connection.send(self._answer)
 
 
-def take_sign(*, node: str, version: str) -> Sign:
+def take_sign(*, node: str, version: str, election: Election | None = None) -> Sign:
     """Give this network namespace the sign of an agent.
 
     Raises KvctlError where another agent lives, NetfilterUnavailableError where the lock of the namespace
@@ -127,7 +136,8 @@ def take_sign(*, node: str, version: str) -> Sign:
                 + (f" (see who it is with: ps -fp {other.pid})" if other.pid else ""),
             )
         listener, squatter = _bind(strangers.get(NAME.encode("ascii")))
-    answer = json.dumps({"node": node, "version": version}).encode("ascii")
+    said = {"node": node, "version": version, "election": election._asdict() if election else None}
+    answer = json.dumps(said).encode("ascii")
     return Sign(listener, answer=answer, squatter=squatter)
 
 
@@ -259,4 +269,12 @@ def _agent(found: _Listener) -> Agent:
         pid=found.pid,
         node=node if isinstance(node, str) else None,
         version=version if isinstance(version, str) else None,
+        election=_election(known.get("election")),
     )
+
+
+def _election(said: object) -> Election | None:
+    if not isinstance(said, dict):
+        return None
+    seconds = said.get("fence_seconds")
+    return Election(seconds if isinstance(seconds, int) and seconds > 0 else None)

@@ -24,7 +24,7 @@ from kvctl.agent.metrics import Metrics
 from kvctl.agent.outages import Outages
 from kvctl.agent.readiness import pod_ready
 from kvctl.agent.round import Cause
-from kvctl.agent.sign import take_sign
+from kvctl.agent.sign import Election, take_sign
 from kvctl.cluster.connection import Connection
 from kvctl.cluster.watched import WatchedCluster
 from kvctl.election.terms import Terms
@@ -69,7 +69,8 @@ def run_agent(connection: Connection, options: Options) -> None:
     with ExitStack() as stack:
         stop = stack.enter_context(_stopped_by_signals(inbox))
         journal = stack.enter_context(_journal(options))
-        sign = stack.enter_context(take_sign(node=options.node, version=__version__))
+        election = Election(options.settings.fence_seconds) if options.terms is not None else None
+        sign = stack.enter_context(take_sign(node=options.node, version=__version__, election=election))
         if sign.warning is not None:
             journal.complain(sign.warning)
         cluster = WatchedCluster(

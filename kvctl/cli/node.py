@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kvctl.agent.sign import find_agent
 from kvctl.cli.source import report_absent, report_problems, report_source
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects
@@ -44,12 +45,20 @@ class Wanted:
 
 
 def read_wanted(objects: Objects, *, settings: Settings, scope: Scope) -> Wanted:
-    """This host's addresses, and the policies that follow from the objects here."""
-    host = read_host()
+    """This host's addresses, and the policies that follow from the objects here: as an agent that lives sees them."""
+    settings, host = _as_its_agent(settings), read_host()
     led = lead(resolve(objects, settings, host=host), host=host)
     return Wanted(
         objects=objects, resolution=led.resolution, settings=settings, host=host, scope=scope, led=led
     )
+
+
+def _as_its_agent(settings: Settings) -> Settings:
+    """Whether VIPs are elected, and rules fenced, is what the agent of this node says: no flag of a command does."""
+    agent = find_agent()
+    if agent is None or agent.election is None:
+        return settings
+    return replace(settings, elects=True, fence_seconds=agent.election.fence_seconds)
 
 
 def named_but_skipped(items: Sequence[Item], refs: frozenset[ServiceRef] | None) -> int:

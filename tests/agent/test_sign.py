@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kvctl.agent import sign as sign_module
-from kvctl.agent.sign import NAME, Agent, find_agent, refuse_beside_agent, take_sign
+from kvctl.agent.sign import NAME, Agent, Election, find_agent, refuse_beside_agent, take_sign
 from kvctl.errors import KvctlError
 from kvctl.lab.netns import Namespace
 from tests.conftest import MakeNamespace
@@ -86,6 +86,12 @@ def test_a_living_agent_is_found_with_who_and_where_it_is(inside: Namespace) -> 
         with pytest.raises(KvctlError, match=rf"process {agent.pid}, node worker, version 1\.2") as caught:
             refuse_beside_agent()
         assert "--force" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("election", [None, Election(2), Election(None)])
+def test_whether_it_elects_and_fences_is_told(inside: Namespace, election: Election | None) -> None:
+    with take_sign(node="n", version="1", election=election):
+        assert find_agent() == Agent(pid=os.getpid(), node="n", version="1", election=election)
 
 
 def test_a_second_agent_is_refused_and_the_first_one_named(inside: Namespace) -> None:
