@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kvctl import proc
 from kvctl.errors import NetfilterUnavailableError
-from kvctl.lab.api_objects import Object
+from kvctl.lab.api.kinds import Object
 from kvctl.lab.build import Lab
 from kvctl.lab.topology import STANDARD, Pod, Topology, standard
 from kvctl.model.net import Family

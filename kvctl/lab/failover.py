@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from kvctl import proc
 from kvctl.errors import KvctlError
-from kvctl.lab.api_objects import ApiObjects, Object
-from kvctl.lab.api_server import KUBECONFIG, serving
+from kvctl.lab.api.kinds import Object
+from kvctl.lab.api.objects import ApiObjects
+from kvctl.lab.api.server import KUBECONFIG, serving
 from kvctl.lab.build import Lab, built, sweep, unique_prefix
 from kvctl.lab.echo import Echo
 from kvctl.lab.electing import (
@@ -311,7 +312,7 @@ class _Story:
     def _taken(self, node: Node, *, since: float) -> float:
         """When the Lease first named this node."""
         changes = self._objects.changes("leases", LEASE, namespace=NAMESPACE)
-        return next(each.at for each in changes if each.at >= since and _named(each.after) == node.name)
+        return next(each.at for each in changes if each.at >= since and _named(each.shown) == node.name)
 
     def _tell(self, text: str) -> None:
         self._say("")

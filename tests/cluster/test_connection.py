@@ -84,7 +84,7 @@ def test_a_put_of_yesterdays_version_is_a_conflict_with_its_reason(
     }
     path = "/apis/coordination.k8s.io/v1/namespaces/sip/leases"
     created = connection.send("POST", path, lease, timeout=5)
-    connection.send("PUT", f"{path}/l", dict(created), timeout=5)
+    connection.send("PUT", f"{path}/l", {**created, "spec": {"holderIdentity": "n2"}}, timeout=5)
     with pytest.raises(RefusedError) as conflict:
         connection.send("PUT", f"{path}/l", dict(created), timeout=5)
     assert (conflict.value.status, conflict.value.reason) == (409, "Conflict")

@@ -74,7 +74,7 @@ def it(server: ApiServer, tmp_path: Path) -> Iterator[Watching]:
     yield watching
     if watching.reflector is not None:
         watching.reflector.stop()
-        server.closing.set()
+        server.close()
         assert watching.reflector.join(10)
 
 

@@ -92,7 +92,7 @@ def nodes(server: ApiServer, directory: Path) -> Iterator[Callable[..., Node]]:
         yield make
     finally:
         # A request that hangs would be waited for.
-        server.closing.set()
+        server.close()
         for node in made:
             node.stop()
 

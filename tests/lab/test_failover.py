@@ -16,7 +16,7 @@ import pytest
 from kvctl import proc
 from kvctl.errors import KvctlError, NetfilterUnavailableError
 from kvctl.lab import electing, failover
-from kvctl.lab.api_objects import Object
+from kvctl.lab.api.kinds import Object
 from kvctl.lab.build import sweep
 from kvctl.lab.netns import existing
 from kvctl.lab.topology import STANDARD

@@ -1,4 +1,4 @@
-"""The lab's API server, by HTTP as an agent speaks it."""
+"""The API server, by HTTP as an agent speaks it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
-from kvctl.lab.api_objects import ApiObjects
-from kvctl.lab.api_server import PORT, serving
+from kvctl.lab.api.objects import ApiObjects
+from kvctl.lab.api.patches import JSON, MERGE
+from kvctl.lab.api.server import PORT, serving
 from kvctl.lab.netns import Namespace
 from tests.conftest import MakeNamespace
+from tests.waiting import until
 
 SERVICES = "/api/v1/namespaces/sip/services"
+KIND = {"apiVersion": "v1", "kind": "Service"}
+FIRST = 1000
+"""The version before anything is there."""
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/sip/leases"
-MERGE = "application/merge-patch+json"
 
 
 class Client:
@@ -80,27 +84,30 @@ def events(answer: HTTPResponse, count: int) -> list[tuple[str, str]]:
         ("", ["p", "q"]),
         ("?limit=100&fieldSelector=spec.nodeName%3Dworker-2", ["q"]),
         ("?fieldSelector=metadata.name=p", ["p"]),
+        ("?fieldSelector=spec.nodeName!=worker", ["q"]),
         ("?labelSelector=app%3D%3Dq", ["q"]),
+        ("?labelSelector=app+in+(p,r)", ["p"]),
+        ("?labelSelector=!app", []),
         ("?labelSelector=component=kube-controller-manager", []),
     ],
 )
 def test_a_list_holds_what_its_selectors_match(client: Client, query: str, wanted: list[str]) -> None:
     status, answer = client.ask("GET", f"/api/v1/pods{query}")
     assert (status, names(answer)) == (200, wanted)
-    assert answer["metadata"]["resourceVersion"] == "4"
+    assert answer["metadata"]["resourceVersion"] == str(FIRST + 3)
     assert names(client.ask("GET", "/api/v1/namespaces/other/pods")[1]) == []
 
 
 def test_a_selector_that_it_does_not_know_is_refused_instead_of_passed_over(client: Client) -> None:
-    for query in ("labelSelector=app+in+(p)", "fieldSelector=spec.nodeName!=worker", "labelSelector=app"):
+    for query in ("labelSelector=app+notin+(p)", "fieldSelector=spec.hostNetwork=true"):
         assert client.ask("GET", f"/api/v1/pods?{query}")[0] == 400
-        assert client.ask("GET", f"/api/v1/pods?watch=true&{query}")[0] == 400
+        assert client.ask("GET", f"/api/v1/pods?watch=true&resourceVersion={FIRST}&{query}")[0] == 400
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/apis/discovery.k8s.io/v1/endpointslices",
+        "/apis/discovery.k8s.io/v1beta1/endpointslices",
         "/api/v1/namespaces/kube-system/configmaps/kubeadm-config",
         f"{SERVICES}/b",
         f"{SERVICES}/a/scale",
@@ -117,7 +124,7 @@ def test_what_is_not_there_is_404_as_the_api_says_it(client: Client, path: str) 
 def test_a_watch_begins_after_the_version_it_names_and_goes_on(
     client: Client, objects: ApiObjects, namespace: Namespace
 ) -> None:
-    watch = client.open("GET", "/api/v1/services?watch=true&resourceVersion=1&timeoutSeconds=60")
+    watch = client.open("GET", f"/api/v1/services?watch=true&resourceVersion={FIRST}&timeoutSeconds=60")
     assert events(watch, 1) == [("ADDED", "a")]
     with closing(Client(namespace)) as other:
         other.ask("PATCH", f"{SERVICES}/a", {"metadata": {"annotations": {"x": "y"}}})
@@ -128,21 +135,50 @@ def test_a_watch_begins_after_the_version_it_names_and_goes_on(
 def test_for_a_watch_with_a_selector_what_no_longer_matches_is_deleted(
     client: Client, objects: ApiObjects
 ) -> None:
-    query = "watch=true&resourceVersion=4&fieldSelector=spec.nodeName=worker"
+    query = f"watch=true&resourceVersion={FIRST + 3}&fieldSelector=spec.nodeName=worker"
     watch = client.open("GET", f"/api/v1/pods?{query}")
     objects.put("pods", {"metadata": {"name": "p", "namespace": "sip"}, "spec": {"nodeName": "worker-2"}})
     objects.put("pods", {"metadata": {"name": "q", "namespace": "sip"}, "spec": {"nodeName": "worker"}})
     assert events(watch, 2) == [("DELETED", "p"), ("ADDED", "q")]
 
 
-def test_a_watch_from_the_future_is_told_that_its_version_is_gone(client: Client) -> None:
-    watch = client.open("GET", "/api/v1/pods?watch=true&resourceVersion=99")
+@pytest.mark.parametrize(("version", "code"), [(FIRST + 99, 504), (FIRST - 1, 410)])
+def test_a_watch_from_the_future_or_from_what_is_forgotten_is_told_so_and_ends(
+    client: Client, version: int, code: int
+) -> None:
+    watch = client.open("GET", f"/api/v1/pods?watch=true&resourceVersion={version}")
     event = json.loads(watch.read())
-    assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
+    assert (event["type"], event["object"]["code"]) == ("ERROR", code)
+
+
+def test_a_watch_from_no_version_is_refused(client: Client) -> None:
+    for query in ("watch=true", "watch=true&resourceVersion=0", "watch=true&resourceVersion=x"):
+        assert client.ask("GET", f"/api/v1/pods?{query}")[0] == 400
+
+
+def test_who_asks_for_bookmarks_is_told_how_far_a_watch_has_come(client: Client, objects: ApiObjects) -> None:
+    objects.bookmark_seconds = 0.01
+    query = f"watch=true&resourceVersion={FIRST}&allowWatchBookmarks=true"
+    watch = client.open("GET", f"/api/v1/services?{query}")
+    assert events(watch, 1) == [("ADDED", "a")]
+    mark = json.loads(watch.readline())
+    assert (mark["type"], mark["object"]["metadata"]["resourceVersion"]) == ("BOOKMARK", str(FIRST + 3))
+
+
+def test_a_watch_whose_client_has_left_is_over(
+    client: Client, objects: ApiObjects, namespace: Namespace
+) -> None:
+    with closing(Client(namespace)) as other:
+        watch = other.open("GET", f"/api/v1/services?watch=true&resourceVersion={FIRST + 3}")
+        assert len(objects.watchers("services")) == 1
+        watch.close()
+    until(lambda: not objects.watchers("services"))
 
 
 def test_a_watch_ends_when_its_time_is_over(client: Client) -> None:
-    assert client.open("GET", "/api/v1/pods?watch=true&resourceVersion=4&timeoutSeconds=0").read() == b""
+    assert (
+        client.open("GET", f"/api/v1/pods?watch=true&resourceVersion={FIRST}&timeoutSeconds=0").read() == b""
+    )
     # The connection is as good as before.
     assert client.ask("GET", "/api/v1/pods")[0] == 200
 
@@ -150,7 +186,7 @@ def test_a_watch_ends_when_its_time_is_over(client: Client) -> None:
 def test_the_end_of_the_server_ends_its_watches(namespace: Namespace) -> None:
     with serving([namespace]):
         client = Client(namespace)
-        watch = client.open("GET", "/api/v1/pods?watch=true&resourceVersion=1")
+        watch = client.open("GET", f"/api/v1/pods?watch=true&resourceVersion={FIRST}")
     # Until the last chunk: a connection that broke off would be an error.
     assert watch.read() == b""
     client.close()
@@ -200,21 +236,48 @@ def test_a_patch_that_changes_nothing_is_no_change(client: Client, objects: ApiO
     assert len(objects.changes("services", "a", namespace="sip")) == 1
 
 
-def test_events_are_taken_and_forgotten(client: Client) -> None:
-    path = "/api/v1/namespaces/sip/events"
-    assert client.ask("POST", path, {"metadata": {"name": "e"}})[0] == 201
-    assert client.ask("GET", path)[1]["items"] == []
-    assert client.ask("PATCH", f"{path}/e", {"count": 2})[0] == 404
+def test_a_json_patch_removes_what_is_as_it_tests_and_nothing_else(
+    client: Client, objects: ApiObjects
+) -> None:
+    client.ask("PATCH", f"{SERVICES}/a", {"metadata": {"annotations": {"x.io/y": "1", "z": "2"}}})
+    path = "/metadata/annotations/x.io~1y"
+    patch = [{"op": "test", "path": path, "value": "0"}, {"op": "remove", "path": path}]
+    written = len(objects.changes("services", "a", namespace="sip"))
+    status, refused = client.ask("PATCH", f"{SERVICES}/a", patch, kind=JSON)
+    assert (status, refused["reason"]) == (422, "Invalid")
+    assert len(objects.changes("services", "a", namespace="sip")) == written
+    patch[0]["value"] = "1"
+    status, service = client.ask("PATCH", f"{SERVICES}/a", patch, kind=JSON)
+    assert (status, service["metadata"]["annotations"]) == (200, {"z": "2"})
+    assert client.ask("PATCH", f"{SERVICES}/a", patch, kind=JSON)[0] == 422
+
+
+def test_a_long_list_comes_in_pages_as_it_was_when_it_began(client: Client, objects: ApiObjects) -> None:
+    first = client.ask("GET", "/api/v1/pods?limit=1")[1]
+    assert (names(first), first["metadata"]["remainingItemCount"]) == (["p"], 1)
+    objects.delete("pods", "q", namespace="sip")
+    token = first["metadata"]["continue"]
+    rest = client.ask("GET", f"/api/v1/pods?limit=1&continue={token}")[1]
+    assert names(rest) == ["q"]
+    assert rest["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
+    assert client.ask("GET", f"/api/v1/pods?continue={token}&resourceVersion=1")[0] == 400
+    objects.compact()
+    status, gone = client.ask("GET", f"/api/v1/pods?limit=1&continue={token}")
+    assert (status, gone["reason"]) == (410, "Expired")
 
 
 @pytest.mark.parametrize(
     ("method", "path", "body", "kind", "status"),
     [
-        ("PATCH", f"{SERVICES}/a", {}, "application/json-patch+json", 415),
-        ("PUT", f"{SERVICES}/a", {"metadata": {"name": "a", "namespace": "sip"}}, "", 400),
+        ("PATCH", f"{SERVICES}/a", {}, JSON, 400),
+        ("PATCH", f"{SERVICES}/a", {}, "application/json", 415),
+        ("PUT", f"{SERVICES}/a", {**KIND, "metadata": {"name": "a", "namespace": "sip"}}, "", 422),
         ("PATCH", f"{SERVICES}/a", {"metadata": {"name": "b"}}, "", 400),
-        ("POST", SERVICES, {"metadata": {}}, "", 400),
-        ("POST", SERVICES, {"metadata": {"name": "c", "namespace": "other"}}, "", 400),
+        ("POST", SERVICES, {"metadata": {"name": "c"}}, "", 400),
+        ("POST", SERVICES, {**KIND, "metadata": {}}, "", 422),
+        ("POST", SERVICES, {**KIND, "metadata": {"name": "c", "resourceVersion": "1"}}, "", 422),
+        ("POST", SERVICES, {**KIND, "metadata": {"name": "c", "namespace": "other"}}, "", 400),
+        ("POST", SERVICES, {**KIND, "metadata": {"name": "c"}}, MERGE, 415),
         ("POST", SERVICES, b"[]", "", 400),
         ("POST", SERVICES, b"{", "", 400),
         ("POST", f"{SERVICES}/a", {}, "", 405),
@@ -235,7 +298,7 @@ def test_each_namespace_has_the_same_objects(make_namespace: MakeNamespace) -> N
     here, there = make_namespace(), make_namespace()
     with serving([here, there]) as objects:
         with closing(Client(here)) as client:
-            client.ask("POST", SERVICES, {"metadata": {"name": "a"}})
+            client.ask("POST", SERVICES, {**KIND, "metadata": {"name": "a"}})
         with closing(Client(there)) as client:
             assert names(client.ask("GET", SERVICES)[1]) == ["a"]
         assert objects.get("services", "a", namespace="sip") is not None

@@ -1,0 +1,1 @@
+"""A small API server in this process: objects with versions, watches, and HTTP in network namespaces."""
