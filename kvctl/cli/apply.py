@@ -8,7 +8,7 @@ import click
 
 from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
-from kvctl.cli.diff import print_comparison
+from kvctl.cli.diff import find_difference
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
@@ -16,7 +16,6 @@ from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.model.text import plural
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.reconcile.changed import action_on, changed_items
-from kvctl.reconcile.compare import compare
 from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Item
 from kvctl.reconcile.run import Applied, apply
@@ -33,11 +32,7 @@ from kvctl.reconcile.target import Scope
 @options.force
 @options.lock_timeout
 @options.output()
-@click.option(
-    "--with-vip",
-    is_flag=True,
-    help="Put the VIPs on their interfaces, too, and announce them: for a node without an agent. flush undoes it.",
-)
+@options.with_vip
 @click.option("--dry-run", is_flag=True, help="Change nothing; print what diff prints, with exit status 0.")
 def command(
     *,
@@ -67,21 +62,17 @@ def command(
         refuse_beside_agent()
     status = 0
     objects = inputs.objects()
-    if with_vip and not dry_run:
+    if dry_run:
+        difference = find_difference(objects, settings=settings, scope=scope, told=told, with_vip=with_vip)
+        difference.print(output, node=settings.this_node)
+        status = difference.report()
+        note("dry run: nothing was changed")
+        return status
+    if with_vip:
         from kvctl.cli.placing import place
 
         status = place(objects, settings=settings, scope=scope)
     wanted = read_wanted(objects, settings=settings, scope=scope)
-    if dry_run:
-        found = look(told=told)
-        compared = compare(found, wanted.wish, scope=scope)
-        routing = wanted.led.plan(whole=scope.named is None)
-        print_comparison(compared, output, found=found, node=settings.this_node, routing=routing.lines())
-        status = wanted.report()
-        report_look(found)
-        explain(compared.items)
-        note("dry run: nothing was changed")
-        return status
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
         errors = wanted.led.open()

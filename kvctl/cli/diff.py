@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from kvctl.cli import options
 from kvctl.cli.inputs import Inputs, takes_inputs
-from kvctl.cli.items import count_by_status, explain, print_items, report_look
-from kvctl.cli.node import named_but_skipped
-from kvctl.cli.output import note, printable
+from kvctl.cli.items import count_by_status, document, explain, print_items, report_look
+from kvctl.cli.node import Wanted, named_but_skipped, read_wanted
+from kvctl.cli.output import note, print_json, print_yaml, printable, warning
 from kvctl.model.net import Family
+from kvctl.model.objects import Objects
+from kvctl.model.settings import Settings
 from kvctl.netfilter.diff import Change, restore_text
+from kvctl.node.host import read_host
+from kvctl.node.routing_plan import RoutingPlan
 from kvctl.reconcile.compare import Compared, compare
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.target import Scope
 
+if TYPE_CHECKING:
+    from kvctl.cli.placing import Placing
+
 DIFFERENCES = 3
 
+_OPERATIONS = {"+": "add", "-": "remove"}
 _SIGNS = {"add": "+", "insert": "+", "remove": "-", "delete-chain": "-", "flush-chain": "-"}
 
 
@@ -28,6 +37,7 @@ _SIGNS = {"add": "+", "insert": "+", "remove": "-", "delete-chain": "-", "flush-
 @takes_inputs()
 @options.backend
 @options.prune
+@options.with_vip
 @options.output("iptables")
 @click.option(
     "--family",
@@ -43,6 +53,7 @@ def command(
     inputs: Inputs,
     nftables: bool | None,
     prune: bool,
+    with_vip: bool,
     output: str,
     family: str,
 ) -> int:
@@ -53,36 +64,85 @@ def command(
     """
     refs = inputs.services(services, namespace=namespace)
     settings = inputs.settings()
-    scope = Scope(named=refs, prune=prune)
-    wanted = inputs.wanted(scope)
-    found = look(told=options.told_backend(nftables))
-    compared = compare(found, wanted.wish, scope=scope)
-    routing = wanted.led.plan(whole=refs is None)
+    difference = find_difference(
+        inputs.objects(),
+        settings=settings,
+        scope=Scope(named=refs, prune=prune),
+        told=options.told_backend(nftables),
+        with_vip=with_vip,
+    )
     if output == "iptables":
-        plan = compared.plans.get(Family(family))
+        plan = difference.compared.plans.get(Family(family))
         click.echo(restore_text(plan) if plan else "", nl=False)
     else:
-        print_comparison(compared, output, found=found, node=settings.this_node, routing=routing.lines())
-    status = max(wanted.report(), named_but_skipped(compared.items, refs))
-    report_look(found)
-    explain(compared.items)
-    if compared.differs or routing:
+        difference.print(output, node=settings.this_node)
+    items = difference.compared.items
+    status = max(difference.report(), named_but_skipped(items, refs))
+    if difference:
         return status or DIFFERENCES
     if not status:
-        note(f"no difference: apply would change nothing ({count_by_status(compared.items)})")
+        note(f"no difference: apply would change nothing ({count_by_status(items)})")
     return status
 
 
-def print_comparison(
-    compared: Compared, output: str, *, found: Look, node: str | None, routing: Sequence[str] = ()
-) -> None:
-    """The items, and in a table after them every change once."""
-    print_items(compared.items, output, backend=str(found.choice.backend), node=node)
-    if output in ("table", "wide"):
-        lines = [printable(_line(family, change)) for family, change in compared.changes()]
-        lines += map(printable, routing)
+class Difference(NamedTuple):
+    """What apply would change; false if nothing."""
+
+    wanted: Wanted
+    found: Look
+    compared: Compared
+    placing: Placing | None
+    routing: RoutingPlan
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.compared.differs or self.routing or self._addresses)
+
+    @property
+    def _addresses(self) -> tuple[str, ...]:
+        return self.placing.lines() if self.placing is not None else ()
+
+    def print(self, output: str, *, node: str | None) -> None:
+        """The items, and in a table after them every change once."""
+        items, backend = self.compared.items, str(self.found.choice.backend)
+        network = (*self._addresses, *self.routing.lines())
+        if output in ("json", "yaml"):
+            shown = {
+                **document(items, backend=backend, node=node),
+                "network": [{"op": _OPERATIONS[line[0]], "what": line[2:]} for line in network],
+            }
+            print_json(shown) if output == "json" else print_yaml(shown)
+            return
+        print_items(items, output, backend=backend, node=node)
+        lines = [*(_line(family, change) for family, change in self.compared.changes()), *network]
         if lines:
-            click.echo("\n".join(["", *lines]))
+            click.echo("\n".join(["", *map(printable, lines)]))
+
+    def report(self) -> int:
+        """Say what there is to know beside that; the exit status this makes."""
+        status = self.wanted.report()
+        for text in self.placing.warnings if self.placing is not None else ():
+            warning(printable(text))
+        report_look(self.found)
+        explain(self.compared.items)
+        return status
+
+
+def find_difference(
+    objects: Objects, *, settings: Settings, scope: Scope, told: bool | None, with_vip: bool
+) -> Difference:
+    """Compare the kernel with what the objects ask for. `with_vip`: as `apply --with-vip` would make it."""
+    placing = host = None
+    if with_vip:
+        from kvctl.cli.placing import find_places
+
+        host = read_host()
+        placing = find_places(objects, settings=settings, scope=scope, host=host)
+        host = placing.on(host)
+    wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
+    found = look(told=told)
+    compared = compare(found, wanted.wish, scope=scope)
+    return Difference(wanted, found, compared, placing, wanted.led.plan(whole=scope.named is None))
 
 
 def _line(family: Family, change: Change) -> str:

@@ -44,9 +44,12 @@ class Wanted:
         )
 
 
-def read_wanted(objects: Objects, *, settings: Settings, scope: Scope) -> Wanted:
-    """This host's addresses, and the policies that follow from the objects here: as an agent that lives sees them."""
-    settings, host = _as_its_agent(settings), read_host()
+def read_wanted(objects: Objects, *, settings: Settings, scope: Scope, host: Host | None = None) -> Wanted:
+    """This host's addresses, and the policies that follow from the objects here: as an agent that lives sees them.
+
+    `host`: as it is to be taken, instead of how it is.
+    """
+    settings, host = _as_its_agent(settings), read_host() if host is None else host
     led = lead(resolve(objects, settings, host=host), host=host)
     return Wanted(
         objects=objects, resolution=led.resolution, settings=settings, host=host, scope=scope, led=led

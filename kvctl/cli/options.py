@@ -137,6 +137,11 @@ without_vip = click.option(
     help="What becomes of the traffic of Services without the annotation kvctl.io/without-vip, where their VIP is "
     "not: it is dropped, or leaves with the node's address. [environment: egress_withoutvip; default: node-address]",
 )
+with_vip = click.option(
+    "--with-vip",
+    is_flag=True,
+    help="Put the VIPs on their interfaces, too, and announce them: for a node without an agent. flush undoes it.",
+)
 prune = click.option("--prune", is_flag=True, help="Remove Services that are absent from the source, too.")
 keep_connections = click.option(
     "--keep-connections",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.errors import KvctlError
-from kvctl.model.net import Address
+from kvctl.model.host import Host, HostAddress
+from kvctl.model.net import Address, host_network
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
 from kvctl.node.addresses import Wanted, bind, bound, unbind
@@ -23,26 +25,58 @@ _FRAMES_SECONDS = 2.0
 """How long the first announcement may take."""
 
 
-def place(objects: Objects, *, settings: Settings, scope: Scope) -> int:
-    """Bind the VIPs of what `scope` covers, without a lifetime, and announce them; the exit status.
+class Placing(NamedTuple):
+    """The VIPs that are to be put on interfaces, and why others are not."""
 
-    One that somebody answers for on the network is left alone, and so is one that is there already.
-    """
-    host = read_host()
+    missing: tuple[Announced, ...]
+    warnings: tuple[str, ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """What is done, a line each, as ip(8) words addresses."""
+        return tuple(
+            f"+ {'ip -6' if vip.version == 6 else 'ip'} addr {host_network(vip)} dev {where}, and announced there"
+            for vip, where in self.missing
+        )
+
+    def on(self, host: Host) -> Host:
+        """The host as it will be."""
+        placed = (HostAddress(vip, vip.max_prefixlen, where, ours=True) for vip, where in self.missing)
+        return host._replace(addresses=(*host.addresses, *placed))
+
+
+def find_places(objects: Objects, *, settings: Settings, scope: Scope, host: Host) -> Placing:
+    """Where the VIPs of what `scope` covers belong that are not on `host` yet."""
     resolution = resolve(objects, replace(settings, assume_vip=True), host=None)
     candidates = find_candidates(resolution, objects)
-    for ref, why in sorted(candidates.refused.items()):
-        if scope.covers(ref):
-            warning(printable(f"the VIP of {ref} is not placed: {why}"))
+    warnings = [
+        f"the VIP of {ref} is not placed: {why}"
+        for ref, why in sorted(candidates.refused.items())
+        if scope.covers(ref)
+    ]
     interfaces: dict[Address, str] = {}
     for key, its in candidates.by_lease.items():
         covered = {vip for candidate in its if scope.covers(candidate.ref) for vip in candidate.vips}
         found = candidates.interfaces(host, key)
         interfaces |= {vip: found[vip] for vip in covered if vip in found}
-        for vip in sorted(covered - found.keys(), key=str):
-            warning(f"the VIP {vip} is not placed: no interface is named for it, and no route leads to it")
-    missing = [Announced(vip, where) for vip, where in interfaces.items() if host.holds(vip) is None]
-    return _bind(missing) if missing else 0
+        warnings += [
+            f"the VIP {vip} is not placed: no interface is named for it, and no route leads to it"
+            for vip in sorted(covered - found.keys(), key=str)
+        ]
+    missing = (
+        Announced(vip, where) for vip, where in sorted(interfaces.items(), key=str) if host.holds(vip) is None
+    )
+    return Placing(tuple(missing), tuple(warnings))
+
+
+def place(objects: Objects, *, settings: Settings, scope: Scope) -> int:
+    """Bind the VIPs of what `scope` covers, without a lifetime, and announce them; the exit status.
+
+    One that somebody answers for on the network is left alone, and so is one that is there already.
+    """
+    found = find_places(objects, settings=settings, scope=scope, host=read_host())
+    for text in found.warnings:
+        warning(printable(text))
+    return _bind(found.missing) if found.missing else 0
 
 
 def _bind(missing: Collection[Announced]) -> int:
