@@ -19,8 +19,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.packets import Ear, sending
+from benchmarks.packets import sending, sink
 from kvctl.lab.build import Lab, built, unique_prefix
+from kvctl.lab.ear import Ear
 from kvctl.lab.signals import orderly
 from kvctl.lab.topology import Pod, Topology, standard
 from kvctl.node.addresses import bound
@@ -169,6 +170,7 @@ def _sending(cluster: _Cluster) -> Iterator[Ear]:
     told = cluster.told
     chosen = range(0, told.services, max(1, told.services // told.samples))
     with ExitStack() as stack:
+        stack.enter_context(sink(cluster.lab))
         ear = stack.enter_context(Ear(cluster.lab, [_vips(n, dual=False)[0] for n in chosen]))
         for place, worker in enumerate(WORKERS):
             pods = _pods(place, told.services, dual=False)
@@ -236,7 +238,7 @@ def _losing(cluster: _Cluster, what: str, harm: Callable[[str], None]) -> None:
     node = cluster.most_loaded()
     count = cluster.spread()[node]
     with _sending(cluster) as ear:
-        before = {vip: packets[-1].node for vip, packets in ear.packets.items() if packets}
+        before = {vip: packets[-1].worker for vip, packets in ear.packets.items() if packets}
         harm(node)
         begun = time.monotonic()
         taken = cluster.until_placed(but=node, since=begun)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from kvctl.election.terms import Terms
 from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD, Addresses, Pod, Topology, standard
 from kvctl.lab.traffic import Sender
-from kvctl.model.net import Family, parse_address
+from kvctl.model.net import Family
 from tests.agent.process import Watching, eventually, node_object, pod_object, service_object, watching
 from tests.apiserver import ApiServer, Object, listening, serving
 
@@ -76,6 +74,13 @@ class Electing:
     def who(self) -> Addresses:
         """The addresses of the standard lab."""
         return STANDARD[self.family]
+
+    @property
+    def terms(self) -> Terms:
+        """Those that the agents are told."""
+        told = {**SETTINGS, **self.env}
+        names = ("vip_leaseduration", "vip_renewdeadline", "vip_retryperiod")
+        return Terms(*(float(told[name]) for name in names))
 
     def start(self, worker: str) -> Watching:
         """Run the agent of a node (again)."""
@@ -156,86 +161,21 @@ def three_nodes(
         yield nodes
 
 
-class Packet(NamedTuple):
-    """A frame with the VIP as source that the outside was sent, no announcement."""
-
-    at: float
-    """Monotonic seconds."""
-    node: str
-
-
-class Ear:
-    """Hears in a thread who sends the outside packets with the VIP as source, and who has the Lease when."""
-
-    def __init__(self, nodes: Electing) -> None:
-        self.packets: list[Packet] = []
-        self.holders: list[tuple[float, str | None]] = []
-        """Each holder that the Lease has named, with the time it was first seen there."""
-        self._nodes = nodes
-        self._vip = parse_address(nodes.who.vip).packed
-        self._by_mac = {mac_of(nodes.lab, worker): worker for worker in WORKERS}
-        self._socket = nodes.lab.outside.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        self._socket.settimeout(0.002)
-        self._socket.bind(("eth1", 3))  # linux/if_ether.h ETH_P_ALL
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ear", daemon=True)
-
-    def __enter__(self) -> Ear:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end.set()
-        self._thread.join()
-        self._socket.close()
-
-    def last(self, node: str) -> float:
-        """When the last packet of a node came; 0: none has."""
-        return max((packet.at for packet in list(self.packets) if packet.node == node), default=0.0)
-
-    def first(self, node: str, *, after: float) -> float | None:
-        """When the first packet of a node after that moment came."""
-        times = (p.at for p in list(self.packets) if p.node == node and p.at > after)
-        return min(times, default=None)
-
-    def taken(self, node: str) -> float | None:
-        """When the Lease first named the node after another."""
-        return next((at for at, holder in list(self.holders)[1:] if holder == node), None)
-
-    def _run(self) -> None:
-        while not self._end.is_set():
-            holder = self._nodes.holder()
-            if not self.holders or self.holders[-1][1] != holder:
-                self.holders.append((time.monotonic(), holder))
-            try:
-                frame = self._socket.recv(2048)
-            except TimeoutError:
-                continue
-            kind = int.from_bytes(frame[12:14], "big")
-            source = {0x0800: frame[26:30], 0x86DD: frame[22:38]}.get(kind)
-            icmp6 = kind == 0x86DD and frame[20] == 58  # neighbour discovery
-            worker = self._by_mac.get(frame[6:12])
-            if source == self._vip and worker is not None and not icmp6:
-                self.packets.append(Packet(time.monotonic(), worker))
-
-
-def mac_of(lab: Lab, worker: str) -> bytes:
-    """The hardware address of the interface that the VIP lives on."""
-    text = lab[worker].run(["cat", "/sys/class/net/eth1/address"]).stdout.strip()
-    return bytes.fromhex(text.replace(":", ""))
-
-
 @contextmanager
-def senders(nodes: Electing, *, timeout: float = 0.05) -> Iterator[dict[str, list[Sender]]]:
-    """In the pod of each node senders that never pause: UDP each from a new port and all from one, TCP."""
+def senders(
+    nodes: Electing, *families: Family, pods: Mapping[str, str] = PODS, timeout: float = 0.05
+) -> Iterator[dict[str, list[Sender]]]:
+    """In a pod of each node senders that never pause: UDP each from a new port and all from one, TCP.
+
+    In the nodes' family if none is named.
+    """
     with ExitStack() as stack:
         yield {
             worker: [
                 stack.enter_context(
                     Sender(
-                        nodes.lab[PODS[worker]],
-                        destination=nodes.who.outside_eth1,
+                        nodes.lab[pods[worker]],
+                        destination=STANDARD[family].outside_eth1,
                         port=8080 if protocol == "tcp" else 5060,
                         protocol=protocol,
                         fresh=fresh,
@@ -243,6 +183,7 @@ def senders(nodes: Electing, *, timeout: float = 0.05) -> Iterator[dict[str, lis
                         timeout=timeout,
                     )
                 )
+                for family in families or (nodes.family,)
                 for protocol, fresh in (("udp", True), ("udp", False), ("tcp", True))
             ]
             for worker in WORKERS

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,14 @@ from kvctl.lab.traffic import Sender
 from kvctl.model.net import Family
 from tests.agent.electing import (
     WORKERS,
-    Ear,
     Electing,
     elected_service,
     senders,
     three_nodes,
     three_workers,
 )
+from tests.agent.harms import HARMS, Harm, cordon, cut_off, kill, revive
+from tests.agent.onlooker import Onlooker
 from tests.agent.process import eventually
 from tests.conftest import MakeLab
 
@@ -43,42 +43,11 @@ def nodes(make_lab: MakeLab, backend: str, family: Family, tmp_path: Path) -> It
         yield it
 
 
-def kill(nodes: Electing, holder: str) -> None:
-    """The agent of the holder dies."""
-    nodes.agents[holder].process.kill()
-
-
-def stop(nodes: Electing, holder: str) -> None:
-    """The agent of the holder hangs."""
-    os.kill(nodes.agents[holder].process.pid, signal.SIGSTOP)
-
-
-def cut_off(nodes: Electing, holder: str) -> None:
-    """The holder alone does not reach the API server: what it sends there is lost."""
-    nodes.lab[holder].batch(["addr del 127.0.0.1/8 dev lo"])
-
-
-def revive(nodes: Electing, worker: str, harm: Callable[[Electing, str], None]) -> None:
-    """The agent of the node is as it was before the harm."""
-    if harm == kill:
-        nodes.start(worker)
-    elif harm == stop:
-        os.kill(nodes.agents[worker].process.pid, signal.SIGCONT)
-    else:
-        nodes.lab[worker].batch(["addr add 127.0.0.1/8 dev lo"])
-    eventually(nodes.agents[worker].ready, why=nodes.told)
-
-
-HARMS = (kill, stop, cut_off)
-
-
 @pytest.mark.parametrize(
     ("backend", "harm"),
     [*(("nft", harm) for harm in HARMS), *(("legacy", harm) for harm in (HARMS if LONG else (kill,)))],
 )
-def test_a_holder_that_fails_has_stopped_before_another_begins(
-    nodes: Electing, harm: Callable[[Electing, str], None]
-) -> None:
+def test_a_holder_that_fails_has_stopped_before_another_begins(nodes: Electing, harm: Harm) -> None:
     nodes.server.put("services", elected_service())
     first = nodes.settled()
     with senders(nodes) as sending:
@@ -86,47 +55,48 @@ def test_a_holder_that_fails_has_stopped_before_another_begins(
             first = fails_once(nodes, sending, first, harm)
 
 
-def fails_once(nodes: Electing, sending: Senders, first: str, harm: Callable[[Electing, str], None]) -> str:
+def fails_once(nodes: Electing, sending: Senders, first: str, harm: Harm) -> str:
     """The holder fails, another follows, the first comes back and changes nothing; the new holder."""
-    vip = nodes.who.vip
-    with Ear(nodes) as ear:
-        for sender in sending[first]:
-            eventually(lambda: sender.sources[vip] > 3, why=nodes.told)  # noqa: B023
+    with Onlooker(nodes) as seen:
+        until_all_have_the_vip(nodes, sending[first])
         harmed = time.monotonic()
         harm(nodes, first)
         eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
         second = nodes.settled()
-        for sender in sending[second]:
-            sender.sources.clear()
-            eventually(lambda: sender.sources[vip] > 3, why=nodes.told)  # noqa: B023
-    taken = ear.taken(second)
-    assert taken is not None
-    assert 0 < ear.last(first) < taken, (ear.holders, ear.last(first))
-    assert first not in nodes.having()
+        until_all_have_the_vip(nodes, sending[second])
+    taken = seen.saw_a_move(first, second)
     # The Lease runs out, and three retry periods; a second for this machine.
-    assert taken - harmed < 3.0 + 3 * 1.0 + 1.0
+    assert taken - harmed < nodes.terms.duration + 3 * nodes.terms.retry_period + 1.0
+    silent = taken - seen.last(first)
+    print(f"{harm.__name__}: taken after {taken - harmed:.2f} s, {silent:.2f} s after the last packet")
     revived_in_order(nodes, sending, first, second, harm)
     return second
 
 
-def revived_in_order(
-    nodes: Electing, sending: Senders, first: str, second: str, harm: Callable[[Electing, str], None]
-) -> None:
+def until_all_have_the_vip(nodes: Electing, several: list[Sender]) -> None:
+    """Wait until each gets answers to what it sends with the VIP from now on."""
+    for sender in several:
+        sender.sources.clear()
+        eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+
+
+def revived_in_order(nodes: Electing, sending: Senders, first: str, second: str, harm: Harm) -> None:
     """A holder that comes back finds that the VIP is another's by now, and uses it no more: not for one packet."""
-    with Ear(nodes) as ear:
+    with Onlooker(nodes) as seen:
         revive(nodes, first, harm)
         for sender in sending[second]:
             sender.wait_for(50)
     assert nodes.having() == {second}
-    assert {packet.node for packet in ear.packets} == {second}
-    assert {holder for _, holder in ear.holders} == {second}
+    assert seen.heard() == {second}
+    assert [had.nodes for had in seen.had[nodes.who.vip]] == [{second}]
+    assert (seen.claims, nodes.holder()) == ([], second)
 
 
 @pytest.mark.parametrize("backend", ["nft"])
 def test_under_drop_the_outside_sees_the_vip_or_nothing(nodes: Electing) -> None:
     nodes.server.put("services", elected_service(annotations=DROP))
     first = nodes.settled()
-    with Ear(nodes) as ear, senders(nodes) as sending:
+    with Onlooker(nodes) as seen, senders(nodes) as sending:
         for sender in sending[first]:
             sender.wait_for(5)
         nodes.outside.heard.clear()
@@ -135,7 +105,7 @@ def test_under_drop_the_outside_sees_the_vip_or_nothing(nodes: Electing) -> None
         second = nodes.settled()
         sending[second][0].wait_for(5)
     assert nodes.outside.sources() == {nodes.who.vip}
-    assert {packet.node for packet in ear.packets} == {first, second}
+    seen.saw_a_move(first, second)
 
 
 @pytest.fixture
@@ -153,7 +123,7 @@ def test_a_restart_of_all_agents_moves_nothing_and_loses_nothing(patient: Electi
     nodes.server.put("services", elected_service())
     first = nodes.settled()
     # What is not answered within a second is lost: this machine may pause, too.
-    with Ear(nodes) as ear, senders(nodes, timeout=1.0) as sending:
+    with Onlooker(nodes) as seen, senders(nodes, timeout=1.0) as sending:
         for worker in WORKERS:
             for sender in sending[first]:
                 sender.wait_for(5)
@@ -163,15 +133,8 @@ def test_a_restart_of_all_agents_moves_nothing_and_loses_nothing(patient: Electi
             sender.wait_for(50)
         assert [sender.unanswered for sender in sending[first]] == [0, 0, 0]
         assert [set(sender.sources) for sender in sending[first]] == [{nodes.who.vip}] * 3
-    assert ear.holders == [(ear.holders[0][0], first)]
-
-
-def gap(ear: Ear, first: str, second: str) -> float:
-    """The seconds between the last packet of one node and the first of the next."""
-    last = ear.last(first)
-    begun = ear.first(second, after=last)
-    assert begun is not None
-    return begun - last
+    assert (seen.claims, nodes.holder()) == ([], first)
+    assert [had.nodes for had in seen.had[nodes.who.vip]] == [{first}]
 
 
 def test_a_planned_move_takes_less_than_a_second(nodes: Electing) -> None:
@@ -179,7 +142,7 @@ def test_a_planned_move_takes_less_than_a_second(nodes: Electing) -> None:
     first = nodes.settled()
     second = next(worker for worker in WORKERS if worker != first)
     config = nodes.server.kubeconfig(nodes.directory / "admin")
-    with Ear(nodes) as ear, senders(nodes) as sending:
+    with Onlooker(nodes) as seen, senders(nodes) as sending:
         for sender in sending[first]:
             sender.wait_for(5)
         argv = ("egress", "move", "sip/sip-client", "--to", second, "--kubeconfig", config)
@@ -187,30 +150,18 @@ def test_a_planned_move_takes_less_than_a_second(nodes: Electing) -> None:
         assert done.status == 0, done.stderr
         assert f"sip/sip-client moved from {first} to {second} in " in done.stderr
         assert nodes.settled() == second
-        for sender in sending[second]:
-            sender.sources.clear()
-            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
-    taken = ear.taken(second)
-    assert taken is not None
-    assert ear.last(first) < taken
-    assert gap(ear, first, second) < 1.0
+        until_all_have_the_vip(nodes, sending[second])
+    seen.saw_a_move(first, second)
+    assert seen.gap(first, second) < 1.0
     again = nodes.lab.kvctl(*argv, at=first, env=nodes.agents[first].settings)
     assert (again.status, "is on" in again.stderr) == (0, True)
-
-
-def cordon(nodes: Electing, worker: str) -> None:
-    """`kubectl drain` begins."""
-    node = nodes.server.get("nodes", worker)
-    assert node is not None
-    node["spec"]["unschedulable"] = True
-    nodes.server.put("nodes", node)
 
 
 @pytest.mark.parametrize("backend", ["nft"])
 def test_a_node_that_is_drained_hands_over_before_its_agent_ends(nodes: Electing) -> None:
     nodes.server.put("services", elected_service())
     first = nodes.settled()
-    with Ear(nodes) as ear, senders(nodes) as sending:
+    with Onlooker(nodes) as seen, senders(nodes) as sending:
         cordon(nodes, first)
         sending[first][0].wait_for(50)
         assert nodes.holder() == first
@@ -218,10 +169,9 @@ def test_a_node_that_is_drained_hands_over_before_its_agent_ends(nodes: Electing
         assert first not in nodes.having()
         assert nodes.holder() != first
         second = nodes.settled()
-        for sender in sending[second]:
-            sender.sources.clear()
-            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
-    assert gap(ear, first, second) < 1.0
+        until_all_have_the_vip(nodes, sending[second])
+    seen.saw_a_move(first, second)
+    assert seen.gap(first, second) < 1.0
     # Its pods, which go next, leave as the node.
     assert nodes.kernel_is_clean(first)
 
@@ -244,19 +194,18 @@ def test_an_agent_that_leaves_its_node_clean_hands_over(
 def test_while_nobody_reaches_the_api_server_nobody_takes_what_it_cannot_own(nodes: Electing) -> None:
     nodes.server.put("services", elected_service())
     first = nodes.settled()
-    with Ear(nodes) as ear, senders(nodes) as sending:
-        for sender in sending[first]:
-            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+    with Onlooker(nodes) as seen, senders(nodes) as sending:
+        until_all_have_the_vip(nodes, sending[first])
         gone = time.monotonic()
         for worker in WORKERS:
             cut_off(nodes, worker)
         eventually(lambda: not nodes.having(), why=nodes.told)
         # It went on for as long as the last renewal gave the right to.
-        assert 0 < ear.last(first) - gone < 3.0
-        assert {packet.node for packet in ear.packets} == {first}
+        assert 0 < seen.last(first) - gone < 3.0
+        assert seen.heard() == {first}
         for worker in WORKERS:
             revive(nodes, worker, cut_off)
         second = nodes.settled()
-        for sender in sending[second]:
-            sender.sources.clear()
-            eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
+        until_all_have_the_vip(nodes, sending[second])
+    seen.saw_nothing_twice()
+    assert [had.nodes for had in seen.had[nodes.who.vip]] == [{first}, set(), {second}]
