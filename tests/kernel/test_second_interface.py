@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kvctl.lab.echo import Echo
-from kvctl.lab.topology import STANDARD, standard
-from kvctl.lab.traffic import probe
+from kvctl.lab.topology import STANDARD, ClusterIp, standard
+from kvctl.lab.traffic import Connection, probe
 from kvctl.model.net import Family
 from tests.conftest import MakeLab
 from tests.kernel.test_commands import FLAGS, pod, service
@@ -17,6 +18,8 @@ from tests.kernel.test_with_vip import NAMED, Node
 
 BEHIND = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8:77::7"}
 """Behind the gateway on eth1; by eth0, which the main table says, it is not to be had."""
+BALANCED = {Family.IPV4: "192.168.0.246", Family.IPV6: "2001:db8:1::246"}
+"""A load balancer's address on the VIP's own network that nobody has: kube-proxy sends it on to the other pod."""
 GATEWAYS = ",".join(who.outside_eth1 for who in STANDARD.values())
 LED = {**NAMED, "kvctl.io/gateway": GATEWAYS}
 
@@ -29,6 +32,11 @@ class SecondWay(Node):
         answer = probe(self.lab.pod, destination=BEHIND[family], port=5060, timeout=0.3)
         return answer.source if answer is not None else None
 
+    def marked(self, family: Family) -> list[str]:
+        """The connections to the load balancer's address that carry a mark of kvctl's."""
+        listed = self.lab.worker.run(["conntrack", "-L", "-f", str(family), "-d", BALANCED[family]]).stdout
+        return [line for line in listed.splitlines() if " mark=4 " in f"{line} "]
+
     def everything(self) -> str:
         """All routing rules and routes."""
         flags = ("-4", "-6")
@@ -38,7 +46,9 @@ class SecondWay(Node):
 
 @pytest.fixture
 def node(make_lab: MakeLab, backend: str, tmp_path: Path) -> Iterator[SecondWay]:
-    lab = make_lab(standard(backend=backend, vip_here=False))
+    topology = standard(backend=backend, vip_here=False)
+    balanced = tuple(ClusterIp(BALANCED[family], who.peer) for family, who in STANDARD.items())
+    lab = make_lab(replace(topology, cluster_ips=(*topology.cluster_ips, *balanced)))
     for family, who in STANDARD.items():
         length, nodad = (32, "") if family is Family.IPV4 else (128, " nodad")
         lab.outside.batch([f"addr add {BEHIND[family]}/{length} dev lo{nodad}"])
@@ -67,6 +77,26 @@ def test_a_service_that_names_an_interface_leaves_by_it(node: SecondWay) -> None
     assert flushed.status == 0, flushed.stderr
     assert [node.seen_behind(family) for family in Family] == [None, None]
     assert node.everything() == before
+
+
+def test_an_address_that_leads_back_into_the_cluster_is_reached_though_the_mark_says_otherwise(
+    node: SecondWay,
+) -> None:
+    node.write(service(annotations=LED, vips=()), pod())
+    assert node.apply("--with-vip").status == 0
+    with Echo(node.lab["peer"], ports=(5060,)):
+        for family, who in STANDARD.items():
+            # The first packet is marked before kube-proxy has turned it round, and those after it by their connection.
+            for protocol in ("udp", "tcp"):
+                with Connection(
+                    node.lab.pod, destination=BALANCED[family], port=5060, protocol=protocol, timeout=0.5
+                ) as connection:
+                    for _ in range(3):
+                        seen = connection.ask()
+                        assert seen is not None
+                        assert (seen.source, seen.destination) == (who.pod, who.peer)
+            assert node.marked(family)
+            assert node.seen_behind(family) == who.vip
 
 
 def test_diff_tells_the_routing_and_apply_puts_back_what_was_taken_away(node: SecondWay) -> None:
