@@ -10,6 +10,7 @@ from kvctl.lab.netns import Namespace
 from kvctl.lab.topology import BACKENDS
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
+from kvctl.model.rules import Hook
 from kvctl.model.settings import Settings
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
@@ -140,10 +141,9 @@ def _checked(applied: Applied) -> Applied:
 
 
 def is_ours(line: str) -> bool:
-    """Whether a line of save text declares a chain of kvctl's, is a rule in one, or is its tagged jump."""
+    """Whether a line of save text declares a chain of kvctl's, is a rule in one, or is one of its tagged jumps."""
     rule = line.partition("] ")[2] if line.startswith("[") else line
     return rule.startswith((":KVCTL-", "-A KVCTL-")) or (
-        rule.startswith("-A POSTROUTING ")
-        and "kvctl:" in rule
-        and ("-j KVCTL-EGRESS" in rule or "-j KVCTL-DROP" in rule)
+        "kvctl:" in rule
+        and any(rule.startswith(f"-A {hook.chain} ") and f"-j {hook.root}" in rule for hook in Hook)
     )
