@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,21 @@ def server(lab: Lab) -> Iterator[ApiServer]:
 
 
 @contextmanager
-def agent(lab: Lab, server: ApiServer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The DaemonSet's container with the components' settings, for the block."""
+def agent(
+    lab: Lab, server: ApiServer, tmp_path: Path, *, components: Collection[str], **more: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The DaemonSet's container with the components' settings, and `more`, for the block."""
     make_lock_file()
     (container,) = pod_spec(daemonset(BASE))["containers"]
     settings = variables(container)
-    for component in ("events", "readiness-gates"):
+    for component in components:
         (patched,) = pod_spec(daemonset(COMPONENTS / component))["containers"]
         settings |= variables(patched)
     settings["NODE_NAME"] = "worker"
     settings["KUBECONFIG"] = server.kubeconfig(tmp_path / "kubeconfig")
     settings["egress_podcidr"], settings["egress_servicecidr"] = V4.pod_network, V4.service_network
     settings["egress_withnftables"] = str(lab.topology.backend == "nft").lower()
+    settings |= more
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             lab.worker.argv(confined(*KVCTL, *container["args"])),
@@ -128,7 +131,8 @@ def test_the_agent_as_deployed_makes_rules_and_says_so_everywhere(
     lab: Lab, server: ApiServer, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    with Echo(lab.outside, ports=[5060]), agent(lab, server, tmp_path) as process:
+    deployed = agent(lab, server, tmp_path, components=("events", "readiness-gates"))
+    with Echo(lab.outside, ports=[5060]), deployed as process:
         eventually(
             lambda: process.poll() is not None or page(lab.worker, "/readyz")[0] == 200,
             what="not ready",
@@ -170,3 +174,44 @@ def test_the_agent_as_deployed_makes_rules_and_says_so_everywhere(
     # An Event is patched when the same has to be told again.
     assert granted(besides={"election"}) - used <= {("", "events", "patch")}
     assert os.environ["XTABLES_LOCKFILE"] not in log.read_text()
+
+
+def test_an_agent_with_election_as_deployed_places_the_vip_and_leaves_it_to_the_next_one(
+    lab: Lab, server: ApiServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    lab.worker.batch([f"address delete {V4.vip}/32 dev eth1"])
+    wanted = egress_service("phone", selector={"app": "phone"})
+    wanted["metadata"]["annotations"]["kube-vip.io/loadbalancerIPs"] = V4.vip
+    server.put("services", {**wanted, "status": {}})
+    server.put("pods", gated_pod())
+    deployed = agent(lab, server, tmp_path, components=("election",), egress_vipranges="192.168.0.240/28")
+
+    def told() -> tuple[str | None, str | None]:
+        service: Any = server.get("services", "phone", namespace="sip")
+        (ingress,) = service["status"].get("loadBalancer", {}).get("ingress", [{}])
+        return ingress.get("ip"), service["metadata"]["annotations"].get("kube-vip.io/vipHost")
+
+    def source() -> str | None:
+        seen = probe(lab.pod, destination=V4.outside_eth1, port=5060)
+        return seen.source if seen is not None else None
+
+    with Echo(lab.outside, ports=[5060]), deployed as process:
+        eventually(lambda: told() == (V4.vip, "worker"), what="nobody holds it", log=log)
+        eventually(lambda: source() == V4.vip, what="not the VIP", log=log)
+        found = lab.worker.run(["ip", "-4", "-oneline", "address", "show", "to", V4.vip]).stdout
+        assert " valid_lft forever" not in found
+        assert re.search(r" valid_lft \d+sec ", found), found
+        renewal = ("coordination.k8s.io", "leases", "patch")
+        eventually(lambda: renewal in map(permission, server.requests), what="no renewal", log=log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+        # A restart is no reason to hand over: who comes next in time goes on.
+        assert source() == V4.vip
+    for line in log.read_text().splitlines():
+        assert json.loads(line)["level"] in ("info", "warning"), line
+    used = {permission(request) for request in server.requests}
+    assert used <= granted(besides={"events", "readiness-gates"})
+    alone = granted(besides={"events", "readiness-gates"}) - granted(besides={"election"})
+    # A Service is read only when its VIP is given up.
+    assert alone - used <= {("", "services", "get")}
