@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kvctl.model.net import Address, Family, Network, host_network, parse_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Rank
 from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Target, Verb
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 from kvctl.policy.service_chains import (
     Passing,
     compile_drop,
@@ -32,16 +32,16 @@ MAX_LEAF = 16
 
 _SPLIT_BITS = 4
 
-HOOK = Rule(comment=layout.comment("egress"), target=Target(verb=Verb.JUMP, chain=Hook.EGRESS.root))
+HOOK = Rule(comment=comments.comment("egress"), target=Target(verb=Verb.JUMP, chain=Hook.EGRESS.root))
 """Our jump in POSTROUTING of nat."""
 
 DROP_HOOK = Rule(
-    comment=layout.comment("drop"), target=Target(verb=Verb.JUMP, chain=Hook.DROP.root), asked_only=True
+    comment=comments.comment("drop"), target=Target(verb=Verb.JUMP, chain=Hook.DROP.root), asked_only=True
 )
 """Our jump in POSTROUTING of mangle. What answers a connection from outside has to pass."""
 
 MARK_HOOK = Rule(
-    comment=layout.comment("mark"), target=Target(verb=Verb.JUMP, chain=Hook.MARK.root), asked_only=True
+    comment=comments.comment("mark"), target=Target(verb=Verb.JUMP, chain=Hook.MARK.root), asked_only=True
 )
 """Our jump in PREROUTING of mangle. Answers go back the way that their connection came."""
 
@@ -152,10 +152,10 @@ def compile_drop_dispatch(
         for item in its:
             passing = _passing(item, rewritten, names.service_chain(item.rank.ref))
             chains.update(passing.chains)
-            text = layout.coming_text if names is layout.COMING else layout.pod_text
+            text = comments.coming_text if names is layout.COMING else comments.pod_text
             jumps.append((item, _jump(item, passing.chain, text)))
     chains.update(guards.chains)
-    jumps += [(item, _jump(item, chain, layout.guard_pod_text)) for item, chain in guards.jumps]
+    jumps += [(item, _jump(item, chain, comments.guard_pod_text)) for item, chain in guards.jumps]
     chains.update(_compile_tree(family, jumps, exclusion_rules(exclusions), layout.DROPPING))
     return chains
 
@@ -226,7 +226,7 @@ def compile_mark_dispatch(
 
     There a packet still goes where its pod aimed, before any DNAT.
     """
-    jumps = [(item, _jump(item, chain, layout.mark_pod_text)) for item, chain in marks.jumps]
+    jumps = [(item, _jump(item, chain, comments.mark_pod_text)) for item, chain in marks.jumps]
     if not jumps:
         return {}
     head = tuple(rule for rule in exclusion_rules(exclusions) if rule.destination is not None)
@@ -279,7 +279,7 @@ class _Tree(NamedTuple):
             child = self.names.leaf_chain(prefix)
             rules.append(
                 Rule(
-                    comment=layout.comment(f"branch {prefix}"),
+                    comment=comments.comment(f"branch {prefix}"),
                     target=Target(verb=Verb.GOTO, chain=child),
                     source=prefix,
                 )
@@ -297,7 +297,7 @@ def _prefix(address: Address, length: int, family: Family) -> Network:
 @lru_cache(maxsize=4096)
 def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
     """Where the packet goes now, after DNAT, and where the pod aimed, before it."""
-    text = layout.comment(layout.exclude_text(exclusion), exclusion.network)
+    text = comments.comment(comments.exclude_text(exclusion), exclusion.network)
     return (
         Rule(comment=text, target=RETURN, destination=exclusion.network),
         Rule(comment=text, target=RETURN, original_destination=exclusion.network),
@@ -305,10 +305,10 @@ def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
 
 
 @lru_cache(maxsize=65536)
-def _jump(item: Entry, chain: str, text: Callable[[Rank, str], str] = layout.pod_text) -> Rule:
+def _jump(item: Entry, chain: str, text: Callable[[Rank, str], str] = comments.pod_text) -> Rule:
     source = host_network(item.address)
     return Rule(
-        comment=layout.comment(text(item.rank, item.label), source),
+        comment=comments.comment(text(item.rank, item.label), source),
         target=Target(verb=Verb.JUMP, chain=chain),
         source=source,
     )

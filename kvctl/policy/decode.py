@@ -12,7 +12,7 @@ from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, Po
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 from kvctl.policy.compile import Entry, pod_of
 from kvctl.policy.service_chains import compile_drop, compile_service
 
@@ -129,7 +129,7 @@ def _decode_table(
             continue
         retiring.extend(_retiring_in(rules))
         ref = chains.get(name) or _owner(rules)
-        if ref is not None and any(f.rule is None or layout.read_retiring(f.rule) is None for f in rules):
+        if ref is not None and any(f.rule is None or comments.read_retiring(f.rule) is None for f in rules):
             services[ref] = _read_service(ref, snapshot, names, by_service.get(ref, []))
     for ref, items in by_service.items():
         if ref not in services:
@@ -162,16 +162,16 @@ def _read_dispatch_rule(
     exclusions: dict[Network, Exclusion],
 ) -> None:
     """A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing."""
-    text = layout.comment_text(rule)
+    text = comments.comment_text(rule)
     if text is None:
         return
     excluded = rule.destination or rule.original_destination
-    kind = layout.read_exclusion(text)
+    kind = comments.read_exclusion(text)
     returns = rule.target.verb is Verb.RETURN
     if kind is not None and excluded is not None and excluded.prefixlen and returns:
         exclusions[excluded] = Exclusion(excluded, kind)
         return
-    pod = layout.read_pod(text)
+    pod = comments.read_pod(text)
     if pod is None or rule.source is None or rule.source.num_addresses != 1:
         return
     rank, label = pod
@@ -193,7 +193,7 @@ def _aside_in(found: FoundRule, snapshot: Snapshot) -> tuple[Entry, str] | None:
     if rule is None or rule.source is None or rule.source.num_addresses != 1:
         return None
     chain = rule.target.chain
-    pod = layout.read_aside_pod(layout.comment_text(rule) or "")
+    pod = comments.read_aside_pod(comments.comment_text(rule) or "")
     if pod is None or chain is None or rule.target.verb is not Verb.JUMP or chain not in snapshot.chains:
         return None
     return Entry(rule.source.network_address, *pod), chain
@@ -201,22 +201,22 @@ def _aside_in(found: FoundRule, snapshot: Snapshot) -> tuple[Entry, str] | None:
 
 def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
     for found in rules:
-        mark = layout.read_retiring(found.rule) if found.rule else None
+        mark = comments.read_retiring(found.rule) if found.rule else None
         if mark is not None:
             yield Retiring(*mark)
 
 
 def _owner(rules: Iterable[FoundRule]) -> ServiceRef | None:
     for found in rules:
-        text = (layout.comment_text(found.rule) or "") if found.rule else ""
+        text = (comments.comment_text(found.rule) or "") if found.rule else ""
         said = _said_in(text)
         if said is not None:
             return said.ref
     return None
 
 
-def _said_in(text: str) -> layout.Said | None:
-    return layout.read_service(text) or layout.read_dropped(text)
+def _said_in(text: str) -> comments.Said | None:
+    return comments.read_service(text) or comments.read_dropped(text)
 
 
 def _read_service(
@@ -227,7 +227,7 @@ def _read_service(
     rules = [
         found.rule
         for found in (*chain, *out)
-        if found.rule is not None and layout.read_retiring(found.rule) is None
+        if found.rule is not None and comments.read_retiring(found.rule) is None
     ]
     snats = [found for found in (*chain, *out) if found.rule and found.rule.target.verb is Verb.SNAT]
     counts = [found.packets for found in snats]
@@ -247,11 +247,11 @@ def _vip_of(rule: Rule) -> Address | None:
     """What a rule rewrites to, or would if it did not drop."""
     if rule.target.verb is not Verb.DROP:
         return rule.target.address
-    dropped = layout.read_dropped(layout.comment_text(rule) or "")
+    dropped = comments.read_dropped(comments.comment_text(rule) or "")
     return dropped.vip if dropped is not None else None
 
 
-def _fence_of(rules: Sequence[Rule], said: layout.Said | None) -> Fence | None:
+def _fence_of(rules: Sequence[Rule], said: comments.Said | None) -> Fence | None:
     """The fence of rules that rewrite, or that would if they did not drop."""
     beats = (rule.heartbeat for rule in rules if rule.heartbeat is not None)
     return next((Fence(beat.name, beat.seconds) for beat in beats), said.fence if said is not None else None)
@@ -261,7 +261,7 @@ def _policy(
     ref: ServiceRef, family: Family, rules: Sequence[Rule], items: Sequence[Entry], vip: Address
 ) -> EgressPolicy:
     ranks: list[Rank] = [item.rank for item in items]
-    said = next(filter(None, (_said_in(layout.comment_text(rule) or "") for rule in rules)), None)
+    said = next(filter(None, (_said_in(comments.comment_text(rule) or "") for rule in rules)), None)
     fence = _fence_of(rules, said)
     return EgressPolicy(
         ref=ref,
@@ -298,7 +298,7 @@ def _same_rules(policy: EgressPolicy, snapshot: Snapshot, names: layout.Names) -
         found = [
             f.rule
             for f in snapshot.chains.get(chain, ())
-            if f.rule is None or layout.read_retiring(f.rule) is None
+            if f.rule is None or comments.read_retiring(f.rule) is None
         ]
         if found != list(rules):
             return False

@@ -192,7 +192,7 @@ def _fenced(policy: EgressPolicy, service: Service, context: Context, *, drops: 
     if seconds is None or managed_elsewhere(service, announced=announced) is not None:
         return policy
     # By the VIP: Services that share one are held together, by whichever Lease.
-    fence = Fence(fence_name(policy.family, namespace="", lease=str(policy.vip)), seconds)
+    fence = Fence(fence_name(policy.vip), seconds)
     return policy._replace(fence=fence, drops_without_vip=drops)
 
 

@@ -11,7 +11,7 @@ from kvctl.model.net import Family, parse_network
 from kvctl.model.policy import EgressPolicy, PortMatch
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import DROP, RETURN, Heartbeat, Mark, Rule, Target, Verb
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 
 # xt_multiport.h XT_MULTI_PORTS: fifteen slots, a range takes two.
 _MULTIPORT_SLOTS = 15
@@ -39,13 +39,13 @@ def _bare(policy: EgressPolicy) -> EgressPolicy:
 @lru_cache(maxsize=16384)
 def _service_chains(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     snat = Target(verb=Verb.SNAT, address=policy.vip)
-    names, text = layout.REWRITING, layout.service_text(policy)
+    names, text = layout.REWRITING, comments.service_text(policy)
     return _own_chains(policy, names, text=text, action=snat, beat=heartbeat(policy))
 
 
 @lru_cache(maxsize=16384)
 def _drop_chains(policy: EgressPolicy, names: layout.Names) -> Mapping[str, tuple[Rule, ...]]:
-    return _own_chains(policy, names, text=layout.drop_text(policy), action=DROP)
+    return _own_chains(policy, names, text=comments.drop_text(policy), action=DROP)
 
 
 def heartbeat(policy: EgressPolicy, *, late: bool = False) -> Heartbeat | None:
@@ -58,7 +58,7 @@ def _own_chains(
     policy: EgressPolicy, names: layout.Names, *, text: str, action: Target, beat: Heartbeat | None = None
 ) -> Mapping[str, tuple[Rule, ...]]:
     # One tag for all rules of a Service: a rule that somebody took away shows without the source.
-    tag = layout.comment(text, policy.vip, *_content(policy))
+    tag = comments.comment(text, policy.vip, *_content(policy))
     chain, out = names.service_chain(policy.ref), names.out_chain(policy.ref)
     return _chains_that(policy, tag=tag, action=action, beat=beat, chain=chain, out=out)
 
@@ -104,7 +104,7 @@ def _guards(policy: EgressPolicy) -> Guards:
     has_vip = (policy.ref, policy.vip, policy.fence)
     established = layout.guard_chain(*has_vip)
     rule = Rule(
-        comment=layout.comment(layout.guard_text(policy.ref), *has_vip),
+        comment=comments.comment(comments.guard_text(policy.ref), *has_vip),
         target=DROP,
         reply_destination=policy.vip,
         heartbeat=late,
@@ -113,7 +113,7 @@ def _guards(policy: EgressPolicy) -> Guards:
         return Guards(established=established, chains={established: (rule,)})
     content = (policy.ref, *_content(policy))
     chain, out = layout.guard_chain("late", *content), layout.guard_chain("ports", *content)
-    tag = layout.comment(layout.guard_text(policy.ref), *content)
+    tag = comments.comment(comments.guard_text(policy.ref), *content)
     chains = _chains_that(policy, tag=tag, action=DROP, beat=late, chain=chain, out=out)
     return Guards(established=established, late=chain, chains={established: (rule,), **chains})
 
@@ -140,7 +140,7 @@ def compile_marks(policy: EgressPolicy) -> Marks:
 def _marks(policy: EgressPolicy, mark: Mark) -> Marks:
     content = (policy.ref, mark, *_content(policy))
     chain, out = layout.mark_chain(*content), layout.mark_chain("ports", *content)
-    tag = layout.comment(layout.mark_text(policy.ref), *content)
+    tag = comments.comment(comments.mark_text(policy.ref), *content)
     chains = _chains_that(
         policy,
         tag=tag,
@@ -156,7 +156,7 @@ def _marks(policy: EgressPolicy, mark: Mark) -> Marks:
 
 def restore_rules(mask: int) -> tuple[Rule, ...]:
     """What the marking begins with: packets of a marked connection have its mark, and are done with."""
-    tag = layout.comment("marked", mask)
+    tag = comments.comment("marked", mask)
     return (
         Rule(comment=tag, target=Target(verb=Verb.RESTORE_MARK, mark=Mark(0, mask))),
         Rule(comment=tag, target=RETURN, marked=mask),
@@ -258,7 +258,7 @@ def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef, end: str) -> Pas
     first, *others = before
     rest = _passing(tuple(others), ref, end)
     content = (first.ref, *_content(first), rest.chain)
-    tag = layout.comment(layout.pass_text(ref), *content)
+    tag = comments.comment(comments.pass_text(ref), *content)
     to_rest = Target(verb=Verb.GOTO, chain=rest.chain)
     onward = Rule(comment=tag, target=to_rest)
     denied = [Rule(comment=tag, target=to_rest, destination=network) for network in first.denied]

@@ -10,7 +10,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import HOOK_CHAINS, Hook, Rule, Table
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.syntax import parse
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 
 
 class Attributed(NamedTuple):
@@ -79,19 +79,19 @@ def attribute(
 
 
 def _owner(rule: Rule) -> ServiceRef | None:
-    comment = layout.comment_text(rule) or ""
-    pod = layout.read_pod(comment) or layout.read_aside_pod(comment)
+    comment = comments.comment_text(rule) or ""
+    pod = comments.read_pod(comment) or comments.read_aside_pod(comment)
     if pod is not None:
         return pod[0].ref
-    service = layout.read_service(comment) or layout.read_dropped(comment)
+    service = comments.read_service(comment) or comments.read_dropped(comment)
     if service is not None:
         return service.ref
-    other = layout.read_passed(comment) or layout.read_aside(comment)
+    other = comments.read_passed(comment) or comments.read_aside(comment)
     if other is not None:
         return other
-    retiring = layout.read_retiring(rule)
+    retiring = comments.read_retiring(rule)
     return retiring[0] if retiring else None
 
 
 def _is_exclusion(rule: Rule) -> bool:
-    return layout.read_exclusion(layout.comment_text(rule) or "") is not None
+    return comments.read_exclusion(comments.comment_text(rule) or "") is not None

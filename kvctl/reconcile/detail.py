@@ -15,7 +15,7 @@ from kvctl.model.snapshot import Snapshot
 from kvctl.model.text import plural
 from kvctl.netfilter import conntrack, fence
 from kvctl.netfilter.position import rule_in_the_way
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 from kvctl.policy.connections import ConnectionJudge, judge_of
 from kvctl.policy.decode import Installed
 from kvctl.policy.holder import not_here
@@ -165,12 +165,12 @@ def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:
     """Whether this is a jump of one of the Service's pods, comes between it and the Service's chain, or guards it."""
     if rule is None:
         return False
-    text = layout.comment_text(rule) or ""
-    pod = layout.read_pod(text) or layout.read_aside_pod(text)
+    text = comments.comment_text(rule) or ""
+    pod = comments.read_pod(text) or comments.read_aside_pod(text)
     return (
         rule.target.chain in own
         or (pod is not None and pod[0].ref == ref)
-        or ref in (layout.read_passed(text), layout.read_aside(text))
+        or ref in (comments.read_passed(text), comments.read_aside(text))
     )
 
 

@@ -10,7 +10,7 @@ from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Hook, Rule, Ruleset, Table
 from kvctl.model.snapshot import Snapshot
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 from kvctl.policy.compile import (
     HOOKS,
     Aside,
@@ -262,7 +262,7 @@ def _without_marks(chain: str, snapshot: Snapshot) -> tuple[Rule, ...] | None:
     rules = [item.rule for item in found if item.rule is not None]
     if not found or len(rules) != len(found):
         return None
-    bare = tuple(rule for rule in rules if layout.read_retiring(rule) is None)
+    bare = tuple(rule for rule in rules if comments.read_retiring(rule) is None)
     return bare if bare and len(bare) < len(rules) else None
 
 
@@ -276,6 +276,6 @@ def _marks(target: Target, installed: Installed) -> dict[ServiceRef, list[Rule]]
     marks: dict[ServiceRef, list[Rule]] = {}
     for retiring in going:
         if retiring.vip not in staying.get(retiring.ref, ()):
-            mark = layout.retiring_rule(retiring.ref, retiring.vip)
+            mark = comments.retiring_rule(retiring.ref, retiring.vip)
             marks.setdefault(retiring.ref, []).append(mark)
     return marks

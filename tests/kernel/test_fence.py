@@ -13,7 +13,7 @@ from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import Connection, Sender, probe
-from kvctl.model.net import Family
+from kvctl.model.net import Family, parse_address
 from kvctl.model.objects import Service
 from kvctl.model.policy import Fence
 from kvctl.model.ref import ServiceRef
@@ -48,13 +48,12 @@ class Elected:
 
     worker: Worker
     seconds: int = SECONDS
-    lease: str = "kubevip-sip-client"
     fenced: Collection[ServiceRef] = (ref("sip/sip-client"),)
     drops: bool = False
 
     @property
     def fences(self) -> list[tuple[Family, str]]:
-        return [(f, fence_name(f, namespace="sip", lease=self.lease)) for f in Family]
+        return [(f, fence_name(parse_address(vip))) for f, vip in zip(Family, VIPS, strict=True)]
 
     def beat(self) -> None:
         with self.worker.lab[self.worker.name].entered():
@@ -100,7 +99,7 @@ class Elected:
         policy = it.policy
         if policy.ref not in self.fenced:
             return it
-        its = Fence(fence_name(policy.family, namespace="sip", lease=self.lease), self.seconds)
+        its = Fence(fence_name(policy.vip), self.seconds)
         return replace(it, policy=policy._replace(fence=its, drops_without_vip=self.drops))
 
 

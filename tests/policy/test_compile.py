@@ -16,7 +16,7 @@ from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import diff, restore_text
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
 from kvctl.netfilter.syntax import parse, render
-from kvctl.policy import layout
+from kvctl.policy import comments, layout
 from kvctl.policy.annotations import ALLOWED, DENIED, PORTS, read_annotations
 from kvctl.policy.cidrs import ALWAYS
 from kvctl.policy.compile import MAX_LEAF, compile_ruleset
@@ -268,9 +268,9 @@ class TestComments:
         assert back.policy.created == it.created
         assert back.policy.pods[0].label.endswith("~")
         assert back.policy.pods[0].name is None
-        mark = layout.retiring_rule(ref(its_ref), parse_address("2001:db8:1111:2222:3333:4444:5555:6666"))
+        mark = comments.retiring_rule(ref(its_ref), parse_address("2001:db8:1111:2222:3333:4444:5555:6666"))
         assert len(mark.comment) <= 255
-        assert layout.read_retiring(mark) is not None
+        assert comments.read_retiring(mark) is not None
 
     def test_a_change_of_anything_in_a_service_changes_its_tag(self) -> None:
         base = policy(ports="tcp:80", allowed="192.168.0.0/16", denied="192.168.9.0/24")

@@ -13,9 +13,9 @@ from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import diff, restore_text
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
 from kvctl.netfilter.syntax import parse, render
-from kvctl.policy import layout
 from kvctl.policy.compile import MAX_LEAF, compile_ruleset, entries_of
 from kvctl.policy.decode import decode
+from kvctl.policy.layout import fence_name
 from kvctl.reconcile.steps import rulesets
 from kvctl.reconcile.target import Share, Target
 from tests.builders import ref
@@ -25,8 +25,8 @@ from tests.policy.walker import Moment, is_dropped, rules_met, source_after
 EXAMPLES = settings(max_examples=25, deadline=None)
 families = st.sampled_from(Family)
 FENCES = tuple(
-    Fence(layout.fence_name(Family.IPV4, namespace="sip", lease=name), seconds)
-    for name, seconds in (("a", 2), ("a", 10), ("b", 10))
+    Fence(fence_name(pod_address(Family.IPV4, number)), seconds)
+    for number, seconds in ((1, 2), (1, 10), (2, 10))
 )
 NAMES = sorted({fence.name for fence in FENCES})
 
@@ -273,11 +273,7 @@ def test_pods_that_come_and_go_leave_the_chains_of_the_guard_alone() -> None:
     assert len(chains[0]) == 1
 
 
-def test_the_lists_of_two_leases_and_of_two_families_have_different_names() -> None:
-    names = {
-        layout.fence_name(family, namespace=namespace, lease=lease)
-        for family in Family
-        for namespace, lease in (("a", "b"), ("a", "c"), ("c", "b"))
-    }
+def test_the_lists_of_two_vips_have_different_names() -> None:
+    names = {fence_name(pod_address(family, number)) for family in Family for number in (1, 2, 3)}
     assert len(names) == 6
     assert all(len(name) <= 22 and name.startswith("kvctl-") for name in names)

@@ -12,9 +12,9 @@ from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import diff, restore_text
 from kvctl.netfilter.savetext import parse_tables, snapshot_of
 from kvctl.netfilter.syntax import parse, render
-from kvctl.policy import layout
 from kvctl.policy.compile import MAX_LEAF, compile_ruleset, entries_of
 from kvctl.policy.decode import decode
+from kvctl.policy.layout import fence_name
 from kvctl.reconcile.steps import rulesets
 from kvctl.reconcile.target import Target
 from tests.builders import ref
@@ -24,7 +24,7 @@ from tests.policy.walker import Moment, mark_of, rules_met, source_after
 EXAMPLES = settings(max_examples=25, deadline=None)
 families = st.sampled_from(Family)
 MARKS = (Mark(4, 0x3C), Mark(8, 0x3C))
-FENCE = Fence(layout.fence_name(Family.IPV4, namespace="sip", lease="a"), 10)
+FENCE = Fence(fence_name(pod_address(Family.IPV4, 1)), 10)
 
 
 @st.composite
