@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import probe
 from kvctl.model.net import Family
-from tests.agent.electing import PODS, WORKERS, Electing, elected_service, three_nodes, three_workers
+from tests.agent.electing import (
+    NAMES,
+    PODS,
+    WORKERS,
+    Electing,
+    elected_service,
+    three_nodes,
+    three_workers,
+)
+from tests.agent.onlooker import Onlooker
 from tests.agent.process import eventually
 from tests.conftest import MakeLab
 from tests.deploy.reading import granted, permission
@@ -54,7 +64,7 @@ def test_where_the_pod_goes_the_vip_goes(nodes: Electing) -> None:
     first = nodes.settled()
     nodes.server.delete(
         "pods",
-        {"worker": "sip-client-0", "worker-2": "sip-client-1", "worker-3": "sip-client-2"}[first],
+        NAMES[first],
         namespace="sip",
     )
     eventually(lambda: nodes.holder() not in (None, first), why=nodes.told)
@@ -74,6 +84,34 @@ def test_when_the_service_goes_so_does_the_vip_and_then_the_lease_is_free(nodes:
     nodes.server.delete("services", "sip-client", namespace="sip")
     eventually(lambda: nodes.holder() is None, why=nodes.told)
     assert nodes.having() == set()
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+@pytest.mark.parametrize("where", ["worker", "worker-2"])
+def test_an_address_that_an_admin_has_bound_is_left_as_it_is(nodes: Electing, where: str) -> None:
+    for worker in WORKERS[1:]:
+        nodes.server.delete("pods", NAMES[worker], namespace="sip")
+    vips = [who.vip for who in STANDARD.values()]
+    nodes.lab[where].batch([f"addr add {vip} dev eth1{' nodad' if ':' in vip else ''}" for vip in vips])
+    before = nodes.lab[where].run(["ip", "-d", "addr", "show", "dev", "eth1"]).stdout
+    with Onlooker(nodes, *Family) as onlooker:
+        nodes.server.put("services", elected_service())
+        # Only there it has a pod, so only that node contends.
+        eventually(lambda: nodes.holder() == "worker", why=nodes.told)
+        if where == "worker":
+            eventually(lambda: seen(nodes, "worker") == nodes.who.vip, why=nodes.told)
+        else:
+            for vip in vips:
+                eventually(lambda: f"{vip} is not bound: " in nodes.told(), why=nodes.told)  # noqa: B023
+            assert seen(nodes, "worker") == nodes.who.worker_eth1
+            assert onlooker.heard() == set()
+        renewed = nodes.lease()["renewTime"]
+        eventually(lambda: nodes.lease()["renewTime"] != renewed, why=nodes.told)
+        nodes.server.delete("services", "sip-client", namespace="sip")
+        eventually(lambda: nodes.holder() is None, why=nodes.told)
+        eventually(lambda: seen(nodes, "worker") == nodes.who.worker_eth1, why=nodes.told)
+    assert [onlooker.owners(vip) for vip in vips] == [[{where}], [{where}]]
+    assert nodes.lab[where].run(["ip", "-d", "addr", "show", "dev", "eth1"]).stdout == before
 
 
 BEHIND = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8:77::7"}

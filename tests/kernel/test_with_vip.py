@@ -112,13 +112,23 @@ def test_an_address_that_another_host_has_is_left_to_it(node: Node) -> None:
 
 @pytest.mark.parametrize("backend", ["nft"])
 def test_an_admins_address_is_never_taken(node: Node) -> None:
-    who = STANDARD[Family.IPV4]
-    node.lab.worker.batch([f"addr add {who.vip}/32 dev eth1"])
-    before = node.addresses().partition("inet6")[0]
-    assert node.apply("--with-vip").status == 0
-    assert node.seen(who) == who.vip
-    assert node.flush("--all").status == 0
-    assert node.addresses().partition("inet6")[0] == before
+    node.lab.worker.batch(
+        [
+            f"addr add {STANDARD[Family.IPV4].vip}/32 dev eth1",
+            f"addr add {STANDARD[Family.IPV6].vip}/128 dev eth1 nodad preferred_lft 0",
+        ]
+    )
+    before = node.addresses()
+    for _ in range(2):
+        assert node.apply("--with-vip").status == 0
+        assert node.addresses() == before
+        assert node.ours() == {}
+        for who in STANDARD.values():
+            assert node.seen(who) == who.vip
+        assert node.flush("--all").status == 0
+        assert node.addresses() == before
+        for who in STANDARD.values():
+            assert node.seen(who) == who.worker_eth1
 
 
 @pytest.mark.parametrize("backend", ["nft"])
