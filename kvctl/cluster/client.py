@@ -24,6 +24,8 @@ SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 """The kernel asks a silent peer after 30 s and gives it up after a minute, as tcp(7) describes."""
+_MOST_IDLE = 32
+"""Connections that are kept; not more than there are threads."""
 
 
 def make_client(source: Source) -> ApiClient:
@@ -36,6 +38,8 @@ def make_client(source: Source) -> ApiClient:
     # urllib3 would try again by itself, each time with a new timeout.
     configuration.retries = False
     configuration.socket_options = list(SOCKET_OPTIONS)
+    # By default five a core: where there is one, the agent's threads would connect anew all the time.
+    configuration.connection_pool_maxsize = _MOST_IDLE
     held = _Held()
     root = logging.getLogger()
     root.addHandler(held)

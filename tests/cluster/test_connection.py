@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 import kvctl
 from kvctl.cluster import client as clients
 from kvctl.cluster import kubeconfig as locations
-from kvctl.cluster.connection import Connection, open_connection
+from kvctl.cluster.connection import CREDENTIALS_SECONDS, Connection, open_connection
 from kvctl.cluster.failures import RefusedError
 from kvctl.errors import ClusterError
 from tests.apiserver import TOKEN, ApiServer, Body, Drip, Drop, Hang, Status, anything, watches
@@ -225,3 +227,60 @@ def test_a_token_that_is_no_longer_accepted_is_read_again(server: ApiServer, acc
         connection.get("/api/v1/pods?limit=1", timeout=5)
     account.token.write_text("second")
     assert connection.get("/api/v1/pods?limit=1", timeout=5)["kind"] == "PodList"
+
+
+def test_the_library_is_asked_for_credentials_once_a_second_and_not_for_each_request(
+    server: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = iter([TOKEN, "second"])
+    assert connection._client is not None
+    configuration = connection._client.configuration
+
+    def renew(it: Any) -> None:
+        it.api_key["BearerToken"] = f"Bearer {next(tokens)}"
+
+    configuration.refresh_api_key_hook = renew
+    now = [1000.0]
+    monkeypatch.setattr("kvctl.cluster.connection.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for _ in range(3):
+        connection.get("/api/v1/pods?limit=1", timeout=5)
+    server.token = "second"
+    now[0] += CREDENTIALS_SECONDS
+    connection.get("/api/v1/pods?limit=1", timeout=5)
+    assert [request.token for request in server.requests] == [TOKEN] * 3 + ["second"]
+
+
+def test_it_goes_on_after_it_was_closed(server: ApiServer, connection: Connection) -> None:
+    for _ in range(2):
+        assert connection.get("/api/v1/pods?limit=1", timeout=5)["kind"] == "PodList"
+        connection.close()
+
+
+def kubeconfig(directory: Path, url: str) -> str:
+    """A kubeconfig for a server at `url`."""
+    path = directory / "other"
+    server = {"name": "it", "cluster": {"server": url}}
+    user = {"name": "me", "user": {"token": TOKEN}}
+    context = {"name": "here", "context": {"cluster": "it", "user": "me"}}
+    whole = {"clusters": [server], "users": [user], "contexts": [context], "current-context": "here"}
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **whole}))
+    return str(path)
+
+
+def test_a_server_behind_a_proxy_is_asked_through_it(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of requests to others, too, the double looks at the path alone.
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    connection = open_connection(kubeconfig=kubeconfig(tmp_path, "http://api.invalid"), context=None)
+    assert connection.get("/api/v1/pods?limit=1", timeout=5)["kind"] == "PodList"
+    connection.close()
+
+
+def test_a_server_may_be_at_a_path_of_its_host(server: ApiServer, tmp_path: Path) -> None:
+    server.fail(Body(b'{"kind": "PodList"}'), on=lambda request: request.path == "/clusters/c-1/api/v1/pods")
+    config = kubeconfig(tmp_path, f"{server.url}/clusters/c-1")
+    connection = open_connection(kubeconfig=config, context=None)
+    assert connection.get("/api/v1/pods?limit=1", timeout=5) == {"kind": "PodList"}
+    connection.close()

@@ -72,15 +72,30 @@ def test_the_holder_takes_its_own_name_away_and_no_others(connection: Connection
     assert stored(server)["metadata"]["annotations"]["kube-vip.io/vipHost"] == "worker"
     clear_holder(connection, REF, "worker")
     assert stored(server)["metadata"]["annotations"] == {"a": "b"}
+    # Nor is it an error where there is none.
+    clear_holder(connection, REF, "worker")
+    server.put("services", {"metadata": {"name": REF.name, "namespace": REF.namespace}, "spec": {}})
     clear_holder(connection, REF, "worker")
 
 
-def test_a_name_that_another_writes_at_the_same_moment_stays(
-    connection: Connection, server: ApiServer
+def test_one_request_takes_a_name_away(connection: Connection, server: ApiServer) -> None:
+    write_holder(connection, REF, "worker")
+    server.requests.clear()
+    clear_holder(connection, REF, "worker")
+    assert [request.method for request in server.asked(anything("services"))] == ["PATCH"]
+
+
+@pytest.mark.parametrize(("status", "raised"), [(409, False), (422, False), (404, False), (403, True)])
+def test_a_refusal_that_says_that_it_is_anothers_by_now_is_an_answer(
+    connection: Connection, server: ApiServer, status: int, raised: bool
 ) -> None:
     write_holder(connection, REF, "worker")
-    server.fail(Status(409), on=lambda request: request.method == "PATCH", times=1)
-    clear_holder(connection, REF, "worker")
+    server.fail(Status(status), on=anything("services"))
+    if raised:
+        with pytest.raises(RefusedError):
+            clear_holder(connection, REF, "worker")
+    else:
+        clear_holder(connection, REF, "worker")
     assert stored(server)["metadata"]["annotations"]["kube-vip.io/vipHost"] == "worker"
 
 
