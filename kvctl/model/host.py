@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
@@ -67,6 +68,10 @@ class Host(_Seen):
         """The interface that makes this host the holder of `address`, or None if it is not here."""
         return next((a.interface for a in self._by_address.get(address, ()) if a.serves), None)
 
+    def having(self, address: Address) -> Sequence[HostAddress]:
+        """The entries of `address`: one for each interface that has it."""
+        return self._by_address.get(address, ())
+
     def present_elsewhere(self, address: Address) -> str | None:
         """The interface that has `address` without making this host its holder: `lo`, a dummy, ..."""
         return next((a.interface for a in self._by_address.get(address, ()) if not a.serves), None)
@@ -109,10 +114,23 @@ class Host(_Seen):
 
         None if there is none, or if that route refuses.
         """
-        fitting = [r for r in self.routes if contains(r.network, address)]
-        if not fitting:
-            return None
-        return min(fitting, key=lambda r: (-r.network.prefixlen, r.metric)).interface
+        for length, routes in self._routes_by_length.get(address.version, ()):
+            route = routes.get(int(address) >> (address.max_prefixlen - length))
+            if route is not None:
+                return route.interface
+        return None
+
+    @cached_property
+    def _routes_by_length(self) -> dict[int, list[tuple[int, dict[int, Route]]]]:
+        """By IP version and prefix length, the longest first: of each network, by its bits, the route that counts."""
+        found: dict[int, dict[int, dict[int, Route]]] = {}
+        for route in self.routes:
+            network, length = route.network, route.network.prefixlen
+            bits = int(network.network_address) >> (network.max_prefixlen - length)
+            same = found.setdefault(network.version, {}).setdefault(length, {})
+            if bits not in same or route.metric < same[bits].metric:
+                same[bits] = route
+        return {version: [(n, its[n]) for n in sorted(its, reverse=True)] for version, its in found.items()}
 
     @cached_property
     def _by_address(self) -> dict[Address, list[HostAddress]]:

@@ -36,6 +36,15 @@ class Candidate(NamedTuple):
         return frozenset(policy.vip for policy in self.policies)
 
 
+class Located(NamedTuple):
+    """Where the VIPs of each Lease belong on a host."""
+
+    interfaces: Mapping[LeaseKey, Mapping[Address, str]]
+    """Of those Leases that the host could use: the interface of each VIP."""
+    unable: Mapping[LeaseKey, str]
+    """Why it could not use the others, in words."""
+
+
 class Candidates(NamedTuple):
     """What a node contends for."""
 
@@ -52,6 +61,28 @@ class Candidates(NamedTuple):
                 if interface is not None:
                     found.setdefault(policy.vip, interface)
         return found
+
+    def located(self, host: Host) -> Located:
+        """What of it this host has the interfaces for: who could not use a Lease must not hold it."""
+        interfaces: dict[LeaseKey, Mapping[Address, str]] = {}
+        unable: dict[LeaseKey, str] = {}
+        for key in self.by_lease:
+            interfaces[key] = self.interfaces(host, key)
+            why = self._lacks(key, interfaces[key], host)
+            if why is not None:
+                unable[key] = why
+                del interfaces[key]
+        return Located(interfaces, unable)
+
+    def _lacks(self, key: LeaseKey, interfaces: Mapping[Address, str], host: Host) -> str | None:
+        """The sentence about the first VIP that this host has no interface for."""
+        for candidate in self.by_lease[key]:
+            for vip in sorted(candidate.vips, key=str):
+                interface = interfaces.get(vip)
+                if interface is None or interface not in host.interfaces:
+                    where = f"this node has no interface {interface}" if interface else "no route leads to it"
+                    return f"the VIP {vip} of {candidate.ref} cannot be here: {where}"
+        return None
 
     def with_kept(self, before: Candidates, faulty: Collection[ServiceRef]) -> Candidates:
         """With those of `before` whose Services have become faulty: their rules stay, and so does what these need."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Address, parse_address, parse_network
@@ -122,3 +126,23 @@ def test_the_longest_route_says_the_interface_and_the_lowest_metric_among_equals
 def test_of_several_next_hops_the_first_counts() -> None:
     found = host(routes=(route("0.0.0.0/0", "eth1"), route("0.0.0.0/0", "eth0")))
     assert found.interface_for(VIP) == "eth1"
+
+
+@given(
+    networks=st.lists(
+        st.tuples(st.integers(0, 2**8 - 1), st.integers(22, 32), st.integers(0, 2)), max_size=30
+    ),
+    place=st.integers(0, 2**10 - 1),
+)
+def test_the_interface_is_what_a_look_at_every_route_finds(
+    networks: list[tuple[int, int, int]], place: int
+) -> None:
+    base = int(IPv4Address("10.0.0.0"))
+    routes = tuple(
+        Route(IPv4Network((base + 4 * start, length), strict=False), f"eth{number}", metric=metric)
+        for number, (start, length, metric) in enumerate(networks)
+    )
+    address = IPv4Address(base + place)
+    fitting = [r for r in routes if address in IPv4Network(str(r.network))]
+    best = min(fitting, key=lambda r: (-r.network.prefixlen, r.metric), default=None)
+    assert host(routes=routes).interface_for(address) == (best.interface if best else None)

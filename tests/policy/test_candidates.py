@@ -118,3 +118,20 @@ def test_the_interface_is_the_one_that_is_named_else_that_of_the_route() -> None
     named = service(annotations={"kube-vip.io/serviceInterface": "eth2"})
     assert found(named, pod()).interfaces(host, OWN) == {vip: "eth2"}
     assert found(service(), pod()).interfaces(Host(addresses=(), routes=()), OWN) == {}
+
+
+def test_a_lease_is_for_hosts_with_an_interface_for_each_of_its_vips() -> None:
+    near = Route(parse_network("192.168.0.0/24"), "eth1")
+    candidates = found(service(), pod())
+    usable = candidates.located(Host(addresses=(), routes=(near,), interfaces=("eth1",)))
+    assert usable.interfaces == {OWN: {parse_address("192.168.0.245"): "eth1"}}
+    assert usable.unable == {}
+    gone = candidates.located(Host(addresses=(), routes=(near,), interfaces=("eth0",)))
+    assert gone.interfaces == {}
+    assert gone.unable == {
+        OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: this node has no interface eth1"
+    }
+    unrouted = candidates.located(Host(addresses=(), routes=(), interfaces=("eth1",)))
+    assert unrouted.unable == {
+        OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: no route leads to it"
+    }
