@@ -46,6 +46,8 @@ class Election(NamedTuple):
 
     fence_seconds: int | None
     """How long its rules use a VIP without a heartbeat; None: as long as they are there."""
+    interface: str | None = None
+    """Where it puts the VIPs of Services that name no interface; None: by the routes."""
 
 
 class Agent(NamedTuple):
@@ -276,5 +278,8 @@ def _agent(found: _Listener) -> Agent:
 def _election(said: object) -> Election | None:
     if not isinstance(said, dict):
         return None
-    seconds = said.get("fence_seconds")
-    return Election(seconds if isinstance(seconds, int) and seconds > 0 else None)
+    seconds, interface = said.get("fence_seconds"), said.get("interface")
+    return Election(
+        fence_seconds=seconds if isinstance(seconds, int) and seconds > 0 else None,
+        interface=interface if isinstance(interface, str) else None,
+    )

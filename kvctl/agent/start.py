@@ -69,8 +69,9 @@ def run_agent(connection: Connection, options: Options) -> None:
     with ExitStack() as stack:
         stop = stack.enter_context(_stopped_by_signals(inbox))
         journal = stack.enter_context(_journal(options))
-        election = Election(options.settings.fence_seconds) if options.terms is not None else None
-        sign = stack.enter_context(take_sign(node=options.node, version=__version__, election=election))
+        sign = stack.enter_context(
+            take_sign(node=options.node, version=__version__, election=_election(options))
+        )
         if sign.warning is not None:
             journal.complain(sign.warning)
         cluster = WatchedCluster(
@@ -179,6 +180,13 @@ def _introduce(journal: Journal, options: Options, connection: Connection) -> No
         election=_words(options.terms) if options.terms is not None else "off",
         fence=options.settings.fence_seconds is not None if options.terms is not None else None,
     )
+
+
+def _election(options: Options) -> Election | None:
+    """What commands beside this agent have to know of it."""
+    if options.terms is None:
+        return None
+    return Election(options.settings.fence_seconds, options.settings.interface)
 
 
 def _tell_fence(journal: Journal, options: Options) -> None:

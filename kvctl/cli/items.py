@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
@@ -49,6 +49,8 @@ def item_json(item: Item) -> Json:
         "family": str(item.family) if item.family else None,
         "vip": str(item.vip) if item.vip is not None else None,
         "interface": item.interface,
+        "holder": item.holder,
+        "vipInterface": item.vip_interface,
         "pods": [{"name": pod.name, "ip": str(pod.address), "node": pod.node} for pod in item.pods],
         "ports": list(item.ports),
         "allowedNetworks": list(map(str, item.allowed)),
@@ -94,41 +96,61 @@ def print_items(
     backend: str | None,
     node: str | None,
     extra: tuple[str, Sequence[str]] | None = None,
+    holders: bool = False,
 ) -> None:
-    """Items in the format asked for; `extra` is one more column for the table."""
+    """Items in the format asked for.
+
+    `extra`: one more column for the table; `holders`: one that says who has the VIP.
+    """
     if output in ("json", "yaml"):
         shown = document(items, backend=backend, node=node)
         print_json(shown) if output == "json" else print_yaml(shown)
         return
     if not items:
         return
-    columns = [
-        *IDENTITY,
-        Column("PODS", right=True),
-        Column("PORTS", breaks=True),
-        Column("STATUS", status_style),
-    ]
-    rows = [_row(item) for item in items]
-    if any(item.connections is not None for item in items):
-        columns.append(Column("CONNS", right=True))
-        for row, item in zip(rows, items, strict=True):
-            row.append("-" if item.connections is None else str(item.connections))
+    rows = zip(*map(identity, items), strict=True)
+    columns = [*zip(IDENTITY, rows, strict=True), *_standing(items)]
+    if holders:
+        columns.append((Column("HOLDER"), [_holder(item, node) for item in items]))
     if output == "wide":
-        columns += [Column("INTERFACE")]
-        columns += [Column(title, breaks=True) for title in ("ALLOWED", "DENIED", "EXCLUDED", "ADDRESSES")]
-        for row, item in zip(rows, items, strict=True):
-            row += [
-                item.interface or "-",
-                _joined(list(map(str, item.allowed)), "all"),
-                _joined(list(map(str, item.denied)), "-"),
-                _joined(list(map(str, item.excluded)), "-"),
-                _joined([str(pod.address) for pod in item.pods], "-"),
-            ]
+        columns += _width(items, leases=holders)
     if extra is not None:
-        columns.append(Column(extra[0]))
-        for row, cell in zip(rows, extra[1], strict=True):
-            row.append(cell)
-    print_table(columns, rows)
+        columns.append((Column(extra[0]), extra[1]))
+    titles, cells = zip(*columns, strict=True)
+    print_table(titles, list(zip(*cells, strict=True)))
+
+
+_Columns = list[tuple[Column, Sequence[str]]]
+
+
+def _standing(items: Sequence[Item]) -> _Columns:
+    columns: _Columns = [
+        (Column("PODS", right=True), [str(len(item.pods)) for item in items]),
+        (Column("PORTS", breaks=True), [_ports(item) for item in items]),
+        (Column("STATUS", status_style), [str(item.status) for item in items]),
+    ]
+    if any(item.connections is not None for item in items):
+        counts = ["-" if item.connections is None else str(item.connections) for item in items]
+        columns.append((Column("CONNS", right=True), counts))
+    return columns
+
+
+def _width(items: Sequence[Item], *, leases: bool) -> _Columns:
+    """What only the wide table has."""
+    columns: _Columns = [
+        (Column("INTERFACE"), [item.interface or item.vip_interface or "-" for item in items])
+    ]
+    if leases:
+        columns.append((Column("LEASE"), [str(item.lease or "-") for item in items]))
+    lists: tuple[tuple[str, Callable[[Item], Iterable[object]], str], ...] = (
+        ("ALLOWED", lambda item: item.allowed, "all"),
+        ("DENIED", lambda item: item.denied, "-"),
+        ("EXCLUDED", lambda item: item.excluded, "-"),
+        ("ADDRESSES", lambda item: (pod.address for pod in item.pods), "-"),
+    )
+    for title, of, empty in lists:
+        columns.append((Column(title, breaks=True), [_joined(map(str, of(item)), empty) for item in items]))
+    return columns
 
 
 IDENTITY = (Column("SERVICE"), Column("FAMILY"), Column("VIP"))
@@ -144,20 +166,19 @@ def identity(item: Item) -> list[str]:
     ]
 
 
-def _row(item: Item) -> list[str]:
-    return [
-        *identity(item),
-        str(len(item.pods)),
-        _joined(
-            list(item.ports),
-            "-" if item.status in (Status.SKIPPED, Status.ELSEWHERE) and not item.pods else "all",
-        ),
-        str(item.status),
-    ]
+def _ports(item: Item) -> str:
+    without = item.status in (Status.SKIPPED, Status.ELSEWHERE) and not item.pods
+    return _joined(item.ports, "-" if without else "all")
 
 
-def _joined(texts: list[str], empty: str) -> str:
-    return ",".join(texts) if texts else empty
+def _holder(item: Item, node: str | None) -> str:
+    """Where its VIP is: here, on another node, or nobody knows."""
+    is_here = item.vip_interface is not None or (item.holder is not None and item.holder == node)
+    return "here" if is_here else item.holder or "-"
+
+
+def _joined(texts: Iterable[str], empty: str) -> str:
+    return ",".join(texts) or empty
 
 
 def count_by_status(items: Sequence[Item]) -> str:

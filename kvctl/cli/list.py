@@ -44,9 +44,12 @@ def command(
         wish = wanted.wish
     found = look(told=options.told_backend(nftables), read=read)
     items = [item._replace(changes=None) for item in compare(found, wish, scope=scope).items]
-    if items and not compares:
-        items = _doubted(items, assume_vip=options.told_assume_vip(inputs.assume_vip))
-    print_items(items, output, backend=str(found.choice.backend), node=options.this_node(inputs.node))
+    node = options.this_node(inputs.node)
+    if compares:
+        items = [wanted.with_holder(item) for item in items]
+    elif items:
+        items = _doubted(items, assume_vip=options.told_assume_vip(inputs.assume_vip), node=node)
+    print_items(items, output, backend=str(found.choice.backend), node=node, holders=True)
     if compares:
         status = wanted.report()
     report_look(found)
@@ -56,12 +59,14 @@ def command(
     return status
 
 
-def _doubted(items: list[Item], *, assume_vip: bool) -> list[Item]:
-    """The items, with a warning where the VIP is not where their rules need it."""
+def _doubted(items: list[Item], *, assume_vip: bool, node: str) -> list[Item]:
+    """The items, with who has the VIP, and a warning where it is not where their rules need it."""
     from kvctl.node.host import read_host
-    from kvctl.reconcile.presence import with_vip_warning
+    from kvctl.policy.holder import Evidence
+    from kvctl.reconcile.presence import with_holder, with_vip_warning
 
-    host = read_host()
+    host, evidence = read_host(), Evidence(node=node)
+    items = [with_holder(item, host=host, evidence=evidence) for item in items]
     doubted = [with_vip_warning(item, host=host, assume_vip=assume_vip) for item in items]
     if assume_vip or doubted == items:
         return doubted

@@ -12,8 +12,10 @@ from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.host import read_host
+from kvctl.policy.candidates import lease_of
 from kvctl.policy.resolve import Resolution, resolve
 from kvctl.reconcile.leading import Led, lead
+from kvctl.reconcile.presence import with_holder
 from kvctl.reconcile.report import Item, Status
 from kvctl.reconcile.target import Scope
 from kvctl.reconcile.wish import Wish
@@ -34,6 +36,15 @@ class Wanted:
     def wish(self) -> Wish:
         """For a run."""
         return Wish(resolution=self.resolution, scope=self.scope, settings=self.settings, host=self.host)
+
+    def with_holder(self, item: Item) -> Item:
+        """The item, with who has its VIP, and by which Lease if the Service says that somebody holds it."""
+        service = self.resolution.services.get(item.ref) if item.ref is not None else None
+        if service is None:
+            return item
+        evidence = self.resolution.evidence(service.ref, node=self.settings.this_node)
+        lease = lease_of(service.ref, service.annotations) if evidence.vip_host is not None else None
+        return with_holder(item, host=self.host, evidence=evidence)._replace(lease=lease)
 
     def report(self) -> int:
         """Say what is wrong with the input; the exit status this makes."""
@@ -57,11 +68,14 @@ def read_wanted(objects: Objects, *, settings: Settings, scope: Scope, host: Hos
 
 
 def _as_its_agent(settings: Settings) -> Settings:
-    """Whether VIPs are elected, and rules fenced, is what the agent of this node says: no flag of a command does."""
+    """The settings by which an agent of this node places VIPs: no flag of a command says whether it does."""
     agent = find_agent()
     if agent is None or agent.election is None:
         return settings
-    return replace(settings, elects=True, fence_seconds=agent.election.fence_seconds)
+    fence_seconds, interface = agent.election
+    return replace(
+        settings, elects=True, fence_seconds=fence_seconds, interface=settings.interface or interface
+    )
 
 
 def named_but_skipped(items: Sequence[Item], refs: frozenset[ServiceRef] | None) -> int:

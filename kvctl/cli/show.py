@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import click
 
-from kvctl.agent.sign import find_agent
 from kvctl.cli import options
+from kvctl.cli.around import Around, look_around
 from kvctl.cli.inputs import Inputs, takes_inputs
-from kvctl.cli.items import document, flow_text, report_look
+from kvctl.cli.items import document, flow_text, item_json, report_look
 from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
 from kvctl.errors import InputError
-from kvctl.model.net import Address
 from kvctl.model.text import plural
-from kvctl.model.way import DEFAULT_SPACE
-from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
-from kvctl.node.routing import read_routing
-from kvctl.node.sysctls import checks
 from kvctl.reconcile.compare import compare
 from kvctl.reconcile.detail import Detail, detail
 from kvctl.reconcile.look import look
@@ -52,26 +45,28 @@ def command(
     refs = inputs.services(services, namespace=namespace)
     scope = Scope(named=refs)
     settings = inputs.settings()
-    status, wish = 0, None
-    if compares:
-        wanted = inputs.wanted(scope)
-        wish = wanted.wish
+    status = 0
+    wanted = inputs.wanted(scope) if compares else None
+    wish = wanted.wish if wanted is not None else None
     found = look(told=options.told_backend(nftables))
     compared = compare(found, wish, scope=scope)
+    host = wanted.host if wanted is not None else read_host()
+    shown = frozenset(item.ref for item in compared.items if item.ref is not None)
+    around = look_around(inputs, host=host, node=settings.this_node, wanted=wanted, shown=shown)
     # With a source it has been judged where the VIP is, by all the evidence there is; so does an agent.
-    judged = compares or settings.assume_vip or find_agent() is not None
-    around = _Around(
-        placed={each.address: each for each in bound()}, marks=read_routing().marks(DEFAULT_SPACE)
-    )
-    details = [around.judged(each) for each in detail(found, compared, host=read_host(), assume_vip=judged)]
+    judged = compares or settings.assume_vip or around.agent is not None
+    details = [around.judged(each) for each in detail(found, compared, host=host, assume_vip=judged)]
     items = [each.item for each in details]
     if output in ("json", "yaml"):
-        shown = document(items, backend=str(found.choice.backend), node=settings.this_node)
-        print_json(shown) if output == "json" else print_yaml(shown)
+        whole = {
+            **document(items, backend=str(found.choice.backend), node=settings.this_node),
+            "items": [{**item_json(each.item), **around.json(each)} for each in details],
+        }
+        print_json(whole) if output == "json" else print_yaml(whole)
     elif details:
         texts = ("\n".join(_lines(each, around, wide=output == "wide")) for each in details)
         click.echo("\n\n".join(texts))
-    if compares:
+    if wanted is not None:
         status = wanted.report()
     report_look(found)
     there = {item.ref for item in items}
@@ -91,59 +86,21 @@ def _short(rule: str) -> str:
     return _COMMENT.sub("", rule)
 
 
-class _Around(NamedTuple):
-    """What there is of kvctl's besides rules: addresses, and the marks of interfaces that are led to."""
-
-    placed: Mapping[Address, Bound]
-    marks: Mapping[str, int]
-
-    def judged(self, each: Detail) -> Detail:
-        """With what keeps answers from coming back by the interface that its traffic is led to."""
-        item = each.item
-        if item.family is None or item.interface is None or item.interface not in self.marks:
-            return each
-        more = checks(item.interface, item.family)
-        return replace(each, item=item._replace(problems=(*(item.problems or ()), *more)))
-
-    def vip(self, vip: Address | None) -> str:
-        """The VIP, and whether kvctl has put it there."""
-        found = self.placed.get(vip) if vip is not None else None
-        if found is None:
-            return str(vip) if vip is not None else "-"
-        until = (
-            "for good"
-            if found.lifetime is None
-            else f"for {found.lifetime} s more, if its Lease is not renewed"
-        )
-        return f"{vip} on {found.interface}, placed by kvctl {until}"
-
-    def interface(self, name: str | None) -> str:
-        """The interface, and how traffic is led out by it."""
-        mark = self.marks.get(name) if name is not None else None
-        if mark is None:
-            return name or "-"
-        space = DEFAULT_SPACE
-        return (
-            f"{name}, led to by the mark {mark:#x}/{space.mask:#x} and the routing table {space.table(mark)}"
-        )
-
-
-def _lines(each: Detail, around: _Around, *, wide: bool) -> list[str]:
+def _lines(each: Detail, around: Around, *, wide: bool) -> list[str]:
     item = each.item
     name = "/".join(filter(None, (item.namespace, item.service))) or "rules without a Service"
     family = f" {item.family}" if item.family else ""
     lines = [f"{name}{family}: {item.status}"]
     lines += [f"  ! {printable(text)}" for text in item.problems or ()]
     facts = [
-        ("VIP", around.vip(item.vip)),
-        ("interface", around.interface(each.interface)),
+        *around.facts(each),
         ("ports", ", ".join(item.ports) or "all traffic"),
         ("allowed networks", ", ".join(map(str, item.allowed)) or "all"),
         ("denied networks", ", ".join(map(str, item.denied)) or "none"),
         ("never rewritten to", ", ".join(map(str, item.excluded)) or "-"),
         ("connections", "-" if item.connections is None else f"{item.connections} begun under these rules"),
     ]
-    lines += [f"  {title + ':':<20}{value}" for title, value in facts]
+    lines += [printable(f"  {title + ':':<20}{value}") for title, value in facts]
     lines.append(f"  {plural(len(item.pods), 'pod')}")
     for pod in item.pods:
         where = f" on {pod.node}" if pod.node else ""

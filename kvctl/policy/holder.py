@@ -67,6 +67,16 @@ def not_here(
     return f"the VIP {vip} is on no interface of this node ({hint})"
 
 
+def holder_of(vip: Address, *, host: Host, evidence: Evidence = NO_EVIDENCE) -> str | None:
+    """The node that has the VIP, in the order of the evidence; None: nobody is known to."""
+    if host.holds(vip) is not None:
+        return evidence.node
+    if evidence.announced:
+        return evidence.node if evidence.node in evidence.announced else min(evidence.announced)
+    named_here = evidence.vip_host == evidence.node and host.present_elsewhere(vip) is None
+    return None if named_here else evidence.vip_host
+
+
 def disagreement(vip: Address, *, host: Host, evidence: Evidence) -> str | None:
     """Where the evidence contradicts itself, in words; None: it does not."""
     holder = host.holds(vip)

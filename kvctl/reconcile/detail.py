@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
@@ -25,6 +26,31 @@ from kvctl.reconcile.report import Item, Status
 from kvctl.reconcile.site import Site
 
 
+class Beat(NamedTuple):
+    """The heartbeat that a Service's rules need."""
+
+    seconds: int
+    """How long one counts."""
+    age: float | None
+    """Seconds since the last one, to about a second; None: none has come."""
+    drops_without_vip: bool
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the rules do not act for lack of one."""
+        return self.age is None or self.age > self.seconds
+
+    def __str__(self) -> str:
+        ago = "no heartbeat has come" if self.age is None else f"the last heartbeat came {self.age:.0f} s ago"
+        return f"{ago}, and it counts for {self.seconds} s"
+
+    @property
+    def consequence(self) -> str:
+        """What follows where it is late."""
+        becomes = "is dropped" if self.drops_without_vip else "leaves without the VIP or not at all"
+        return f"{self}: its pods' traffic {becomes} until the agent renews"
+
+
 @dataclass(frozen=True, slots=True)
 class Detail:
     """One item in depth."""
@@ -35,6 +61,8 @@ class Detail:
     """The interface the VIP belongs to: named, else the one that has it, else that of the route to it."""
     rules: tuple[tuple[str, int | str, str], ...] = ()
     """(chain, packets, text) of the Service's rules and its pods' jumps."""
+    beat: Beat | None = None
+    """None: its rules act without one."""
 
 
 def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> list[Detail]:
@@ -63,8 +91,8 @@ class _FamilyView:
     flows: Sequence[Flow]
     failure: str | None
     in_the_way: dict[Hook, str]
-    late: dict[ServiceRef, str]
-    """What to say of Services whose rules do not act because no heartbeat comes."""
+    beats: Mapping[ServiceRef, Beat]
+    """Of the Services whose rules need one."""
     host: Host
 
     @classmethod
@@ -88,7 +116,7 @@ class _FamilyView:
             flows=flows,
             failure=failure,
             in_the_way={hook: rule for hook, rule in ways.items() if rule is not None},
-            late=_late(site.installed),
+            beats=_beats(site.installed),
             host=host,
         )
 
@@ -113,8 +141,9 @@ class _FamilyView:
         )
         if away is not None:
             problems.append(f"{away}: replies will not come back here")
-        if acts and item.ref is not None and item.ref in self.late:
-            problems.append(self.late[item.ref])
+        beat = self.beats.get(item.ref) if item.ref is not None else None
+        if acts and beat is not None and beat.is_late:
+            problems.append(beat.consequence)
         if wrong:
             problems.append(
                 f"{plural(len(wrong), 'connection')} with the wrong source address: apply drops such"
@@ -128,6 +157,7 @@ class _FamilyView:
             item=item._replace(changes=None, flows=tuple(flows), problems=(*problems, *item.warnings)),
             interface=interface,
             rules=self._rules(item),
+            beat=beat,
         )
 
     def _rules(self, item: Item) -> tuple[tuple[str, int | str, str], ...]:
@@ -143,22 +173,15 @@ class _FamilyView:
         return tuple(found)
 
 
-def _late(installed: Installed) -> dict[ServiceRef, str]:
-    """The fenced Services without a heartbeat that counts, each with a sentence."""
+def _beats(installed: Installed) -> dict[ServiceRef, Beat]:
     policies = (service.policy for service in installed.services.values())
     fenced = {policy.ref: policy for policy in policies if policy is not None and policy.fence is not None}
     ages = fence.ages({policy.fence.name for policy in fenced.values() if policy.fence is not None})
-    late = {}
-    for ref, policy in fenced.items():
-        assert policy.fence is not None  # by how they were chosen
-        age, counts = ages.get(policy.fence.name), policy.fence.seconds
-        if age is None or age > counts:
-            ago = "no heartbeat has come" if age is None else f"the last heartbeat came {age:.0f} s ago"
-            becomes = "is dropped" if policy.drops_without_vip else "leaves without the VIP or not at all"
-            late[ref] = (
-                f"{ago}, and it counts for {counts} s: its pods' traffic {becomes} until the agent renews"
-            )
-    return late
+    return {
+        ref: Beat(policy.fence.seconds, ages.get(policy.fence.name), policy.drops_without_vip)
+        for ref, policy in fenced.items()
+        if policy.fence is not None
+    }
 
 
 def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from kvctl.model.host import Host
-from kvctl.policy.holder import not_here
+from kvctl.policy.holder import Evidence, holder_of, not_here
 from kvctl.reconcile.report import Item, Status
+
+
+def with_holder(item: Item, *, host: Host, evidence: Evidence) -> Item:
+    """The item, with the node that has its VIP and the interface if it is this one."""
+    if item.vip is None:
+        return item
+    return item._replace(
+        holder=holder_of(item.vip, host=host, evidence=evidence), vip_interface=host.holds(item.vip)
+    )
 
 
 def with_vip_warning(item: Item, *, host: Host, assume_vip: bool) -> Item:

@@ -15,6 +15,7 @@ from kvctl.reconcile.target import Scope
 
 if TYPE_CHECKING:
     from kvctl.model.flows import Flow
+    from kvctl.model.lease import LeaseKey
     from kvctl.policy.resolve import Resolution
     from kvctl.policy.verdict import Skipped
 
@@ -57,6 +58,12 @@ class Item(NamedTuple):
     problems: tuple[str, ...] | None = None
     drops: bool = False
     """Its pods' traffic is dropped, or is to be, because its VIP is elsewhere."""
+    holder: str | None = None
+    """The node that has the VIP, where a command has looked."""
+    vip_interface: str | None = None
+    """The interface of this node that has it."""
+    lease: LeaseKey | None = None
+    """By which it is held, where the source says that it is."""
 
     @property
     def ref(self) -> ServiceRef | None:

@@ -88,7 +88,7 @@ def test_a_living_agent_is_found_with_who_and_where_it_is(inside: Namespace) -> 
         assert "--force" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("election", [None, Election(2), Election(None)])
+@pytest.mark.parametrize("election", [None, Election(2, "eth1"), Election(None)])
 def test_whether_it_elects_and_fences_is_told(inside: Namespace, election: Election | None) -> None:
     with take_sign(node="n", version="1", election=election):
         assert find_agent() == Agent(pid=os.getpid(), node="n", version="1", election=election)
