@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,8 @@ class Electing:
     family: Family
     directory: Path
     env: Mapping[str, str]
+    module: str = "kvctl"
+    """What Python runs as the agents."""
     agents: dict[str, Watching] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -85,7 +87,14 @@ class Electing:
     def start(self, worker: str) -> Watching:
         """Run the agent of a node (again)."""
         agent = self._stack.enter_context(
-            watching(self.lab, self.server, self.directory, at=worker, env={**SETTINGS, **self.env})
+            watching(
+                self.lab,
+                self.server,
+                self.directory,
+                at=worker,
+                env={**SETTINGS, **self.env},
+                module=self.module,
+            )
         )
         self.agents[worker] = agent
         return agent
@@ -138,6 +147,7 @@ def three_nodes(
     *,
     family: Family,
     env: Mapping[str, str] | None = None,
+    module: str = "kvctl",
     then: Callable[[ApiServer], None] = lambda server: None,
 ) -> Iterator[Electing]:
     """Agents that run, with all pods ready; `then` puts further objects before they start."""
@@ -152,7 +162,7 @@ def three_nodes(
             server.put("pods", elected_pod(worker))
         then(server)
         outside = stack.enter_context(Echo(lab.outside, ports=(5060, 8080)))
-        nodes = Electing(lab, server, outside, family, directory, env or {})
+        nodes = Electing(lab, server, outside, family, directory, env or {}, module)
         stack.enter_context(nodes._stack)
         for worker in WORKERS:
             nodes.start(worker)
@@ -188,3 +198,13 @@ def senders(
             ]
             for worker in WORKERS
         }
+
+
+def until_all_have_the_vip(nodes: Electing, several: Iterable[Sender]) -> None:
+    """Wait until each gets answers to what it sends with the VIP (of its family) from now on."""
+    for sender in several:
+        sender.sources.clear()
+        eventually(
+            lambda: max(sender.sources[who.vip] for who in STANDARD.values()) > 3,  # noqa: B023
+            why=nodes.told,
+        )

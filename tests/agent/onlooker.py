@@ -99,6 +99,15 @@ class Onlooker:
         its = (had.nodes for had in self.had[vip or self.vips[0]] if had.nodes)
         return [nodes for nodes, _ in groupby(its)]
 
+    def until(self, node: str) -> float:
+        """When the node last had the VIP, by when it was seen to be without it; 0: it never had it."""
+        ends, last = 0.0, False
+        for had in self.had[self.vips[0]]:
+            if last and node not in had.nodes:
+                ends = had.at
+            last = node in had.nodes
+        return time.monotonic() if last else ends
+
     def gap(self, first: str, second: str) -> float:
         """The seconds between the last packet of one node and the first of the next."""
         last = self.last(first)

@@ -18,6 +18,7 @@ from tests.agent.electing import (
     senders,
     three_nodes,
     three_workers,
+    until_all_have_the_vip,
 )
 from tests.agent.harms import HARMS, Harm, cordon, cut_off, kill, revive
 from tests.agent.onlooker import Onlooker
@@ -71,13 +72,6 @@ def fails_once(nodes: Electing, sending: Senders, first: str, harm: Harm) -> str
     print(f"{harm.__name__}: taken after {taken - harmed:.2f} s, {silent:.2f} s after the last packet")
     revived_in_order(nodes, sending, first, second, harm)
     return second
-
-
-def until_all_have_the_vip(nodes: Electing, several: list[Sender]) -> None:
-    """Wait until each gets answers to what it sends with the VIP from now on."""
-    for sender in several:
-        sender.sources.clear()
-        eventually(lambda: sender.sources[nodes.who.vip] > 3, why=nodes.told)  # noqa: B023
 
 
 def revived_in_order(nodes: Electing, sending: Senders, first: str, second: str, harm: Harm) -> None:
@@ -139,7 +133,11 @@ def test_a_restart_of_all_agents_moves_nothing_and_loses_nothing(patient: Electi
 
 def test_a_planned_move_takes_less_than_a_second(nodes: Electing) -> None:
     nodes.server.put("services", elected_service())
-    first = nodes.settled()
+    moves_once(nodes, nodes.settled())
+
+
+def moves_once(nodes: Electing, first: str) -> str:
+    """The VIP goes to another node by command; which one."""
     second = next(worker for worker in WORKERS if worker != first)
     config = nodes.server.kubeconfig(nodes.directory / "admin")
     with Onlooker(nodes) as seen, senders(nodes) as sending:
@@ -152,9 +150,37 @@ def test_a_planned_move_takes_less_than_a_second(nodes: Electing) -> None:
         assert nodes.settled() == second
         until_all_have_the_vip(nodes, sending[second])
     seen.saw_a_move(first, second)
+    print(f"moved: {seen.gap(first, second):.2f} s without a packet")
     assert seen.gap(first, second) < 1.0
     again = nodes.lab.kvctl(*argv, at=first, env=nodes.agents[first].settings)
     assert (again.status, "is on" in again.stderr) == (0, True)
+    return second
+
+
+@pytest.mark.skipif(not LONG, reason="takes a minute: KVCTL_LONG=1")
+@pytest.mark.parametrize("backend", ["nft"])
+def test_with_the_terms_of_a_cluster_it_is_the_same_and_slower(
+    make_lab: MakeLab, family: Family, tmp_path: Path
+) -> None:
+    terms = {"vip_leaseduration": "15", "vip_renewdeadline": "10", "vip_retryperiod": "2"}
+    with three_nodes(make_lab(three_workers(backend="nft")), tmp_path, family=family, env=terms) as nodes:
+        nodes.server.put("services", elected_service())
+        second = moves_once(nodes, nodes.settled())
+        with senders(nodes) as sending:
+            fails_once(nodes, sending, second, kill)
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_both_families_of_a_service_move_together(nodes: Electing) -> None:
+    nodes.server.put("services", elected_service())
+    first = nodes.settled()
+    with Onlooker(nodes, *Family) as seen, senders(nodes, *Family) as sending:
+        until_all_have_the_vip(nodes, sending[first])
+        kill(nodes, first)
+        eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
+        second = nodes.settled()
+        until_all_have_the_vip(nodes, sending[second])
+    seen.saw_a_move(first, second)
 
 
 @pytest.mark.parametrize("backend", ["nft"])
