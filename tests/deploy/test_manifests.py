@@ -53,7 +53,7 @@ REQUESTS: dict[Path, dict[tuple[str, str], set[str]]] = {
     COMPONENTS / "metallb": {("metallb.io", "servicel2statuses"): READ},
     COMPONENTS / "election": {
         ("coordination.k8s.io", "leases"): {"get", "create", "patch"},
-        ("", "services"): {"get", "patch"},
+        ("", "services"): {"patch"},
         ("", "services/status"): {"patch"},
     },
     COMPONENTS / "sysctls": {},
