@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable
-from struct import Struct
 
 from kvctl.netlink import NETLINK_ROUTE, open_netlink, read_attributes
 from kvctl.netlink.news import News
+from kvctl.node.route_layout import ROUTE, RT_TABLE_MAIN, RTA_TABLE, RTM_F_CLONED
+from kvctl.node.rtnetlink import (
+    IFA_ADDRESS,
+    IFA_CACHEINFO,
+    IFA_LOCAL,
+    IFADDRMSG,
+    IFF_UP,
+    IFINFOMSG,
+    IFLA_IFNAME,
+)
 
 # linux/rtnetlink.h, enum rtnetlink_groups: LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
 _GROUPS = (1, 5, 7, 9, 11)
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
-
-_IFINFOMSG = Struct("=BxHiII")
-_IFF_UP = 0x1
-_IFLA_IFNAME = 3
-_IFADDRMSG = Struct("=BBBBI")
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO = 1, 2, 6
-_RTMSG = Struct("=BBBBBBBBI")
-_RT_TABLE_MAIN = 254
-_RTA_TABLE = 15
-_RTM_F_CLONED = 0x200
 
 # Seconds between two notifications. Where routes come by BGP they change by the thousand, and none of
 # them says that a VIP has moved.
@@ -91,28 +90,28 @@ class _Judge:
 
 def _link(buffer: bytearray, start: int, end: int) -> tuple[Hashable, Hashable]:
     """An interface's index, and its name and whether it is up; no index for a message about a bridge's port."""
-    family, _, index, flags, _ = _IFINFOMSG.unpack_from(buffer, start)
+    family, _, index, flags, _ = IFINFOMSG.unpack_from(buffer, start)
     if family:  # AF_BRIDGE: RTM_DELLINK says then that the interface has left the bridge, not the host
         return None, None
-    name = read_attributes(buffer, start + _IFINFOMSG.size, end).get(_IFLA_IFNAME)
-    return index, (name, bool(flags & _IFF_UP))
+    name = read_attributes(buffer, start + IFINFOMSG.size, end).get(IFLA_IFNAME)
+    return index, (name, bool(flags & IFF_UP))
 
 
 def _address(buffer: bytearray, start: int, end: int) -> tuple[Hashable, Hashable]:
     """What makes it one address, and all else that is said of it but its lifetimes."""
-    family, prefix_length, flags, scope, index = _IFADDRMSG.unpack_from(buffer, start)
-    parts = read_attributes(buffer, start + _IFADDRMSG.size, end)
-    parts.pop(_IFA_CACHEINFO, None)
-    key = (family, index, prefix_length, parts.get(_IFA_LOCAL), parts.get(_IFA_ADDRESS))
+    family, prefix_length, flags, scope, index = IFADDRMSG.unpack_from(buffer, start)
+    parts = read_attributes(buffer, start + IFADDRMSG.size, end)
+    parts.pop(IFA_CACHEINFO, None)
+    key = (family, index, prefix_length, parts.get(IFA_LOCAL), parts.get(IFA_ADDRESS))
     return key, (flags, scope, tuple(parts.items()))
 
 
 def _is_in_main_table(buffer: bytearray, start: int, end: int) -> bool:
-    _, _, _, _, table, _, _, _, flags = _RTMSG.unpack_from(buffer, start)
-    if flags & _RTM_F_CLONED:
+    _, _, _, _, table, _, _, _, flags = ROUTE.unpack_from(buffer, start)
+    if flags & RTM_F_CLONED:
         return False
     # A table beyond 255 is in an attribute, and the header says "compat" or "unspecified" then.
     if table not in (0, 252):
-        return bool(table == _RT_TABLE_MAIN)
-    parts = read_attributes(buffer, start + _RTMSG.size, end)
-    return int.from_bytes(parts.get(_RTA_TABLE, b""), sys.byteorder) == _RT_TABLE_MAIN
+        return bool(table == RT_TABLE_MAIN)
+    parts = read_attributes(buffer, start + ROUTE.size, end)
+    return int.from_bytes(parts.get(RTA_TABLE, b""), sys.byteorder) == RT_TABLE_MAIN

@@ -5,24 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
-from struct import Struct
 from typing import NamedTuple
 
 from kvctl.errors import KvctlError, NetlinkError
-from kvctl.netlink import NETLINK_ROUTE, Netlink, attribute, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink, read_attributes
+from kvctl.node.rtnetlink import IFF_UP, IFINFOMSG, RTM_GETLINK, link_query
 
-_RTM_GETLINK = 18
-_IFINFOMSG = Struct("=BxHiII")
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_EXT_MASK = 1, 3, 29
-_RTEXT_FILTER_SKIP_STATS = 0x8
+_IFF_RUNNING = 0x40
+_IFLA_ADDRESS = 1
 _ARPHRD_ETHER = 1
 _LONGEST_NAME = 15
 # A frame counts with about 800 bytes here, and a slow interface may hold those of hundreds of addresses.
 _BUFFER_BYTES = 1024 * 1024
-
-_NO_STATISTICS = attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
 
 
 class Wire(NamedTuple):
@@ -58,16 +52,16 @@ class Wires:
         encoded = name.encode("utf-8", "replace")
         if b"\0" in encoded or not 0 < len(encoded) <= _LONGEST_NAME:
             return "there is no such interface"
-        payload = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, encoded + b"\0") + _NO_STATISTICS
+        query = link_query(name=encoded)
         try:
-            return self._netlink.ask(kind=_RTM_GETLINK, payload=payload, read=_wire, what=self._what)
+            return self._netlink.ask(kind=RTM_GETLINK, payload=query, read=_wire, what=self._what)
         except NetlinkError as error:
             return "there is no such interface" if error.errno == errno.ENODEV else error.message
 
     def macs(self) -> frozenset[bytes]:
         """The hardware addresses of all interfaces, also of those that are down; raises NetlinkError."""
-        payload = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _NO_STATISTICS
-        return frozenset(self._netlink.dump(kind=_RTM_GETLINK, payload=payload, read=_mac, what=self._what))
+        found = self._netlink.dump(kind=RTM_GETLINK, payload=link_query(), read=_mac, what=self._what)
+        return frozenset(found)
 
 
 def open_frames(*, what: str) -> socket.socket:
@@ -90,15 +84,15 @@ def open_frames(*, what: str) -> socket.socket:
 
 
 def _wire(buffer: bytearray, start: int, end: int) -> Wire | str:
-    _, kind, index, flags, _ = _IFINFOMSG.unpack_from(buffer, start)
+    _, kind, index, flags, _ = IFINFOMSG.unpack_from(buffer, start)
     mac = _mac(buffer, start, end)
     if kind != _ARPHRD_ETHER or mac is None:
         return "it is no Ethernet interface"
-    if not flags & _IFF_UP:
+    if not flags & IFF_UP:
         return "it is down"
     return Wire(number=index, mac=mac) if flags & _IFF_RUNNING else "it has no carrier"
 
 
 def _mac(buffer: bytearray, start: int, end: int) -> bytes | None:
-    mac = read_attributes(buffer, start + _IFINFOMSG.size, end).get(_IFLA_ADDRESS)
+    mac = read_attributes(buffer, start + IFINFOMSG.size, end).get(_IFLA_ADDRESS)
     return mac if mac is not None and len(mac) == 6 else None

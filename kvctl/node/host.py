@@ -7,14 +7,23 @@ Needs no privilege.
 from __future__ import annotations
 
 import errno
-from ipaddress import IPv4Network, IPv6Network
-from struct import Struct
 from typing import NamedTuple
 
 from kvctl.errors import NetlinkError
 from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Address, Network
-from kvctl.netlink import NETLINK_ROUTE, Netlink, malformed, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink, read_attributes
+from kvctl.node.route_layout import (
+    ROUTE,
+    RT_TABLE_MAIN,
+    RTA_DST,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTM_F_CLONED,
+    RTN_UNICAST,
+    read_hops,
+    read_network,
+)
 from kvctl.node.rtnetlink import (
     AF_INET,
     AF_INET6,
@@ -28,34 +37,20 @@ from kvctl.node.rtnetlink import (
     mark_of,
     read_addresses,
     read_integer,
-    read_ip,
     read_links,
     unpack,
 )
 
 _RTM_GETROUTE = 26
 
-_RTMSG = Struct("=BBBBBBBBI")
-_RTNEXTHOP = Struct("=HBBi")
-_RT_TABLE_MAIN = 254
-_RTN_UNICAST = 1
 _RTN_BLACKHOLE, _RTN_UNREACHABLE, _RTN_PROHIBIT = 6, 7, 8
-_RTM_F_CLONED = 0x200
-_RTNH_F_DEAD = 0x1
-_RTA_DST = 1
-_RTA_OIF = 4
-_RTA_GATEWAY = 5
-_RTA_PRIORITY = 6
-_RTA_MULTIPATH = 9
-_RTA_TABLE = 15
-_RTA_VIA = 18
 
 
 class _RawRoute(NamedTuple):
     network: Network
     metric: int
     hops: tuple[tuple[int, Address | None], ...]
-    """Interface index and gateway of each next hop; none for a route that refuses."""
+    """Interface index and gateway of each live next hop; none for a route that refuses."""
 
 
 def read_host() -> Host:
@@ -74,7 +69,7 @@ def read_host() -> Host:
 
 def _read_routes(netlink: Netlink, *, family: int, what: str) -> list[_RawRoute]:
     """The main table of one family. The kernel filters by table since 4.20; older ones send all."""
-    query = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, 0, 0)
+    query = ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0)
     try:
         return netlink.dump(kind=_RTM_GETROUTE, payload=query, read=_route, what=what)
     except NetlinkError as error:
@@ -122,50 +117,20 @@ def _named_routes(route: _RawRoute, *, links: dict[int, Link]) -> list[Route]:
 
 def _route(buffer: bytearray, start: int, end: int) -> _RawRoute | None:
     """A route of the main table that packets may take or that refuses them, else None."""
-    family, prefix_length, _, _, table, _, _, kind, flags = unpack(_RTMSG, buffer, start, end)
-    parts = read_attributes(buffer, start + _RTMSG.size, end)
-    table = read_integer(parts[_RTA_TABLE]) if _RTA_TABLE in parts else table
-    if table != _RT_TABLE_MAIN or flags & _RTM_F_CLONED or family not in (AF_INET, AF_INET6):
+    family, prefix_length, _, _, table, _, _, kind, flags = unpack(ROUTE, buffer, start, end)
+    parts = read_attributes(buffer, start + ROUTE.size, end)
+    table = read_integer(parts[RTA_TABLE]) if RTA_TABLE in parts else table
+    if table != RT_TABLE_MAIN or flags & RTM_F_CLONED or family not in (AF_INET, AF_INET6):
         return None
-    network = _network(family, parts.get(_RTA_DST), prefix_length)
-    metric = read_integer(parts.get(_RTA_PRIORITY, b""))
+    network = read_network(family, parts.get(RTA_DST), prefix_length)
+    metric = read_integer(parts.get(RTA_PRIORITY, b""))
     if kind in (_RTN_BLACKHOLE, _RTN_UNREACHABLE, _RTN_PROHIBIT):
         return _RawRoute(network=network, metric=metric, hops=())
-    if kind != _RTN_UNICAST:
+    if kind != RTN_UNICAST:
         return None
-    hops = _hops(parts, flags=flags)
+    hops = tuple(
+        (hop.interface, hop.gateway)
+        for hop in read_hops(parts, flags=flags)
+        if hop.interface is not None and not hop.dead
+    )
     return _RawRoute(network=network, metric=metric, hops=hops) if hops else None
-
-
-def _hops(parts: dict[int, bytes], *, flags: int) -> tuple[tuple[int, Address | None], ...]:
-    """The live next hops of a route: its own, or those of struct rtnexthop."""
-    if _RTA_MULTIPATH not in parts:
-        alive = _RTA_OIF in parts and not flags & _RTNH_F_DEAD
-        return ((read_integer(parts[_RTA_OIF]), _gateway(parts)),) if alive else ()
-    data, start = parts[_RTA_MULTIPATH], 0
-    hops: list[tuple[int, Address | None]] = []
-    while start + _RTNEXTHOP.size <= len(data):
-        length, hop_flags, _, index = _RTNEXTHOP.unpack_from(data, start)
-        if length < _RTNEXTHOP.size or start + length > len(data):
-            raise malformed("route")
-        if not hop_flags & _RTNH_F_DEAD:
-            hops.append((index, _gateway(read_attributes(data, start + _RTNEXTHOP.size, start + length))))
-        start += (length + 3) & ~3
-    return tuple(hops)
-
-
-def _gateway(parts: dict[int, bytes]) -> Address | None:
-    """The next hop's address, which may be of the other family (struct rtvia: family, address)."""
-    if _RTA_GATEWAY in parts:
-        return read_ip(parts[_RTA_GATEWAY])
-    return read_ip(parts[_RTA_VIA][2:]) if _RTA_VIA in parts else None
-
-
-def _network(family: int, packed: bytes | None, prefix_length: int) -> Network:
-    """The destination; a default route has none."""
-    try:
-        if family == AF_INET:
-            return IPv4Network((packed or bytes(4), prefix_length))
-        return IPv6Network((packed or bytes(16), prefix_length))
-    except ValueError as error:
-        raise malformed("route") from error

@@ -5,17 +5,30 @@ Layouts and numbers are those of rtnetlink(7), linux/rtnetlink.h and linux/fib_r
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
 from struct import Struct
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, family_of
-from kvctl.netlink import attribute, malformed, read_attributes
+from kvctl.netlink import attribute, read_attributes
+from kvctl.node.route_layout import (
+    ROUTE,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_OIF,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTA_VIA,
+    RTM_F_CLONED,
+    RTN_UNICAST,
+    Hop,
+    read_hops,
+    read_network,
+)
 from kvctl.node.rtnetlink import AF_INET, AF_INET6, MARK, ORDER, read_integer, read_ip, read_text, unpack
 
 LOOKUP, GOTO, NOP = 1, 2, 3
 """What a rule does: FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP."""
-UNICAST, UNREACHABLE = 1, 7
+UNICAST, UNREACHABLE = RTN_UNICAST, 7
 """What a route does: RTN_UNICAST, RTN_UNREACHABLE."""
 
 _NUMBERS = {Family.IPV4: AF_INET, Family.IPV6: AF_INET6}
@@ -40,11 +53,7 @@ _FURTHER = {
     25: "dscp",
 }
 
-_ROUTE = Struct("=BBBBBBBBI")
-_NEXT_HOP = Struct("=HBBi")
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 1, 4, 5, 6, 9, 15, 18
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
-_RTM_F_CLONED = 0x200
 _RTNH_F_ONLINK = 0x4
 
 
@@ -156,7 +165,7 @@ def read_rule(buffer: bytearray, start: int, end: int) -> SeenRule | None:
         priority=read_integer(parts.get(_FRA_PRIORITY, b"")),
         action=action,
         to=(read_integer(to) if to is not None else table) if action in (LOOKUP, GOTO) else 0,
-        destination=_network(number, parts.get(_FRA_DST), length) if length else None,
+        destination=read_network(number, parts.get(_FRA_DST), length) if length else None,
         mark=read_integer(parts.get(_FRA_FWMARK, b"")),
         mask=read_integer(parts.get(_FRA_FWMASK, b"")),
         further=(
@@ -185,8 +194,8 @@ def _further(parts: dict[int, bytes], *, source_length: int) -> list[str]:
 
 def route_query(family: Family, *, table: int = 0, protocol: int = 0) -> bytes:
     """The payload that asks for routes; a kernel before 4.20 ignores table and protocol and sends all."""
-    header = _ROUTE.pack(_NUMBERS[family], 0, 0, 0, table if table < 256 else 0, protocol, 0, 0, 0)
-    return header + (attribute(_RTA_TABLE, _number(table)) if table else b"")
+    header = ROUTE.pack(_NUMBERS[family], 0, 0, 0, table if table < 256 else 0, protocol, 0, 0, 0)
+    return header + (attribute(RTA_TABLE, _number(table)) if table else b"")
 
 
 def route_payload(route: TableRoute, *, index: int | None, onlink: bool, deletes: bool) -> bytes:
@@ -195,7 +204,7 @@ def route_payload(route: TableRoute, *, index: int | None, onlink: bool, deletes
     `onlink` has the kernel believe that the gateway is a neighbour.
     """
     scope = _RT_SCOPE_LINK if route.kind == UNICAST and route.gateway is None else _RT_SCOPE_UNIVERSE
-    header = _ROUTE.pack(
+    header = ROUTE.pack(
         _NUMBERS[family_of(route.network)],
         route.network.prefixlen,
         0,
@@ -208,13 +217,13 @@ def route_payload(route: TableRoute, *, index: int | None, onlink: bool, deletes
         _RTNH_F_ONLINK if onlink else 0,
     )
     parts = [
-        attribute(_RTA_TABLE, _number(route.table)),
-        attribute(_RTA_PRIORITY, _number(route.metric)),
+        attribute(RTA_TABLE, _number(route.table)),
+        attribute(RTA_PRIORITY, _number(route.metric)),
     ]
     if route.network.prefixlen:
-        parts.append(attribute(_RTA_DST, route.network.network_address.packed))
+        parts.append(attribute(RTA_DST, route.network.network_address.packed))
     if index is not None:
-        parts.append(attribute(_RTA_OIF, _number(index)))
+        parts.append(attribute(RTA_OIF, _number(index)))
     if route.gateway is not None:
         parts.append(_next_hop(route.gateway, network=route.network))
     return header + b"".join(parts)
@@ -222,57 +231,27 @@ def route_payload(route: TableRoute, *, index: int | None, onlink: bool, deletes
 
 def _next_hop(gateway: Address, *, network: Network) -> bytes:
     if gateway.version == network.version:
-        return attribute(_RTA_GATEWAY, gateway.packed)
+        return attribute(RTA_GATEWAY, gateway.packed)
     # struct rtvia: an IPv4 route by an IPv6 neighbour
     number = _NUMBERS[family_of(gateway)]
-    return attribute(_RTA_VIA, number.to_bytes(2, ORDER) + gateway.packed)
+    return attribute(RTA_VIA, number.to_bytes(2, ORDER) + gateway.packed)
 
 
 def read_routes(buffer: bytearray, start: int, end: int) -> tuple[SeenRoute, ...] | None:
     """The route of a message, one value a next hop; None: an entry of the route cache."""
-    number, length, _, _, table, protocol, _, kind, flags = unpack(_ROUTE, buffer, start, end)
-    if flags & _RTM_F_CLONED or number not in _FAMILIES:
+    number, length, _, _, table, protocol, _, kind, flags = unpack(ROUTE, buffer, start, end)
+    if flags & RTM_F_CLONED or number not in _FAMILIES:
         return None
-    parts = read_attributes(buffer, start + _ROUTE.size, end)
-    table = read_integer(parts[_RTA_TABLE]) if _RTA_TABLE in parts else table
-    network = _network(number, parts.get(_RTA_DST), length)
-    metric = read_integer(parts.get(_RTA_PRIORITY, b""))
+    parts = read_attributes(buffer, start + ROUTE.size, end)
+    table = read_integer(parts[RTA_TABLE]) if RTA_TABLE in parts else table
+    network = read_network(number, parts.get(RTA_DST), length)
+    metric = read_integer(parts.get(RTA_PRIORITY, b""))
     # IPv6 says of a route that refuses that it is on `lo`.
-    hops = _hops(parts) if kind == UNICAST else [(None, None)]
+    hops = read_hops(parts, flags=flags) if kind == UNICAST else [Hop(None, None, dead=False)]
     return tuple(
-        SeenRoute(TableRoute(table, network, kind, metric, interface, gateway), protocol)
-        for interface, gateway in hops
+        SeenRoute(TableRoute(table, network, kind, metric, hop.interface, hop.gateway), protocol)
+        for hop in hops
     )
-
-
-def _hops(parts: dict[int, bytes]) -> list[tuple[int | None, Address | None]]:
-    """Interface index and gateway of each next hop."""
-    if _RTA_MULTIPATH not in parts:
-        return [(read_integer(parts[_RTA_OIF]) if _RTA_OIF in parts else None, _gateway(parts))]
-    data, start = parts[_RTA_MULTIPATH], 0
-    hops: list[tuple[int | None, Address | None]] = []
-    while start + _NEXT_HOP.size <= len(data):
-        length, _, _, index = _NEXT_HOP.unpack_from(data, start)
-        if length < _NEXT_HOP.size or start + length > len(data):
-            raise malformed("route")
-        hops.append((index, _gateway(read_attributes(data, start + _NEXT_HOP.size, start + length))))
-        start += (length + 3) & ~3
-    return hops
-
-
-def _gateway(parts: dict[int, bytes]) -> Address | None:
-    if _RTA_GATEWAY in parts:
-        return read_ip(parts[_RTA_GATEWAY])
-    return read_ip(parts[_RTA_VIA][2:]) if _RTA_VIA in parts else None
-
-
-def _network(number: int, packed: bytes | None, length: int) -> Network:
-    try:
-        if number == _NUMBERS[Family.IPV4]:
-            return IPv4Network((packed or bytes(4), length))
-        return IPv6Network((packed or bytes(16), length))
-    except ValueError as error:
-        raise malformed("network") from error
 
 
 def _number(value: int) -> bytes:

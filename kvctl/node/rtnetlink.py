@@ -19,16 +19,16 @@ from kvctl.netlink import Netlink, attribute, malformed, read_attributes
 AF_INET, AF_INET6 = 2, 10
 ORDER = sys.byteorder
 
-_RTM_GETLINK = 18
+RTM_GETLINK = 18
 _RTM_GETADDR = 22
 
-_IFINFOMSG = Struct("=BxHiII")
-_IFLA_IFNAME = 3
+IFINFOMSG = Struct("=BxHiII")
+IFLA_IFNAME = 3
 _IFLA_LINKINFO = 18
 _IFLA_INFO_KIND = 1
 _IFLA_EXT_MASK = 29
 _RTEXT_FILTER_SKIP_STATS = 0x8
-_IFF_UP = 0x1
+IFF_UP = 0x1
 _NO_STATISTICS = attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS.to_bytes(4, ORDER))
 
 IFADDRMSG = Struct("=BBBBI")
@@ -105,18 +105,21 @@ def keeps_protocols(rows: Iterable[AddressRow]) -> bool:
     return any(row.protocol for row in rows)
 
 
+def link_query(*, name: bytes | None = None, number: int = 0) -> bytes:
+    """The payload that asks for the interface of this name or number, or for all, without their statistics."""
+    named = attribute(IFLA_IFNAME, name + bytes(1)) if name is not None else b""
+    return IFINFOMSG.pack(0, 0, number, 0, 0) + named + _NO_STATISTICS
+
+
 def read_links(netlink: Netlink, *, what: str) -> list[Link]:
     """Every interface; `what` as in Netlink, whose errors this raises."""
-    query = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _NO_STATISTICS
-    return netlink.dump(kind=_RTM_GETLINK, payload=query, read=read_link, what=what)
+    return netlink.dump(kind=RTM_GETLINK, payload=link_query(), read=read_link, what=what)
 
 
 def read_one_link(netlink: Netlink, *, name: str | None = None, number: int = 0, what: str) -> Link:
     """The interface of this name or number; NetlinkError with ENODEV: there is none."""
-    query = _IFINFOMSG.pack(0, 0, number, 0, 0) + _NO_STATISTICS
-    if name is not None:
-        query += attribute(_IFLA_IFNAME, name.encode() + bytes(1))
-    return netlink.ask(kind=_RTM_GETLINK, payload=query, read=read_link, what=what)
+    query = link_query(name=None if name is None else name.encode(), number=number)
+    return netlink.ask(kind=RTM_GETLINK, payload=query, read=read_link, what=what)
 
 
 def read_addresses(
@@ -145,14 +148,14 @@ def read_addresses(
 
 def read_link(buffer: bytearray, start: int, end: int) -> Link:
     """An RTM_NEWLINK's payload."""
-    _, _, index, flags, _ = unpack(_IFINFOMSG, buffer, start, end)
-    parts = read_attributes(buffer, start + _IFINFOMSG.size, end)
+    _, _, index, flags, _ = unpack(IFINFOMSG, buffer, start, end)
+    parts = read_attributes(buffer, start + IFINFOMSG.size, end)
     info = read_attributes(parts.get(_IFLA_LINKINFO, b""))
     kind = info.get(_IFLA_INFO_KIND)
-    if _IFLA_IFNAME not in parts:
+    if IFLA_IFNAME not in parts:
         raise malformed("interface")
-    name = read_text(parts[_IFLA_IFNAME])
-    return Link(number=index, name=name, kind=read_text(kind) if kind else None, up=bool(flags & _IFF_UP))
+    name = read_text(parts[IFLA_IFNAME])
+    return Link(number=index, name=name, kind=read_text(kind) if kind else None, up=bool(flags & IFF_UP))
 
 
 def read_address(buffer: bytearray, start: int, end: int) -> AddressRow | None:

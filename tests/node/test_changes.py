@@ -19,7 +19,12 @@ from kvctl.node.changes import HostChanges
 from tests.conftest import MakeNamespace
 from tests.marks import Marks
 
-CABLE = ["link add eth0 type veth peer name far0", "link set eth0 up", "link set far0 up"]
+# Without link-local addresses, which change when the kernel has seen that nobody else has them: seconds later.
+CABLE = [
+    "link add eth0 addrgenmode none type veth peer name far0 addrgenmode none",
+    "link set eth0 up",
+    "link set far0 up",
+]
 VIP = "192.168.0.245/32"
 
 
