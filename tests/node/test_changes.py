@@ -21,7 +21,9 @@ from tests.marks import Marks
 
 # Without link-local addresses, which change when the kernel has seen that nobody else has them: seconds later.
 CABLE = [
-    "link add eth0 addrgenmode none type veth peer name far0 addrgenmode none",
+    "link add eth0 type veth peer name far0",
+    "link set eth0 addrgenmode none",
+    "link set far0 addrgenmode none",
     "link set eth0 up",
     "link set far0 up",
 ]
