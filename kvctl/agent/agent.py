@@ -201,7 +201,7 @@ class Agent:
         tenure = self._tenure
         if tenure is None:
             return self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
-        host = tenure.plan(objects, self._keeper.host)
+        host = tenure.plan(objects, self._keeper.host, reread=self._keeper.reread)
         with witnessed(lambda backend, family: tenure.beat(family)):
             kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked, host=host)
         tenure.follow(host, clean=not any(outcome.errors for outcome in kept.applied.outcomes))

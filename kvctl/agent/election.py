@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from kvctl.agent.tenure import PROBE_SECONDS, Tenure, Wires
+from kvctl.agent.prober import Prober
+from kvctl.agent.tenure import Tenure, Wires
 from kvctl.agent.vip_status import VipStatus
 from kvctl.cluster.connection import Connection
 from kvctl.cluster.leases import Leases
@@ -14,13 +15,14 @@ from kvctl.election.electorate import Electorate
 from kvctl.election.terms import Terms
 from kvctl.model.net import Address
 from kvctl.model.settings import Settings
-from kvctl.node.addresses import bind, extend, unbind
+from kvctl.node.addresses import bind, bound, extend, unbind
 from kvctl.node.announce import Announced, Announcer
 from kvctl.node.probe import answered
 
 if TYPE_CHECKING:
     from kvctl.agent.lease_metrics import LeaseCollector
 
+PROBE_SECONDS = 0.4
 _STATUS_PATIENCE = 1.0
 
 
@@ -52,10 +54,13 @@ def elected(
         announcer = Announcer(complain=complain)
         announcer.start()
         stack.callback(announcer.stop)
+        prober = Prober(probe, notify=notify, complain=complain)
+        prober.start()
+        stack.callback(prober.stop)
         tenure = Tenure(
             settings,
             terms,
-            wires=Wires(bind, extend, unbind, probe, announcer.announce),
+            wires=Wires(bind, extend, unbind, bound, prober, announcer.announce),
             status=status,
             say=say,
             complain=complain,

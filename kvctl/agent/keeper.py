@@ -87,6 +87,11 @@ class Keeper:
         self._host = host
         return changed
 
+    def reread(self) -> Host:
+        """This host anew, after the agent itself has changed it. Raises NetlinkError."""
+        self._host = read_host()
+        return self._host
+
     @property
     def host(self) -> Host:
         """This host as it was last read. Raises NetlinkError."""

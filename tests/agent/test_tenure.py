@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
-from kvctl.agent import tenure as module
-from kvctl.agent.tenure import PROBE_AGAIN, Tenure, Wires
+from kvctl.agent import upkeep
+from kvctl.agent.tenure import Tenure, Wires
 from kvctl.election.elector import Candidacy, Holding
 from kvctl.election.electorate import LeaseState
 from kvctl.election.terms import Terms
@@ -18,11 +18,12 @@ from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Address, Family, parse_address, parse_network
 from kvctl.model.objects import Node, Objects, Service
 from kvctl.model.ref import ServiceRef
+from kvctl.model.settings import Settings
 from kvctl.node.address_writer import LATENESS
-from kvctl.node.addresses import Wanted
+from kvctl.node.addresses import Bound, Wanted
 from kvctl.node.announce import Announced
-from kvctl.policy.resolve import Resolver
-from tests.builders import objects, pod, service, settings
+from kvctl.node.rtnetlink import Mark
+from tests.builders import objects, pod, ref, service, settings
 
 VIP = parse_address("192.168.0.245")
 KEY = LeaseKey("sip", "kubevip-sip-client")
@@ -74,20 +75,21 @@ class Electors:
 class World:
     """A tenure whose addresses are the test's; everything it does is written down in order."""
 
-    def __init__(self, *, clean: bool = False) -> None:
+    def __init__(self, *, clean: bool = False, its: Settings | None = None) -> None:
         self.now = 100.0
         self.electors = Electors()
         self.done = self.electors.done
         self.complaints: list[str] = []
-        self.answers: dict[Address, str] = {}
+        self.free = {Announced(VIP, "eth1")}
+        """What a probe has found to be free, at the next question."""
         self.fails: list[KvctlError] = []
         self.host = Host(
             addresses=(OWN,), routes=(Route(parse_network("192.168.0.0/24"), "eth1"),), interfaces=("eth1",)
         )
         self.tenure = Tenure(
-            settings(node="worker"),
+            its or settings(node="worker"),
             TERMS,
-            wires=Wires(self._bind, self._extend, self._unbind, self._answered, self._announce),
+            wires=Wires(self._bind, self._extend, self._unbind, self._bound, self, self._announce),
             status=self,
             say=lambda text: None,
             complain=self.complaints.append,
@@ -109,9 +111,15 @@ class World:
         self.done += [f"unbind {address}" for address in addresses]
         return self.fails
 
-    def _answered(self, wanted: Collection[Announced]) -> Mapping[Address, str]:
-        self.done += [f"probe {each.address}" for each in wanted]
-        return self.answers
+    def _bound(self) -> list[Bound]:
+        return [Bound(a.address, a.interface, None, Mark.PROTO) for a in self.host.addresses if a.ours]
+
+    def want(self, addresses: Iterable[Announced]) -> None:
+        self.done += [f"probe {each.address}" for each in addresses]
+
+    def take(self, addresses: Collection[Announced]) -> set[Announced]:
+        self.done += [f"probe {each.address}" for each in addresses if each not in self.free]
+        return self.free & set(addresses)
 
     def _announce(self, wanted: Collection[Announced]) -> None:
         self.done.append(f"announce {' '.join(str(each.address) for each in wanted)}".strip())
@@ -132,7 +140,7 @@ class World:
     def round(self, things: Objects = THINGS, *, clean: bool = True) -> list[str]:
         """What one round does; the addresses that its rules see are in `seen`."""
         self.done.clear()
-        host = self.tenure.plan(things, self.host)
+        host = self.tenure.plan(things, self.host, reread=lambda: self.host)
         self.seen = {str(each.address) for each in host.addresses}
         self.done.append("rules")
         self.tenure.follow(host, clean=clean)
@@ -140,11 +148,9 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
+def world() -> World:
     """A node with a candidate, whose Lease somebody else holds."""
-    made = World()
-    monkeypatch.setattr(module, "read_host", lambda: made.host)
-    return made
+    return World()
 
 
 def test_a_candidate_contends_and_does_nothing_else(world: World) -> None:
@@ -152,10 +158,9 @@ def test_a_candidate_contends_and_does_nothing_else(world: World) -> None:
     assert world.electors.wanted == {KEY: Candidacy(ready=False)}
 
 
-def test_up_it_is_probed_and_bound_before_the_rules_and_announced_after_them(world: World) -> None:
+def test_up_it_is_bound_before_the_rules_and_announced_after_them(world: World) -> None:
     world.hold()
     assert world.round() == [
-        f"probe {VIP}",
         f"bind {VIP} eth1 2",
         "rules",
         f"announce {VIP}",
@@ -190,7 +195,7 @@ def test_what_begins_to_leave_while_rules_are_written_is_freed_by_the_next_round
     world.hold()
     world.round()
     world.done.clear()
-    host = world.tenure.plan(THINGS, world.host)
+    host = world.tenure.plan(THINGS, world.host, reread=lambda: world.host)
     world.electors.holdings, world.electors.giving_up = {}, {KEY: "taken by another"}
     world.tenure.follow(host, clean=True)
     assert not [each for each in world.done if each.startswith(("free", "unbind"))]
@@ -215,16 +220,27 @@ def test_an_admins_address_gives_no_right_while_another_has_the_lease(world: Wor
     assert "192.168.0.240" in world.seen
 
 
-def test_one_that_somebody_answers_for_is_not_bound_and_asked_for_again_later(world: World) -> None:
+def test_what_is_not_known_to_be_free_is_probed_and_not_bound_before_an_answer(world: World) -> None:
     world.hold()
-    world.answers = {VIP: "02:00:00:00:00:01"}
-    assert world.round() == [f"probe {VIP}", "rules", "announce"]
-    assert "02:00:00:00:00:01 answers for it" in world.complaints[0]
-    assert world.round() == ["rules", "announce"]
-    world.now += PROBE_AGAIN
-    world.hold()
-    world.answers = {}
-    assert world.round()[:2] == [f"probe {VIP}", f"bind {VIP} eth1 2"]
+    world.free = set()
+    for _ in range(2):
+        assert world.round() == [f"probe {VIP}", "rules", "announce"]
+        assert str(VIP) not in world.seen
+    world.free = {Announced(VIP, "eth1")}
+    assert world.round()[:2] == [f"bind {VIP} eth1 2", "rules"]
+
+
+def test_what_is_won_is_probed_before_the_loop_comes_to_it_and_what_is_renewed_is_not(world: World) -> None:
+    world.round()
+    world.done.clear()
+    world.tenure.renewed(world.hold())
+    assert world.done == [f"probe {VIP}"]
+    world.free = set()
+    world.round()
+    world.done.clear()
+    # The loop has asked, and does so again when it finds no answer.
+    world.tenure.renewed(world.hold())
+    assert world.done == []
 
 
 def test_a_renewal_extends_what_is_bound_and_nothing_that_is_not(world: World) -> None:
@@ -247,7 +263,7 @@ def test_an_address_lives_to_the_deadline_and_never_into_anothers_lease(
 ) -> None:
     holding = world.hold()
     world.now += late
-    assert world.tenure.lifetime(holding) == seconds
+    assert world.tenure._upkeep.lifetime(holding) == seconds
     assert seconds == 0 or world.now + seconds + LATENESS <= holding.until
 
 
@@ -273,6 +289,9 @@ def test_a_service_that_becomes_faulty_keeps_what_it_has(world: World) -> None:
     fresh = World()
     fresh.round(faulty)
     assert fresh.electors.wanted == {}
+    # Nor does it lose it when it cannot be read at all.
+    broken = replace(objects(pod()), broken=frozenset({ref("sip/sip-client")}))
+    assert world.round(broken)[:2] == ["rules", f"announce {VIP}"]
     world.round(objects(pod()))
     assert world.electors.wanted == {}
 
@@ -299,7 +318,6 @@ def test_at_the_end_only_a_drained_or_clean_node_hands_over(
     cordoned: bool, clean: bool, hands_over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(clean=clean)
-    monkeypatch.setattr(module, "read_host", lambda: world.host)
     its = replace(THINGS, nodes=(Node("worker", cordoned=cordoned), Node("other", cordoned=True)))
     assert world.tenure.ends(its) is hands_over
     assert world.done == (["hand over"] if hands_over else [])
@@ -314,11 +332,8 @@ def test_heartbeats_go_to_the_lists_of_what_is_held_once_its_rules_are_written(
         beats.append(len(list(fences)))
         return []
 
-    world = World()
-    monkeypatch.setattr(module, "beat", beat)
-    monkeypatch.setattr(module, "read_host", lambda: world.host)
-    fenced = replace(settings(node="worker"), fence_seconds=2, assume_vip=True)
-    world.tenure._resolver = Resolver(fenced)
+    world = World(its=replace(settings(node="worker"), fence_seconds=2))
+    monkeypatch.setattr(upkeep, "beat", beat)
     world.tenure.renewed(world.hold())
     assert beats == []
     world.round()
