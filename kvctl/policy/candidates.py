@@ -114,31 +114,32 @@ def find_candidates(resolution: Resolution, objects: Objects) -> Candidates:
         policies.setdefault(wanted.policy.ref, []).append(wanted.policy)
     refused: dict[ServiceRef, str] = {}
     by_lease: dict[LeaseKey, list[Candidate]] = {}
-    of_vip: dict[Address, LeaseKey] = {}
-    # The oldest first: of Services that name one VIP it says which Lease decides.
     for service in sorted(
         (resolution.services[ref] for ref in policies), key=lambda s: (s.created or 1 << 62, s.ref)
     ):
         its, key = tuple(policies[service.ref]), lease_of(service.ref, service.annotations)
-        vips = [policy.vip for policy in its]
         why = managed_elsewhere(service, announced=objects.announced.get(service.ref, ())) or _other_lease(
-            vips, key, of_vip
+            [policy.vip for policy in its], key, resolution
         )
         if why is not None:
             refused[service.ref] = why
             continue
-        of_vip.update(dict.fromkeys(vips, key))
         ready = any(pod.ready for pod in _pods(service, resolution))
         by_lease.setdefault(key, []).append(Candidate(service.ref, its, ready))
     return Candidates(by_lease={key: tuple(its) for key, its in by_lease.items()}, refused=refused)
 
 
-def _other_lease(vips: Iterable[Address], key: LeaseKey, of_vip: Mapping[Address, LeaseKey]) -> str | None:
+def _other_lease(vips: Iterable[Address], key: LeaseKey, resolution: Resolution) -> str | None:
+    """Why the Lease of another Service decides about a VIP: the same one on all nodes, also where it has no pod."""
     for vip in vips:
-        other = of_vip.get(vip, key)
+        claim = resolution.asking.get(vip)
+        first = resolution.services.get(claim.ref) if claim is not None else None
+        if first is None:
+            continue
+        other = lease_of(first.ref, first.annotations)
         if other != key:
             return (
-                f"an older Service has the VIP {vip} by Lease {other}, this one would by {key}: "
+                f"{first.ref} has the VIP {vip} by Lease {other}, and comes first; this one would have it by {key}: "
                 f"give both one {LEASE}"
             )
     return None

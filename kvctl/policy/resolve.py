@@ -37,6 +37,9 @@ class Resolution:
     """All Services of the source, also those that ask for nothing."""
     networks: ClusterNetworks
     claims: Mapping[Address, Claim]
+    """Of each address the strongest claim."""
+    asking: Mapping[Address, Claim]
+    """Of each address the strongest claim of those Services that ask for egress, wherever their pods are."""
     rules: VipRules
     index: PodIndex
     services: Mapping[ServiceRef, Service] = field(default_factory=dict)
@@ -110,12 +113,7 @@ class Resolver:
             networks=networks,
             index=index_pods(objects),
             rules=rules,
-            claims=winners(
-                Claim(ref=service.ref, vip=vip, created=service.created)
-                for service, _, _, vips in self._read.values()
-                if service.type == "LoadBalancer"
-                for vip in vips.claims
-            ),
+            claims=winners(_claims(self._read.values())),
             host=host,
             endpoints_known=objects.endpoints_known,
             nodes_known=objects.nodes_known,
@@ -138,6 +136,7 @@ class Resolver:
             present=self._by_ref.keys() | objects.broken if objects.broken else self._by_ref.keys(),
             networks=networks,
             claims=context.claims,
+            asking=winners(_claims(read for read in self._read.values() if read.annotations.asks)),
             rules=rules,
             index=context.index,
             services=self._by_ref,
@@ -199,6 +198,15 @@ class Resolver:
             if service.selector:
                 self._judged[ref] = known
             yield from known.verdicts
+
+
+def _claims(several: Iterable[_Read]) -> Iterable[Claim]:
+    return (
+        Claim(ref=service.ref, vip=vip, created=service.created)
+        for service, _, _, vips in several
+        if service.type == "LoadBalancer"
+        for vip in vips.claims
+    )
 
 
 def _without_shadowed(judged: list[Wanted | Skipped]) -> tuple[list[Wanted], list[Skipped]]:

@@ -67,8 +67,8 @@ def test_services_that_share_a_vip_share_a_lease_or_the_younger_is_left_out() ->
     candidates = found(older, younger, *pods)
     assert names(candidates) == ["sip/sip-client"]
     assert candidates.refused[ref("sip/b")] == (
-        "an older Service has the VIP 192.168.0.245 by Lease sip/kubevip-sip-client, this one would by "
-        "sip/kubevip-b: give both one kube-vip.io/leaseName"
+        "sip/sip-client has the VIP 192.168.0.245 by Lease sip/kubevip-sip-client, and comes first; this one would "
+        "have it by sip/kubevip-b: give both one kube-vip.io/leaseName"
     )
     shared = {"kube-vip.io/leaseName": "sip-lease"}
     both = [
@@ -76,6 +76,26 @@ def test_services_that_share_a_vip_share_a_lease_or_the_younger_is_left_out() ->
         service("sip/b", created=2, annotations=shared),
     ]
     assert names(found(*both, *pods), LeaseKey("sip", "sip-lease")) == ["sip/sip-client", "sip/b"]
+
+
+def test_which_lease_decides_is_the_same_on_a_node_that_has_pods_of_the_younger_one_alone() -> None:
+    older, younger = service(created=1), service("sip/b", created=2)
+    elsewhere, here = pod(node="other"), pod("sip/b-0", "10.0.0.2")
+    candidates = found(older, younger, elsewhere, here)
+    assert candidates.by_lease == {}
+    assert "by Lease sip/kubevip-sip-client, and comes first" in candidates.refused[ref("sip/b")]
+
+
+def test_whose_status_has_the_vip_comes_before_an_older_one_that_only_asks_for_it() -> None:
+    asking = replace(
+        service(created=1, annotations={"kube-vip.io/loadbalancerIPs": "192.168.0.245"}), ingress=()
+    )
+    having = service("sip/b", created=2)
+    within = replace(ASSUMED, vip_ranges=(parse_network("192.168.0.0/24"),))
+    its = objects(asking, having, pod(), pod("sip/b-0", "10.0.0.2"))
+    candidates = find_candidates(resolve(its, within, host=None), its)
+    assert names(candidates, LeaseKey("sip", "kubevip-b")) == ["sip/b"]
+    assert list(candidates.refused) == [ref("sip/sip-client")]
 
 
 @pytest.mark.parametrize(
