@@ -10,19 +10,16 @@ from hypothesis import strategies as st
 
 from kvctl.model.net import Address, Family, parse_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, PortMatch
-from kvctl.model.rules import HOOK_CHAIN, Hook, Ruleset, Table, table_of
-from kvctl.model.snapshot import Snapshot
-from kvctl.netfilter.diff import diff, restore_text
-from kvctl.netfilter.savetext import parse_tables, snapshot_of
-from kvctl.netfilter.syntax import parse, render
+from kvctl.model.rules import Hook, Ruleset
+from kvctl.netfilter.syntax import render
 from kvctl.policy import layout
 from kvctl.policy.compile import compile_ruleset, entries_of
 from kvctl.policy.decode import decode
 from kvctl.reconcile.steps import rulesets
-from kvctl.reconcile.target import Share, Target
 from tests.builders import ref
 from tests.policy.strategies import Packet, exclusions, expected_source, packets, pod_address, policies
-from tests.policy.walker import is_dropped, rules_met, source_after
+from tests.policy.tables import bare, first_of, joined, outcome, saved, saved_as_meant, target_of
+from tests.policy.walker import rules_met
 
 EXAMPLES = settings(max_examples=25, deadline=None)
 families = st.sampled_from(Family)
@@ -52,11 +49,6 @@ def compiled(both: Split, family: Family, excluded: tuple[Exclusion, ...]) -> Ru
     return compile_ruleset(family=family, policies=both.here, dropped=both.dropped, exclusions=excluded)
 
 
-def outcome(nat: Ruleset, mangle: Ruleset, packet: Packet) -> Address | str | None:
-    """The source the packet leaves with, None for its own, or that it is dropped."""
-    return "dropped" if is_dropped(mangle, packet) else source_after(nat, packet)
-
-
 def expected(packet: Packet, both: Split, excluded: tuple[Exclusion, ...]) -> Address | str | None:
     """The contract, read naively."""
     source = expected_source(packet, [*both.here, *both.dropped], excluded)
@@ -68,13 +60,6 @@ def expected(packet: Packet, both: Split, excluded: tuple[Exclusion, ...]) -> Ad
         if expected_source(packet, [policy], excluded) is not None
     )
     return "dropped" if taker in both.dropped else source
-
-
-def saved(ruleset: Ruleset) -> Snapshot:
-    """What is read of a kernel that holds these rules and no others."""
-    text = restore_text(diff(ruleset, Snapshot(family=ruleset.family)))
-    text = text.replace(f"-I {HOOK_CHAIN} 1 ", f"-A {HOOK_CHAIN} ")
-    return snapshot_of(parse_tables(text), ruleset.family)
 
 
 @EXAMPLES
@@ -95,12 +80,7 @@ def test_the_text_read_back_is_the_rules_and_the_policies(data: st.DataObject, f
     both = data.draw(splits(family))
     excluded = data.draw(exclusions(family))
     ruleset = compiled(both, family, excluded)
-    for rule in (*ruleset.hooks.values(), *(rule for rules in ruleset.chains.values() for rule in rules)):
-        assert parse(render(rule)) == rule
-        assert len(rule.comment) <= 255
-    assert max(map(len, ruleset.chains)) <= 28
-    found = saved(ruleset)
-    assert not diff(ruleset, found)
+    found = saved_as_meant(ruleset)
     installed = decode(found)
     for part, wanted in ((installed, both.here), (installed.drops, both.dropped)):
         assert {ref: bare(it.policy) for ref, it in part.services.items()} == {
@@ -109,11 +89,6 @@ def test_the_text_read_back_is_the_rules_and_the_policies(data: st.DataObject, f
         assert all(it.intact for it in part.services.values())
         assert sorted(part.entries) == sorted(item for it in wanted for item in entries_of(it))
     assert installed.exclusions == excluded
-
-
-def bare(policy: EgressPolicy | None) -> EgressPolicy:
-    assert policy is not None
-    return policy._replace(pods=tuple(pod._replace(name=None, node=None) for pod in policy.pods))
 
 
 @EXAMPLES
@@ -130,11 +105,10 @@ def test_between_two_sections_nothing_leaks_that_leaks_neither_before_nor_after(
     old = compiled(before, family, excluded)
     found = saved(old)
     installed = decode(found)
-    target = target_of(after, family, excluded)
+    target = target_of(family, after.here, excluded, dropped=after.dropped)
     steps = rulesets(target, installed, found, retire=True)
     assert steps.final == compiled(after, family, excluded)
-    stays = {name: old.chains[name] for name in steps.first.untouched if name in old.chains}
-    first = steps.first._replace(chains={**stays, **steps.first.chains})
+    first = first_of(steps, old)
     moments = ((old, old), (old, first), (first, first), (steps.final, first), (steps.final, steps.final))
     for packet in data.draw(st.lists(packets(family, pods=8), min_size=10, max_size=20)):
         seen = [outcome(nat, mangle, packet) for nat, mangle in moments]
@@ -146,20 +120,6 @@ def test_between_two_sections_nothing_leaks_that_leaks_neither_before_nor_after(
         assert rulesets(target, decode(halfway), halfway, retire=True).final == steps.final
 
 
-def target_of(both: Split, family: Family, excluded: tuple[Exclusion, ...]) -> Target:
-    """The target of a run that wants just these."""
-    return Target(
-        family=family,
-        policies=tuple(both.here),
-        entries=tuple(item for policy in both.here for item in entries_of(policy)),
-        drops=Share(
-            policies=tuple(both.dropped),
-            entries=tuple(item for policy in both.dropped for item in entries_of(policy)),
-        ),
-        exclusions=excluded,
-    )
-
-
 def test_what_is_dropped_passes_to_a_service_above_it_only_when_that_rewrites_it() -> None:
     family = Family.IPV4
     pods = (EgressPod(pod_address(family, 1)),)
@@ -169,30 +129,12 @@ def test_what_is_dropped_passes_to_a_service_above_it_only_when_that_rewrites_it
     packet = Packet(pods[0].address, vip, vip, "udp", 5060)
     old = compiled(Split([], [below]), family, ())
     found = saved(old)
-    steps = rulesets(target_of(Split([above], [below]), family, ()), decode(found), found, retire=True)
+    steps = rulesets(target_of(family, [above], dropped=[below]), decode(found), found, retire=True)
     assert outcome(old, old, packet) == outcome(old, steps.first, packet) == "dropped"
     assert outcome(steps.final, steps.final, packet) == vip
     found = saved(steps.final)
-    steps = rulesets(target_of(Split([], [below]), family, ()), decode(found), found, retire=True)
+    steps = rulesets(target_of(family, [], dropped=[below]), decode(found), found, retire=True)
     assert outcome(steps.final, steps.first, packet) == "dropped"
-
-
-def joined(nat: Ruleset, mangle: Ruleset) -> Ruleset:
-    """The tables of two rulesets in one kernel."""
-    parts = ((Table.NAT, nat), (Table.MANGLE, mangle))
-
-    return Ruleset(
-        family=nat.family,
-        hooks={
-            hook: rule for table, part in parts for hook, rule in part.hooks.items() if hook.table is table
-        },
-        chains={
-            name: rules
-            for table, part in parts
-            for name, rules in part.chains.items()
-            if table_of(name) is table
-        },
-    )
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
