@@ -6,22 +6,26 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import groupby
+from struct import Struct
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from kvctl.lab.ear import Ear
 from kvctl.lab.topology import STANDARD
 from kvctl.model.lease import IDENTITY_PREFIX
-from kvctl.model.net import Family
+from kvctl.model.net import Family, parse_address
 from kvctl.node.host import read_host
 from tests.agent.electing import WORKERS, Electing
 from tests.apiserver import Object, Request
 
 # linux/rtnetlink.h: RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _ADDRESSES = 0x10 | 0x100
+_NEW_ADDRESS = 20
+_HEADER = Struct("=IH")
+"""linux/netlink.h nlmsghdr: the length and the kind, with which it begins."""
 _LONGEST = 1 << 16
 
 
@@ -42,6 +46,16 @@ class Had(NamedTuple):
     nodes: frozenset[str]
 
 
+class Change(NamedTuple):
+    """What a kernel has told of a VIP on one of its interfaces."""
+
+    at: float
+    node: str
+    vip: str
+    there: bool
+    """It was added, or its lifetime was changed; else it has gone."""
+
+
 class Onlooker:
     """Hears and sees until the end of the block; by default for the VIP of the nodes' family."""
 
@@ -51,12 +65,13 @@ class Onlooker:
         self.ear = Ear(nodes.lab, self.vips)
         self.claims: list[Claim] = []
         self.had: dict[str, list[Had]] = {}
+        self.changes: list[Change] = []
         self._stack = ExitStack()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="onlooker", daemon=True)
 
     def __enter__(self) -> Self:
-        self._sockets = [self._stack.enter_context(self._changes(worker)) for worker in WORKERS]
+        self._sockets = {self._stack.enter_context(self._told_by(worker)): worker for worker in WORKERS}
         self._look()
         self.nodes.server.requests = _Heeded(self.nodes.server.requests, self._heed)
         self._stack.enter_context(self.ear)
@@ -99,15 +114,6 @@ class Onlooker:
         its = (had.nodes for had in self.had[vip or self.vips[0]] if had.nodes)
         return [nodes for nodes, _ in groupby(its)]
 
-    def until(self, node: str) -> float:
-        """When the node last had the VIP, by when it was seen to be without it; 0: it never had it."""
-        ends, last = 0.0, False
-        for had in self.had[self.vips[0]]:
-            if last and node not in had.nodes:
-                ends = had.at
-            last = node in had.nodes
-        return time.monotonic() if last else ends
-
     def gap(self, first: str, second: str) -> float:
         """The seconds between the last packet of one node and the first of the next."""
         last = self.last(first)
@@ -124,6 +130,12 @@ class Onlooker:
     def saw_a_move(self, first: str, second: str) -> float:
         """Assert that one had stopped in everything before the other began; when that claimed the Lease."""
         self.saw_nothing_twice()
+        for vip in self.vips:
+            assert self.announcers(vip) in ([second], [first, second])
+        return self.saw_a_change(first, second)
+
+    def saw_a_change(self, first: str, second: str) -> float:
+        """The same, but for what the outside was told."""
         taken = self.taken(second)
         assert taken is not None, self.nodes.told()
         assert {claim.still for claim in self.claims} == {frozenset()}, self.claims
@@ -132,13 +144,12 @@ class Onlooker:
             begun = self.first(second, after=0.0, vip=vip)
             assert begun is not None
             assert begun > taken
-            assert self.announcers(vip) in ([second], [first, second])
             assert self.owners(vip) == [{first}, {second}], self.had[vip]
         return taken
 
     # Inside.
 
-    def _changes(self, worker: str) -> socket.socket:
+    def _told_by(self, worker: str) -> socket.socket:
         """What the kernel tells of a node's addresses."""
         made = self.nodes.lab[worker].socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         made.bind((0, _ADDRESSES))
@@ -148,7 +159,7 @@ class Onlooker:
         while not self._end.is_set():
             ready, _, _ = select.select(self._sockets, [], [], 0.05)
             for each in ready:
-                each.recv(_LONGEST)
+                self.changes += _changes(each.recv(_LONGEST), self._sockets[each], self.vips)
             if ready:
                 self._look()
 
@@ -182,6 +193,17 @@ class Onlooker:
             others = [worker for worker in WORKERS if worker != wanting]
             still = frozenset(w for w in others if self._addresses(w).intersection(self.vips))
             self.claims.append(Claim(at, wanting, still))
+
+
+def _changes(messages: bytes, node: str, vips: Iterable[str]) -> Iterator[Change]:
+    """What netlink messages say of these VIPs."""
+    at = time.monotonic()
+    while len(messages) >= _HEADER.size:
+        length, kind = _HEADER.unpack_from(messages)
+        for vip in vips:
+            if parse_address(vip).packed in messages[_HEADER.size : length]:
+                yield Change(at, node, vip, kind == _NEW_ADDRESS)
+        messages = messages[(length + 3) & ~3 :]
 
 
 def _node_of(lease: Object) -> str:
