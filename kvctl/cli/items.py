@@ -31,13 +31,19 @@ def status_style(text: str) -> str | None:
     return "red" if text in _BAD else "yellow"
 
 
-def document(items: Sequence[Item], *, backend: str | None, node: str | None) -> Json:
-    """The JSON document of all commands that show items."""
+def document(items: Sequence[Item], *, backend: str | None, node: str | None, holders: bool = False) -> Json:
+    """The JSON document of all commands that show items; `holders`: with who has the VIPs."""
+    shown = [{**item_json(item), **holder_json(item)} if holders else item_json(item) for item in items]
+    return {"schemaVersion": SCHEMA_VERSION, "backend": backend, "node": node, "items": shown}
+
+
+def holder_json(item: Item) -> Json:
+    """Who has the VIP of an item, and by which Lease."""
+    lease = item.lease
     return {
-        "schemaVersion": SCHEMA_VERSION,
-        "backend": backend,
-        "node": node,
-        "items": [item_json(item) for item in items],
+        "holder": item.holder,
+        "vipInterface": item.vip_interface,
+        "lease": {"namespace": lease.namespace, "name": lease.name} if lease is not None else None,
     }
 
 
@@ -49,8 +55,6 @@ def item_json(item: Item) -> Json:
         "family": str(item.family) if item.family else None,
         "vip": str(item.vip) if item.vip is not None else None,
         "interface": item.interface,
-        "holder": item.holder,
-        "vipInterface": item.vip_interface,
         "pods": [{"name": pod.name, "ip": str(pod.address), "node": pod.node} for pod in item.pods],
         "ports": list(item.ports),
         "allowedNetworks": list(map(str, item.allowed)),
@@ -103,7 +107,7 @@ def print_items(
     `extra`: one more column for the table; `holders`: one that says who has the VIP.
     """
     if output in ("json", "yaml"):
-        shown = document(items, backend=backend, node=node)
+        shown = document(items, backend=backend, node=node, holders=holders)
         print_json(shown) if output == "json" else print_yaml(shown)
         return
     if not items:

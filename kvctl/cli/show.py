@@ -10,7 +10,7 @@ import click
 from kvctl.cli import options
 from kvctl.cli.around import Around, look_around
 from kvctl.cli.inputs import Inputs, takes_inputs
-from kvctl.cli.items import document, flow_text, item_json, report_look
+from kvctl.cli.items import document, flow_text, holder_json, item_json, report_look
 from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
 from kvctl.errors import InputError
 from kvctl.model.text import plural
@@ -60,7 +60,9 @@ def command(
     if output in ("json", "yaml"):
         whole = {
             **document(items, backend=str(found.choice.backend), node=settings.this_node),
-            "items": [{**item_json(each.item), **around.json(each)} for each in details],
+            "items": [
+                {**item_json(each.item), **holder_json(each.item), **around.json(each)} for each in details
+            ],
         }
         print_json(whole) if output == "json" else print_yaml(whole)
     elif details:
