@@ -22,11 +22,11 @@ DIRECTORY = "KVCTL_FAINTS"
 if __name__ == "__main__":
     change = AddressTable.change
 
-    def change_late(table: AddressTable, rows: Sequence[AddressRow]) -> list[Refusal | None]:
+    def change_late(self: AddressTable, rows: Sequence[AddressRow]) -> list[Refusal | None]:
         with suppress(FileNotFoundError):
             Path(os.environ[DIRECTORY], os.environ["NODE_NAME"]).unlink()
             os.kill(os.getpid(), signal.SIGSTOP)
-        return change(table, rows)
+        return change(self, rows)
 
     AddressTable.change = change_late  # type: ignore[method-assign]
     main()

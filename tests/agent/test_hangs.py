@@ -160,6 +160,7 @@ def stopped_restore(nodes: Electing, worker: str) -> Iterator[int]:
         os.kill(child, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("backend", ["nft", "legacy"] if LONG else ["nft"])
 def test_while_a_program_that_writes_rules_hangs_the_lease_and_the_vip_are_kept(nodes: Electing) -> None:
     nodes.server.put("services", elected_service())
     first = nodes.settled()
