@@ -8,7 +8,7 @@ import pytest
 
 from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import parse_address
-from kvctl.policy.holder import Evidence, disagreement, evidence_of, not_here
+from kvctl.policy.holder import Evidence, disagreement, evidence_of, holder_of, not_here
 from kvctl.policy.resolve import resolve
 from kvctl.policy.verdict import SkipStatus
 from tests.builders import objects, pod, ref, service, settings
@@ -117,3 +117,22 @@ def test_what_metallb_announces_here_is_programmed(node: str, reason: str | None
         assert only(answer).policy.vip == VIP
     else:
         assert reason in skip_of(answer, "sip/sip-client").reason
+
+
+@pytest.mark.parametrize(
+    ("on", "said", "holder"),
+    [
+        ("eth1", Evidence("worker", vip_host="other"), "worker"),
+        (None, Evidence("worker", vip_host="other"), "other"),
+        (None, Evidence("worker", frozenset({"b", "a"}), "other"), "a"),
+        (None, Evidence("worker", frozenset({"worker", "a"})), "worker"),
+        # Its name has not been taken back yet.
+        (None, Evidence("worker", vip_host="worker"), None),
+        ("lo", Evidence("worker", vip_host="worker"), "worker"),
+        (None, Evidence("worker"), None),
+        ("lo", Evidence("worker"), None),
+    ],
+)
+def test_the_holder_is_named_by_the_best_evidence(on: str | None, said: Evidence, holder: str | None) -> None:
+    addresses = () if on is None else (HostAddress(VIP, 32, on),)
+    assert holder_of(VIP, host=Host(addresses=addresses, routes=()), evidence=said) == holder
