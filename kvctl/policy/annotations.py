@@ -12,9 +12,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kvctl.model.net import Address, Family, Network, contains, family_of, parse_address, parse_network
-from kvctl.model.policy import PROTOCOLS, PortMatch, WithoutVip
+from kvctl.model.net import Address, Family, Network, family_of
+from kvctl.model.policy import PortMatch, WithoutVip
 from kvctl.model.text import quote
+from kvctl.policy.values import (
+    UnacceptableError,
+    merge_ports,
+    read_address,
+    read_gateway,
+    read_network,
+    read_port,
+    without_covered,
+)
 
 EGRESS = "kube-vip.io/egress"
 KVCTL_EGRESS = "kvctl.io/egress"
@@ -51,9 +60,6 @@ MAX_UNKNOWN = 8
 # 256 IPv6 networks of 43 characters with blanks: anything longer is no list that could be accepted.
 _LONGEST_VALUE = 16_384
 
-_PORT = re.compile(r"(?P<protocol>[a-z]+):(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
-_TURNED_PORT = re.compile(r"(?P<ports>[0-9]{1,5}(?:-[0-9]{1,5})?)/(?P<protocol>[A-Za-z]+)")
-_BARE_PORT = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?")
 # What the kernel (dev_valid_name) and an annotation both allow, ASCII only.
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 
@@ -154,7 +160,7 @@ class _Reader:
         return value
 
     def gateways(self) -> tuple[Address, ...]:
-        found = self.each(GATEWAY, _parse_gateway, most=2, what="addresses, one a family,")
+        found = self.each(GATEWAY, read_gateway, most=2, what="addresses, one a family,")
         if len({address.version for address in found}) == len(found):
             return found
         self.fault(
@@ -182,7 +188,7 @@ class _Reader:
         for entry in self.items(name, most=most, what=what):
             try:
                 good.append(parse(entry))
-            except _UnacceptableError as error:
+            except UnacceptableError as error:
                 self.fault(name, entry, error.why, error.hint)
         return tuple(good)
 
@@ -198,30 +204,21 @@ class _Reader:
         return value
 
 
-class _UnacceptableError(Exception):
-    """An entry that does not parse: why, and what to write instead."""
-
-    def __init__(self, why: str, hint: str | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        self.hint = hint
-
-
 def read_annotations(annotations: Mapping[str, str]) -> Annotations:
     """Everything kvctl wants to know from a Service's annotations."""
     reader = _Reader(annotations)
     own, shared = reader.switch(KVCTL_EGRESS), reader.switch(EGRESS)
     if any(problem.annotation == KVCTL_EGRESS for problem in reader.problems):
         shared = None
-    allowed = reader.each(ALLOWED, _parse_network, most=MAX_NETWORKS, what="networks")
+    allowed = reader.each(ALLOWED, read_network, most=MAX_NETWORKS, what="networks")
     reader.switch(IPV6)
     return Annotations(
         egress=own if own is not None else shared,
         ignore=bool(reader.switch(IGNORE)),
-        ports=_merge_ports(reader.each(PORTS, _parse_port, most=MAX_PORTS, what="ports")),
-        allowed=_without_covered(allowed) if annotations.get(ALLOWED) else None,
-        denied=_without_covered(reader.each(DENIED, _parse_network, most=MAX_NETWORKS, what="networks")),
-        addresses=reader.each(ADDRESSES, _parse_address, most=MAX_ADDRESSES, what="addresses"),
+        ports=merge_ports(reader.each(PORTS, read_port, most=MAX_PORTS, what="ports")),
+        allowed=without_covered(allowed) if annotations.get(ALLOWED) else None,
+        denied=without_covered(reader.each(DENIED, read_network, most=MAX_NETWORKS, what="networks")),
+        addresses=reader.each(ADDRESSES, read_address, most=MAX_ADDRESSES, what="addresses"),
         interface=reader.interface(),
         without_vip=reader.without_vip(),
         lease=reader.lease(),
@@ -257,96 +254,6 @@ def _meant(name: str) -> str:
 
     close = get_close_matches(name[:80], (*sorted(_KNOWN), *WITHOUT_EFFECT), n=1, cutoff=0.9)
     return f": did you mean {close[0]}?" if close else ""
-
-
-def _parse_port(entry: str) -> PortMatch:
-    accepted = "is not PROTOCOL:PORT or PROTOCOL:FIRST-LAST with tcp, udp or sctp and ports 1 to 65535"
-    if _BARE_PORT.fullmatch(entry):
-        hint = _hint_if_good(f"tcp:{entry}")
-        raise _UnacceptableError("has no protocol" if hint else accepted, hint)
-    match = _PORT.fullmatch(entry)
-    if match is None and (turned := _TURNED_PORT.fullmatch(entry)) is not None:
-        raise _UnacceptableError(accepted, _hint_if_good(f"{turned['protocol'].lower()}:{turned['ports']}"))
-    if match is None or match["protocol"] not in PROTOCOLS:
-        lower = entry.lower()
-        raise _UnacceptableError(
-            accepted, _hint_if_good(lower) if lower != entry and entry.isascii() else None
-        )
-    first = int(match["first"])
-    last = int(match["last"] or first)
-    if not (1 <= first <= 65535 and 1 <= last <= 65535):
-        raise _UnacceptableError(accepted)
-    if last < first:
-        raise _UnacceptableError(
-            "is a range that ends before it begins", f"write {match['protocol']}:{last}-{first}"
-        )
-    return PortMatch(match["protocol"], first, last)
-
-
-def _hint_if_good(entry: str) -> str | None:
-    """To write `entry`, provided that it would be accepted."""
-    try:
-        return f"write {_parse_port(entry)}"
-    except _UnacceptableError as error:
-        return error.hint
-
-
-def _parse_network(entry: str) -> Network:
-    try:
-        return parse_network(entry)
-    except ValueError:
-        pass
-    address, _, length = entry.partition("/")
-    hint = None
-    if length.isascii() and length.isdecimal():
-        try:
-            bits = 32 if parse_address(address).version == 4 else 128
-            if int(length) <= bits:
-                hint = f"write {_masked(address, int(length))}"
-        except ValueError:
-            pass
-    raise _UnacceptableError("is not a network such as 192.168.0.0/24 or 2001:db8::/64", hint)
-
-
-def _masked(address: str, length: int) -> Network:
-    value = parse_address(address)
-    low_bits = (32 if value.version == 4 else 128) - length
-    return parse_network(f"{type(value)(int(value) >> low_bits << low_bits)}/{length}")
-
-
-def _parse_address(entry: str) -> Address:
-    try:
-        return parse_address(entry)
-    except ValueError:
-        raise _UnacceptableError("is not an IP address") from None
-
-
-def _parse_gateway(entry: str) -> Address:
-    address = _parse_address(entry)
-    if address.is_unspecified or address.is_loopback or address.is_multicast:
-        raise _UnacceptableError("is not the address of a next hop")
-    return address
-
-
-def _merge_ports(ports: Iterable[PortMatch]) -> tuple[PortMatch, ...]:
-    """Sorted, with overlapping ranges made one: the fewest matches that say the same."""
-    merged: list[PortMatch] = []
-    for port in sorted(ports):
-        before = merged[-1] if merged else None
-        if before and before.protocol == port.protocol and port.first <= before.last:
-            merged[-1] = PortMatch(port.protocol, before.first, max(before.last, port.last))
-        else:
-            merged.append(port)
-    return tuple(merged)
-
-
-def _without_covered(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """Sorted by family and address, without those that lie in another of the list."""
-    kept: list[Network] = []
-    for network in sorted(networks, key=lambda n: (n.version, int(n.network_address), n.prefixlen)):
-        if not (kept and contains(kept[-1], network)):
-            kept.append(network)
-    return tuple(kept)
 
 
 def of_family(networks: Iterable[Network], family: Family) -> tuple[Network, ...]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, reduce
-from itertools import groupby
 from operator import or_
 from typing import NamedTuple
 
-from kvctl.model.net import Address, Family, Network, host_network, parse_network
+from kvctl.model.net import Address, Family, host_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Rank
 from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Target, Verb
 from kvctl.policy import comments, layout
+from kvctl.policy.prefixes import tree
 from kvctl.policy.service_chains import (
     Passing,
     compile_drop,
@@ -26,11 +26,6 @@ from kvctl.policy.service_chains import (
     compile_service,
     restore_rules,
 )
-
-MAX_LEAF = 16
-"""Source addresses in one chain; more are split by the next four bits."""
-
-_SPLIT_BITS = 4
 
 HOOK = Rule(comment=comments.comment("egress"), target=Target(verb=Verb.JUMP, chain=Hook.EGRESS.root))
 """Our jump in POSTROUTING of nat."""
@@ -241,57 +236,12 @@ def _compile_tree(
     by_pod: dict[Address, list[Rule]] = {}
     for item, jump in sorted(jumps, key=lambda each: (int(each[0].address), each[0].rank)):
         by_pod.setdefault(item.address, []).append(jump)
-    if not by_pod:
-        return {}
-    tree = _Tree(family=family, names=names, jumps=by_pod, head=head, chains={})
-    tree.place(names.root, 0, list(by_pod))
-    return tree.chains
+    return tree(family, by_pod, head=head, names=names) if by_pod else {}
 
 
 def exclusion_rules(exclusions: Iterable[Exclusion]) -> tuple[Rule, ...]:
     """What stands at the head of every chain that leads pods to Services."""
     return tuple(rule for exclusion in exclusions for rule in _exclusion_rules(exclusion))
-
-
-class _Tree(NamedTuple):
-    family: Family
-    names: layout.Names
-    jumps: Mapping[Address, list[Rule]]
-    head: tuple[Rule, ...]
-    chains: dict[str, tuple[Rule, ...]]
-    """What has been written so far."""
-
-    def place(self, chain: str, length: int, addresses: list[Address]) -> None:
-        """Fill `chain`, for `addresses` (sorted, all in one prefix of `length` bits), and those below it."""
-        if len(addresses) <= MAX_LEAF:
-            jumps = (jump for address in addresses for jump in self.jumps[address])
-            self.chains[chain] = (*self.head, *jumps)
-            return
-        groups: list[list[Address]] = []
-        while len(groups) < 2:  # a level with one child is left out
-            length += _SPLIT_BITS
-            shift = self.family.bits - length
-            groups = [list(group) for _, group in groupby(addresses, key=lambda a: int(a) >> shift)]
-        rules = []
-        self.chains[chain] = ()
-        for group in groups:
-            prefix = _prefix(group[0], length, self.family)
-            child = self.names.leaf_chain(prefix)
-            rules.append(
-                Rule(
-                    comment=comments.comment(f"branch {prefix}"),
-                    target=Target(verb=Verb.GOTO, chain=child),
-                    source=prefix,
-                )
-            )
-            self.place(child, length, group)
-        self.chains[chain] = tuple(rules)
-
-
-def _prefix(address: Address, length: int, family: Family) -> Network:
-    shift = family.bits - length
-    base = type(address)(int(address) >> shift << shift)
-    return parse_network(f"{base}/{length}")
 
 
 @lru_cache(maxsize=4096)

@@ -19,8 +19,9 @@ from kvctl.netfilter.syntax import parse, render
 from kvctl.policy import comments, layout
 from kvctl.policy.annotations import ALLOWED, DENIED, PORTS, read_annotations
 from kvctl.policy.cidrs import ALWAYS
-from kvctl.policy.compile import MAX_LEAF, compile_ruleset
+from kvctl.policy.compile import compile_ruleset
 from kvctl.policy.decode import Installed, decode
+from kvctl.policy.prefixes import MAX_LEAF
 from tests.builders import networks, pod, ref, service
 from tests.policy.answers import Thing, resolved
 from tests.policy.strategies import (

@@ -11,9 +11,10 @@ from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Fence, PortMa
 from kvctl.model.rules import Hook, Ruleset
 from kvctl.netfilter.diff import diff
 from kvctl.netfilter.syntax import render
-from kvctl.policy.compile import MAX_LEAF, compile_ruleset, entries_of
+from kvctl.policy.compile import compile_ruleset, entries_of
 from kvctl.policy.decode import decode
 from kvctl.policy.layout import fence_name
+from kvctl.policy.prefixes import MAX_LEAF
 from kvctl.reconcile.steps import rulesets
 from kvctl.reconcile.target import Target
 from tests.builders import ref
