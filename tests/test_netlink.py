@@ -12,14 +12,8 @@ from typing import cast
 import pytest
 
 from kvctl.errors import NetlinkError
-from kvctl.netlink import (
-    NETLINK_ROUTE,
-    Netlink,
-    attribute,
-    nested,
-    open_netlink,
-    read_attributes,
-)
+from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink
+from kvctl.netlink.messages import attribute, nested, read_attributes
 
 PORT = 4711
 OBJECT, ERROR, DONE = 0x15, 2, 3

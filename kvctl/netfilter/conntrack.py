@@ -17,7 +17,8 @@ from struct import Struct
 from kvctl.errors import KvctlError, NetfilterUnavailableError, NetlinkError
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Address, Family, Network, family_of
-from kvctl.netlink import NETLINK_NETFILTER, attribute, malformed, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_NETFILTER, open_netlink
+from kvctl.netlink.messages import attribute, malformed, read_attributes
 
 # Message types: NFNL_SUBSYS_CTNETLINK (1) in the high byte.
 _GET = 0x0101

@@ -15,7 +15,8 @@ from struct import Struct
 
 from kvctl.errors import KvctlError, NetlinkError
 from kvctl.model.net import Family
-from kvctl.netlink import NETLINK_NETFILTER, attribute, open_netlink
+from kvctl.netlink import NETLINK_NETFILTER, open_netlink
+from kvctl.netlink.messages import attribute
 
 # net/netfilter/xt_recent.c makes it in every network namespace once it is loaded.
 _LISTS = Path("/proc/thread-self/net/xt_recent")

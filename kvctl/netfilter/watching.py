@@ -28,7 +28,8 @@ from kvctl.model.rules import CHAIN_PREFIX, Hook
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.kernel import witnessed
 from kvctl.netfilter.legacy_tables import Contents, LegacyTables
-from kvctl.netlink import NETLINK_NETFILTER, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_NETFILTER, open_netlink
+from kvctl.netlink.messages import read_attributes
 from kvctl.netlink.news import News
 
 # linux/netfilter/nfnetlink.h: the group NFNLGRP_NFTABLES, and the subsystem in the high byte of a type

@@ -1,4 +1,4 @@
-"""The door to the kernel's netlink sockets: dumps, requests, multicast messages, attributes.
+"""The door to the kernel's netlink sockets: dumps, requests, multicast messages.
 
 Numbers and layouts are those of netlink(7) and linux/netlink.h. Written out here because importing a
 general netlink library takes longer than most commands take to run.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
-from struct import Struct
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from kvctl.errors import NetlinkError
+from kvctl.netlink.messages import NLMSG_DONE, NLMSG_ERROR, malformed, message, messages, read_refusal
 
 if TYPE_CHECKING:
     import socket  # imported where one is opened: 4 ms that most commands do not need
@@ -24,15 +24,10 @@ NETLINK_NETFILTER = 12
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
 NLM_F_DUMP_INTR = 0x10
-NLM_F_CAPPED = 0x100
-NLM_F_ACK_TLVS = 0x200
 NLM_F_DUMP = 0x300
 NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
-
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
@@ -43,10 +38,6 @@ _SOL_SOCKET = 1
 _SO_RCVBUF = 8
 _SO_RCVBUFFORCE = 33
 _MSG_TRUNC = 0x20
-_NLMSGERR_ATTR_MSG = 1
-
-_NLA_F_NESTED = 0x8000
-_NLA_TYPE_MASK = 0x3FFF
 
 # The kernel fills datagrams of a dump up to 32 KiB, and a single message may be longer.
 _BUFFER_BYTES = 256 * 1024
@@ -55,9 +46,6 @@ _RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
 _REQUESTS_IN_FLIGHT = 64
 _DUMP_ATTEMPTS = 8
 
-_HEADER = Struct("=IHHII")
-_STATUS = Struct("=i")
-_ATTRIBUTE = Struct("=HH")
 
 Found = TypeVar("Found")
 
@@ -121,14 +109,14 @@ class Netlink:
     ) -> Found:
         """Send a request that a single message answers; what `read` (as in `dump`) makes of it."""
         sequence = self._next_sequence()
-        self._send(_message(kind, NLM_F_REQUEST, sequence, self._port, payload), what=what)
+        self._send(message(kind, NLM_F_REQUEST, sequence, self._port, payload), what=what)
         while True:
             length = self._receive(what=what)
-            for answer, flags, number, to, start, end in _messages(self._buffer, length, what):
+            for answer, flags, number, to, start, end in messages(self._buffer, length, what):
                 if number != sequence or to != self._port:
                     continue
-                if answer == _NLMSG_ERROR:
-                    raise _refusal(self._buffer, start, end, flags, what) or malformed("answer")
+                if answer == NLMSG_ERROR:
+                    raise read_refusal(self._buffer, start, end, flags, what) or malformed("answer")
                 return read(self._buffer, start, end)
 
     def hear(self, tell: Callable[[int, bytearray, int, int], None], *, most: int, what: str) -> None:
@@ -145,7 +133,7 @@ class Netlink:
                 if error.errno == errno.EAGAIN:
                     return
                 raise
-            for kind, _, _, _, start, end in _messages(self._buffer, length, what):
+            for kind, _, _, _, start, end in messages(self._buffer, length, what):
                 tell(kind, self._buffer, start, end)
 
     def fileno(self) -> int:
@@ -185,7 +173,7 @@ class Netlink:
     ) -> list[Found] | None:
         """One dump up to its end, or None if it is not to be trusted."""
         sequence = self._next_sequence()
-        self._send(_message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, self._port, payload), what=what)
+        self._send(message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, self._port, payload), what=what)
         buffer, port = self._buffer, self._port
         found: list[Found] = []
         intact = True
@@ -197,16 +185,16 @@ class Netlink:
                     raise
                 intact = False
                 continue
-            for answer, flags, number, to, start, end in _messages(buffer, length, what):
+            for answer, flags, number, to, start, end in messages(buffer, length, what):
                 if number != sequence or to != port:
                     continue
                 if flags & NLM_F_DUMP_INTR:
                     intact = False
-                if answer in (_NLMSG_DONE, _NLMSG_ERROR):
-                    refusal = _refusal(buffer, start, end, flags, what)
+                if answer in (NLMSG_DONE, NLMSG_ERROR):
+                    refusal = read_refusal(buffer, start, end, flags, what)
                     if refusal is not None and refusal.errno != errno.EINTR:
                         raise refusal
-                    return found if intact and refusal is None and answer == _NLMSG_DONE else None
+                    return found if intact and refusal is None and answer == NLMSG_DONE else None
                 value = read(buffer, start, end)
                 if value is not None:
                     found.append(value)
@@ -217,7 +205,7 @@ class Netlink:
         places = {self._next_sequence(): place for place in range(len(payloads))}
         self._send(
             b"".join(
-                _message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, self._port, payloads[place])
+                message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, self._port, payloads[place])
                 for sequence, place in places.items()
             ),
             what=what,
@@ -225,9 +213,9 @@ class Netlink:
         answers: list[NetlinkError | None] = [None] * len(payloads)
         while places:
             length = self._receive(what=what)
-            for answer, answer_flags, number, to, start, end in _messages(self._buffer, length, what):
-                if answer == _NLMSG_ERROR and to == self._port and number in places:
-                    answers[places.pop(number)] = _refusal(self._buffer, start, end, answer_flags, what)
+            for answer, answer_flags, number, to, start, end in messages(self._buffer, length, what):
+                if answer == NLMSG_ERROR and to == self._port and number in places:
+                    answers[places.pop(number)] = read_refusal(self._buffer, start, end, answer_flags, what)
         return answers
 
     def _next_sequence(self) -> int:
@@ -282,74 +270,6 @@ def open_netlink(*, protocol: int, what: str, timeout: float = 10.0, groups: Seq
     except BaseException:
         connection.close()
         raise
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """An attribute as it goes over the wire, padded."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def nested(kind: int, *attributes: bytes) -> bytes:
-    """An attribute that holds attributes."""
-    return attribute(kind | _NLA_F_NESTED, b"".join(attributes))
-
-
-def read_attributes(data: bytes | bytearray, start: int = 0, end: int | None = None) -> dict[int, bytes]:
-    """The attributes between two offsets by type; of a type that comes twice the last one.
-
-    Raises NetlinkError if they do not fit there.
-    """
-    limit = len(data) if end is None else end
-    region = bytes(data[start:limit])
-    unpack = _ATTRIBUTE.unpack_from
-    attributes: dict[int, bytes] = {}
-    place, end_of_headers = 0, len(region) - _ATTRIBUTE.size
-    while place <= end_of_headers:
-        length, kind = unpack(region, place)
-        if length < 4 or place + length > len(region):
-            raise malformed("attribute")
-        attributes[kind & _NLA_TYPE_MASK] = region[place + 4 : place + length]
-        place += (length + 3) & ~3
-    return attributes
-
-
-def malformed(part: str) -> NetlinkError:
-    """The error for an answer of the kernel that is not laid out as its headers say."""
-    return NetlinkError(f"cannot read the kernel's answer: malformed {part}", errno=errno.EBADMSG)
-
-
-def _message(kind: int, flags: int, sequence: int, port: int, payload: bytes) -> bytes:
-    padding = bytes(-len(payload) % 4)
-    return _HEADER.pack(_HEADER.size + len(payload), kind, flags, sequence, port) + payload + padding
-
-
-def _messages(buffer: bytearray, length: int, what: str) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """Type, flags, sequence, port, and the bounds of the payload, of each message in a datagram."""
-    unpack, header = _HEADER.unpack_from, _HEADER.size
-    start = 0
-    while start < length:
-        if start + header > length:
-            raise NetlinkError(f"{what}: the kernel's answer is cut off", errno=errno.EBADMSG)
-        size, kind, flags, sequence, port = unpack(buffer, start)
-        if size < header or start + size > length:
-            raise NetlinkError(f"{what}: the kernel's answer is malformed", errno=errno.EBADMSG)
-        yield kind, flags, sequence, port, start + header, start + size
-        start += (size + 3) & ~3
-
-
-def _refusal(buffer: bytearray, start: int, end: int, flags: int, what: str) -> NetlinkError | None:
-    """What an NLMSG_ERROR or NLMSG_DONE says: None is success."""
-    if start + _STATUS.size > end:
-        return None if start == end else malformed("status")
-    (status,) = _STATUS.unpack_from(buffer, start)
-    if status == 0:
-        return None
-    reason = os.strerror(-status)
-    if flags & NLM_F_CAPPED and flags & NLM_F_ACK_TLVS:
-        text = read_attributes(buffer, start + _STATUS.size + _HEADER.size, end).get(_NLMSGERR_ATTR_MSG)
-        if text:
-            reason = f"{reason} ({text.rstrip(bytes(1)).decode('ascii', 'backslashreplace')})"
-    return NetlinkError(f"{what}: {reason}", errno=-status)
 
 
 def _failure(what: str, error: OSError) -> NetlinkError:

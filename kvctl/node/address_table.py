@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from kvctl.errors import NetlinkError
 from kvctl.model.net import Address
-from kvctl.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, attribute
+from kvctl.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink
+from kvctl.netlink.messages import attribute
 from kvctl.node.rtnetlink import (
     AF_INET,
     AF_INET6,

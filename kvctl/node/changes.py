@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable
 
-from kvctl.netlink import NETLINK_ROUTE, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_ROUTE, open_netlink
+from kvctl.netlink.messages import read_attributes
 from kvctl.netlink.news import News
 from kvctl.node.route_layout import ROUTE, RT_TABLE_MAIN, RTA_TABLE, RTM_F_CLONED
 from kvctl.node.rtnetlink import (

@@ -8,7 +8,8 @@ import socket
 from typing import NamedTuple
 
 from kvctl.errors import KvctlError, NetlinkError
-from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink
+from kvctl.netlink.messages import read_attributes
 from kvctl.node.rtnetlink import IFF_UP, IFINFOMSG, RTM_GETLINK, link_query
 
 _IFF_RUNNING = 0x40

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from kvctl.errors import NetlinkError
 from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Address, Network
-from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink, read_attributes
+from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink
+from kvctl.netlink.messages import read_attributes
 from kvctl.node.route_layout import (
     ROUTE,
     RT_TABLE_MAIN,

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Network
-from kvctl.netlink import malformed, read_attributes
+from kvctl.netlink.messages import malformed, read_attributes
 from kvctl.node.rtnetlink import AF_INET, read_integer, read_ip
 
 ROUTE = Struct("=BBBBBBBBI")

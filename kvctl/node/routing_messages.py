@@ -9,7 +9,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network, family_of
-from kvctl.netlink import attribute, read_attributes
+from kvctl.netlink.messages import attribute, read_attributes
 from kvctl.node.route_layout import (
     ROUTE,
     RTA_DST,

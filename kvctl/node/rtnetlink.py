@@ -14,7 +14,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from kvctl.model.net import Address
-from kvctl.netlink import Netlink, attribute, malformed, read_attributes
+from kvctl.netlink import Netlink
+from kvctl.netlink.messages import attribute, malformed, read_attributes
 
 AF_INET, AF_INET6 = 2, 10
 ORDER = sys.byteorder

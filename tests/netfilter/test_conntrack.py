@@ -26,14 +26,8 @@ from kvctl.lab.traffic import Connection
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Address, Family, Network, parse_address, parse_network
 from kvctl.netfilter import conntrack
-from kvctl.netlink import (
-    NETLINK_NETFILTER,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    attribute,
-    nested,
-    open_netlink,
-)
+from kvctl.netlink import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL, open_netlink
+from kvctl.netlink.messages import attribute, nested
 
 EVERYTHING = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
 LOOPBACK = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}

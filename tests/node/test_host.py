@@ -16,7 +16,7 @@ from kvctl.errors import NetlinkError
 from kvctl.lab.netns import Namespace
 from kvctl.model.host import Host, Route
 from kvctl.model.net import parse_address, parse_network
-from kvctl.netlink import attribute
+from kvctl.netlink.messages import attribute
 from kvctl.node import host as host_module
 from kvctl.node import rtnetlink
 from kvctl.node.host import read_host

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvctl.errors import NetlinkError
 from kvctl.model.net import Family, Network, parse_address, parse_network
-from kvctl.netlink import attribute
+from kvctl.netlink.messages import attribute
 from kvctl.node.routing_messages import (
     GOTO,
     LOOKUP,
