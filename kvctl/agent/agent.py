@@ -23,6 +23,7 @@ from kvctl.errors import KvctlError
 from kvctl.model.objects import Objects
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.kernel import witnessed
+from kvctl.reconcile.converge import Outcome
 
 if TYPE_CHECKING:
     from kvctl.agent.tenure import Tenure
@@ -202,10 +203,12 @@ class Agent:
         if tenure is None:
             return self._keeper.keep(objects, read_kernel=read_kernel, asked=asked)
         host = tenure.plan(objects, self._keeper.host, reread=self._keeper.reread)
+
+        def follow(outcomes: Sequence[Outcome]) -> None:
+            tenure.follow(host, clean=not any(outcome.errors for outcome in outcomes))
+
         with witnessed(lambda backend, family: tenure.beat(family)):
-            kept = self._keeper.keep(objects, read_kernel=read_kernel, asked=asked, host=host)
-        tenure.follow(host, clean=not any(outcome.errors for outcome in kept.applied.outcomes))
-        return kept
+            return self._keeper.keep(objects, read_kernel=read_kernel, asked=asked, host=host, written=follow)
 
     def _worth(self, causes: set[Cause], objects: Objects) -> set[Cause]:
         """The causes that are more than noise: what they announce is not what it was."""
@@ -216,6 +219,8 @@ class Agent:
             left.discard(Cause.ADDRESSES)
         elif left & {Cause.TIMER}:
             left.add(Cause.ADDRESSES)
+        if left == {Cause.ELECTION} and self._tenure is not None and not self._tenure.has_work():
+            left.clear()
         self._seen = objects
         return left
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kvctl.agent.lease_metrics import LeaseCollector
 
 PROBE_SECONDS = 0.4
+# A write takes an API server some ten milliseconds: so a hundred Leases change hands in a fraction of a second.
+_WORKERS = 8
 _STATUS_PATIENCE = 1.0
 
 
@@ -73,6 +75,7 @@ def elected(
             notify=notify,
             renewed=tenure.renewed,
             complain=complain,
+            workers=_WORKERS,
         )
         tenure.serve(electorate)
         observer.serve(electorate)

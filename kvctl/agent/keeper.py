@@ -6,7 +6,7 @@ else may have changed the kernel, or something failed, it is read anew: nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kvctl.agent.pushback import Pushback
@@ -21,7 +21,7 @@ from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
 from kvctl.policy.resolve import Resolver
 from kvctl.reconcile.compare import Compared, compare
-from kvctl.reconcile.converge import Connection, connection_of
+from kvctl.reconcile.converge import Connection, Outcome, connection_of
 from kvctl.reconcile.leading import lead, sweep
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.run import Applied, apply, flush
@@ -30,6 +30,8 @@ from kvctl.reconcile.wish import Wish
 
 _EVERYTHING = Scope(prune=True)
 _MOST_REMEMBERED = 65536
+
+Written = Callable[[Sequence[Outcome]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,20 @@ class Keeper:
             self._host = read_host()
         return self._host
 
-    def keep(self, objects: Objects, *, read_kernel: bool, asked: bool, host: Host | None = None) -> Kept:
+    def keep(
+        self,
+        objects: Objects,
+        *,
+        read_kernel: bool,
+        asked: bool,
+        host: Host | None = None,
+        written: Written = lambda outcomes: None,
+    ) -> Kept:
         """Make the kernel so. Raises KvctlError where nothing could be done at all.
 
         `read_kernel`: others may have changed it. `asked`: the cluster or the host has changed, so that even
-        a program that keeps undoing it is no reason to wait. `host`: as the rules are to see it.
+        a program that keeps undoing it is no reason to wait. `host`: as the rules are to see it. `written` hears what
+        came of it as soon as the rules are in the kernel, or are put off.
         """
         host = self.host if host is None else host
         resolution = self._resolver.resolve(objects, host=host)
@@ -119,7 +130,9 @@ class Keeper:
             else:
                 found.renew()
             errors = led.open() if led.ways else []
-            kept = self._keep(found, wish, objects, asked=asked, check_connections=read_kernel)
+            kept = self._keep(
+                found, wish, objects, asked=asked, check_connections=read_kernel, written=written
+            )
             if (led.ways or self._had_ways) and not _failed(kept.applied):
                 errors += led.close()
             self._had_ways = bool(led.ways or errors)
@@ -130,12 +143,20 @@ class Keeper:
         return kept
 
     def _keep(
-        self, found: Look, wish: Wish, objects: Objects, *, asked: bool, check_connections: bool
+        self,
+        found: Look,
+        wish: Wish,
+        objects: Objects,
+        *,
+        asked: bool,
+        check_connections: bool,
+        written: Written,
     ) -> Kept:
         now = self._clock()
         if not asked and self.pushback.seconds_left(now=now) > 0:
             compared = compare(found, wish, scope=_EVERYTHING)
             if _is_pushed(compared):
+                written(())
                 waiting = Applied(found=found, before=compared, after=compared)
                 return Kept(waiting, wish, objects, self._contested(put_off=True))
         applied = apply(
@@ -144,6 +165,7 @@ class Keeper:
             drop_connections=not self._keep_connections,
             check_connections=check_connections,
             spared=self._dropped,
+            written=written,
         )
         self._remember(applied)
         if not asked and _is_pushed(applied.before):

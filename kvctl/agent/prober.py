@@ -16,8 +16,14 @@ AGAIN = 10.0
 """Seconds until an address that somebody answers for is asked about again."""
 
 
+SPACING = 0.1
+"""Seconds from the beginning of one probe to that of the next."""
+_AT_ONCE = 5
+"""Probes that are under way: of a hundred addresses that come one by one the last must not wait for all before it."""
+
+
 class Prober:
-    """Asks for all addresses that came since the last probe at once, in a thread of its own.
+    """Asks for all addresses that came since the last probe began at once, in threads of its own.
 
     `ask` does it, as `node.probe.answered` does; what it raises is raised by the next `take`. `notify` is called
     when there are answers, and when it is time to ask anew for an address that somebody had: then `take` again.
@@ -37,26 +43,35 @@ class Prober:
         self._clock = clock
         self._changed = threading.Condition()
         self._waiting: dict[Announced, None] = {}
-        self._asking: frozenset[Announced] = frozenset()
+        self._asking: set[Announced] = set()
+        self._begun = -math.inf
+        """When the last probe began."""
         self._free: dict[Announced, float] = {}
         """Those that nobody answered for, and until when that counts."""
         self._taken: dict[Address, float] = {}
         """Those that somebody answered for, and when they may be asked for again."""
         self._failure: Exception | None = None
+        self._news = False
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"prober-{number}", daemon=True)
+            for number in range(_AT_ONCE)
+        ]
 
     def start(self) -> None:
         """Begin to ask, in the network namespace of the calling thread."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, *, patience: float = 1.0) -> None:
-        """End; a probe under way gets `patience` seconds."""
+        """End; probes under way get `patience` seconds in all."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(patience)
+        end = time.monotonic() + patience
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
 
     def want(self, addresses: Iterable[Announced]) -> None:
         """Ask for those of which nothing is known. From any thread; never waits for an answer."""
@@ -69,13 +84,23 @@ class Prober:
         An answer serves once: what is not bound by it is asked for again.
         """
         with self._changed:
-            failure, self._failure = self._failure, None
+            failure, self._failure, self._news = self._failure, None, False
             if failure is not None:
                 raise failure
             now = self._clock()
             free = {each for each in addresses if self._free.pop(each, -math.inf) > now}
             self._put(each for each in addresses if each not in free)
             return free
+
+    def has_news(self) -> bool:
+        """Whether `notify` was called since the last `take`, or is about to be."""
+        with self._changed:
+            return self._news
+
+    def is_asking(self, addresses: Iterable[Announced]) -> bool:
+        """Whether there will be news of one of these."""
+        with self._changed:
+            return any(each in self._waiting or each in self._asking for each in addresses)
 
     def _put(self, addresses: Iterable[Announced]) -> None:
         now = self._clock()
@@ -92,7 +117,7 @@ class Prober:
             or self._taken.get(each.address, -math.inf) > now
         )
 
-    # The thread.
+    # The threads.
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
@@ -104,17 +129,25 @@ class Prober:
         """What is to be asked for; empty: one that was taken may be free by now; None: stopped."""
         with self._changed:
             while not self._stopped:
-                if self._waiting:
-                    self._asking, self._waiting = frozenset(self._waiting), {}
-                    return self._asking
                 now = self._clock()
+                if self._waiting and now >= self._begun + SPACING:
+                    batch, self._waiting, self._begun = frozenset(self._waiting), {}, now
+                    self._asking |= batch
+                    return batch
                 over = [address for address, until in self._taken.items() if until <= now]
                 for address in over:
                     del self._taken[address]
                 if over:
+                    self._news = True
                     return frozenset()
-                self._changed.wait(min(self._taken.values()) - now if self._taken else None)
+                self._changed.wait(self._left(now))
         return None
+
+    def _left(self, now: float) -> float | None:
+        """Seconds until there is something to do; None: not before something happens."""
+        next_probe = self._begun + SPACING if self._waiting else math.inf
+        due = min((next_probe, *self._taken.values()))
+        return None if due == math.inf else max(0.0, due - now)
 
     def _probe(self, batch: frozenset[Announced]) -> None:
         answers: Mapping[Address, str] = {}
@@ -124,8 +157,11 @@ class Prober:
         except Exception as error:
             failure = error
         with self._changed:
-            self._asking, self._failure = frozenset(), failure
-            if failure is None:
+            self._asking -= batch
+            self._news = True
+            if failure is not None:
+                self._failure = failure
+            else:
                 now = self._clock()
                 self._free = {each: until for each, until in self._free.items() if until > now}
                 self._free |= {each: now + FRESH for each in batch if each.address not in answers}

@@ -34,6 +34,8 @@ class Probes(Protocol):
 
     def want(self, addresses: Iterable[Announced]) -> None: ...
     def take(self, addresses: Collection[Announced]) -> set[Announced]: ...
+    def has_news(self) -> bool: ...
+    def is_asking(self, addresses: Iterable[Announced]) -> bool: ...
 
 
 class Status(Protocol):
@@ -171,7 +173,7 @@ class Tenure:
             for address, interface in its.items()
             if _is_to_bind(host, address, interface)
         }
-        free = self._wires.probes.take(wanted) if wanted else set()
+        free = self._wires.probes.take(wanted)
         binding = [
             Wanted(each.address, each.interface, seconds, holding.until)
             for each, holding in wanted.items()
@@ -184,8 +186,17 @@ class Tenure:
     def renewed(self, holding: Holding) -> None:
         """A Lease was won or renewed: what hangs on it lives on. From the electorate's threads."""
         if not self._upkeep.renewed(holding):
-            won = self._prospects.get(holding.key, {})
-            self._wires.probes.want(Announced(address, where) for address, where in won.items())
+            self._wires.probes.want(self._prospect(holding.key))
+
+    def has_work(self) -> bool:
+        """Whether elections have brought more than Leases whose VIPs are being probed: what `plan` could act on."""
+        held, probes = self._of.held().keys(), self._wires.probes
+        if self._of.leaving() or self._belong.keys() - held or probes.has_news():
+            return True
+        return not all(probes.is_asking(self._prospect(key)) for key in held - self._belong.keys())
+
+    def _prospect(self, key: LeaseKey) -> list[Announced]:
+        return [Announced(address, where) for address, where in self._prospects.get(key, {}).items()]
 
     def beat(self, family: Family | None = None) -> None:
         """Let the rules (of one family) use what is held: they were written a moment ago."""

@@ -112,6 +112,13 @@ class Elector:
         return self._releasing or self._sent is not None or self._names_us
 
     @property
+    def pressing(self) -> bool:
+        """Whether it goes before others: it is urgent, or takes at once what its holder was seen to have freed."""
+        lease = self._observed.lease
+        freed = lease is not None and not lease.holder and lease.duration <= RELEASED
+        return self.urgent or (freed and self._contends and not self._stale and self.last_error is None)
+
+    @property
     def done(self) -> bool:
         """Nothing is wanted, bound to this node or under way: it can be forgotten."""
         return self._candidacy is None and self._asked is None and not (self._releasing or self.leaving)

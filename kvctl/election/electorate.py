@@ -220,7 +220,7 @@ class Electorate:
             self._schedule.put(elector.key, due=math.inf, urgent=False)
             return
         due = elector.due
-        self._schedule.put(elector.key, due=due, urgent=elector.urgent)
+        self._schedule.put(elector.key, due=due, urgent=elector.pressing)
         if due < self._lookout:
             self._work.notify_all()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,11 +66,13 @@ def apply(
     drop_connections: bool,
     check_connections: bool = True,
     spared: Container[Connection] = frozenset(),
+    written: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
 ) -> Applied:
     """Make the kernel so. The caller holds the lock since before `look`.
 
     Each family is done whole or not at all; what failed in one is an error in its outcome. Raises KvctlError
-    where nothing may be written in any. `check_connections`, `spared`: as for `converge`.
+    where nothing may be written in any. `check_connections`, `spared`: as for `converge`. `written` is called when the
+    kernel is as it will be: for who waits for that, and not for what is to be told of it.
     """
     asked = [
         *(w.policy for w in wish.resolution.wanted),
@@ -103,6 +105,7 @@ def apply(
                 pod_networks=wish.resolution.networks.pod[family].networks,
             )
         )
+    written(outcomes)
     # What there was is compared only now: a rule that is asked for must not wait for what is only told.
     before = compare(start, wish, scope=wish.scope)
     return Applied(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import pytest
 
-from kvctl.agent.prober import AGAIN, FRESH, Prober
+from kvctl.agent.prober import AGAIN, FRESH, SPACING, Prober
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address, parse_address
 from kvctl.node.announce import Announced
@@ -50,6 +50,7 @@ class Network:
     def probe(self, *addresses: Announced) -> None:
         """Ask, and wait for the answers."""
         before = self.notified
+        self.now += SPACING
         self.prober.want(addresses)
         until(lambda: self.notified > before)
 
@@ -73,23 +74,44 @@ def test_what_nobody_answers_for_is_free_once(network: Network) -> None:
 def test_what_was_not_asked_for_yet_is_asked_for_when_it_is_to_be_taken(network: Network) -> None:
     assert network.prober.take([ONE]) == set()
     until(lambda: network.notified == 1)
+    network.now += SPACING
     assert network.prober.take([ONE, OTHER]) == {ONE}
     until(lambda: network.notified == 2)
     assert network.asked == [{ONE}, {OTHER}]
 
 
-def test_what_comes_while_a_probe_runs_is_asked_for_together_and_nothing_twice(network: Network) -> None:
+def test_what_comes_just_after_a_probe_began_is_asked_for_together_and_nothing_twice(
+    network: Network,
+) -> None:
     network.silent.clear()
     network.prober.want([ONE])
     until(lambda: network.asked)
     network.prober.want([ONE, OTHER])
     assert network.prober.take([ONE, OTHER, THIRD]) == set()
+    # The first still runs: nobody waits for it to end.
+    network.now += SPACING
+    network.prober.want([ONE])
+    until(lambda: len(network.asked) == 2)
+    assert network.asked == [{ONE}, {OTHER, THIRD}]
     network.silent.set()
     until(lambda: network.notified == 2)
-    assert network.asked == [{ONE}, {OTHER, THIRD}]
     network.prober.want([ONE, OTHER])
     assert network.prober.take([ONE, OTHER, THIRD]) == {ONE, OTHER, THIRD}
     assert len(network.asked) == 2
+
+
+def test_it_says_whether_there_is_or_will_be_news(network: Network) -> None:
+    assert not network.prober.has_news()
+    network.silent.clear()
+    network.prober.want([ONE])
+    assert network.prober.is_asking([ONE, OTHER])
+    assert not network.prober.is_asking([OTHER])
+    network.silent.set()
+    until(lambda: network.notified == 1)
+    assert network.prober.has_news()
+    assert not network.prober.is_asking([ONE])
+    network.prober.take([ONE])
+    assert not network.prober.has_news()
 
 
 def test_an_answer_that_is_old_does_not_count(network: Network) -> None:
@@ -131,6 +153,7 @@ def test_where_it_cannot_ask_the_next_who_wants_an_answer_hears_why(network: Net
     with pytest.raises(KvctlError, match="no such right"):
         network.prober.take([ONE])
     network.raises = None
+    network.now += SPACING
     assert network.prober.take([ONE]) == set()
     until(lambda: network.notified == 2)
     assert network.prober.take([ONE]) == {ONE}

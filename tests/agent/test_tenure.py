@@ -80,6 +80,8 @@ class World:
         self.electors = Electors()
         self.done = self.electors.done
         self.complaints: list[str] = []
+        self.news = False
+        self.asking: set[Announced] = set()
         self.free = {Announced(VIP, "eth1")}
         """What a probe has found to be free, at the next question."""
         self.fails: list[KvctlError] = []
@@ -116,6 +118,12 @@ class World:
 
     def want(self, addresses: Iterable[Announced]) -> None:
         self.done += [f"probe {each.address}" for each in addresses]
+
+    def has_news(self) -> bool:
+        return self.news
+
+    def is_asking(self, addresses: Iterable[Announced]) -> bool:
+        return bool(self.asking & set(addresses))
 
     def take(self, addresses: Collection[Announced]) -> set[Announced]:
         self.done += [f"probe {each.address}" for each in addresses if each not in self.free]
@@ -241,6 +249,27 @@ def test_what_is_won_is_probed_before_the_loop_comes_to_it_and_what_is_renewed_i
     # The loop has asked, and does so again when it finds no answer.
     world.tenure.renewed(world.hold())
     assert world.done == []
+
+
+def test_a_round_for_elections_is_worth_it_when_there_is_more_to_do_than_to_wait_for_a_probe(
+    world: World,
+) -> None:
+    world.round()
+    assert not world.tenure.has_work()
+    world.hold()
+    world.asking = {Announced(VIP, "eth1")}
+    assert not world.tenure.has_work()
+    world.news = True
+    assert world.tenure.has_work()
+    world.news, world.asking = False, set()
+    # Nobody asks, so that it may be here already.
+    assert world.tenure.has_work()
+    world.round()
+    assert not world.tenure.has_work()
+    world.electors.giving_up = {KEY: "past the deadline"}
+    assert world.tenure.has_work()
+    world.electors.holdings, world.electors.giving_up = {}, {}
+    assert world.tenure.has_work()
 
 
 def test_a_renewal_extends_what_is_bound_and_nothing_that_is_not(world: World) -> None:

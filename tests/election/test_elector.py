@@ -93,6 +93,24 @@ def test_a_renewal_is_one_write_that_keeps_what_there_is() -> None:
     )
 
 
+def test_what_was_seen_to_be_free_is_taken_before_others_are_looked_at_unless_that_failed() -> None:
+    one = elector()
+    assert not one.pressing
+    look(one, OTHER, 0.0)
+    assert not one.pressing
+    one.wake(now=1.0)
+    look(one, FREE, 1.0)
+    assert one.pressing
+    assert not one.urgent
+    assert ask(one, 1.0).purpose is Purpose.CLAIM
+    one.failed("no answer", now=2.0)
+    assert not one.pressing
+    # Emptied by hand it has a holder that does not know.
+    other = elector()
+    look(other, OTHER._replace(holder=""), 0.0)
+    assert not other.pressing
+
+
 def test_renewals_are_never_further_apart_than_the_period() -> None:
     for chance in (0.0, 0.3, 0.999):
         one = Elector(KEY, node="worker", terms=Terms(), chance=lambda chance=chance: chance)  # type: ignore[misc]
