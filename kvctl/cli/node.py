@@ -39,12 +39,14 @@ class Wanted:
 
     def with_holder(self, item: Item) -> Item:
         """The item, with who has its VIP, and by which Lease if the Service says that somebody holds it."""
-        service = self.resolution.services.get(item.ref) if item.ref is not None else None
-        if service is None:
+        if item.ref is None:
             return item
-        evidence = self.resolution.evidence(service.ref, node=self.settings.this_node)
-        lease = lease_of(service.ref, service.annotations) if evidence.vip_host is not None else None
-        return with_holder(item, host=self.host, evidence=evidence)._replace(lease=lease)
+        evidence = self.resolution.evidence(item.ref, node=self.settings.this_node)
+        found = with_holder(item, host=self.host, evidence=evidence)
+        service = self.resolution.services.get(item.ref)
+        if service is None or evidence.vip_host is None:
+            return found
+        return found._replace(lease=lease_of(item.ref, service.annotations))
 
     def report(self) -> int:
         """Say what is wrong with the input; the exit status this makes."""

@@ -7,9 +7,11 @@ import os
 import pytest
 
 from kvctl.cli import options
+from kvctl.election.terms import Terms
 from kvctl.errors import UsageError
 from kvctl.model.policy import WithoutVip
 from kvctl.model.settings import Settings
+from kvctl.netfilter import fence
 from tests.builders import networks
 
 NO_NETWORKS: dict[str, tuple[str, ...]] = {
@@ -151,3 +153,12 @@ def test_without_the_vip_the_flag_counts_then_the_variable_then_the_nodes_addres
     monkeypatch.setenv("egress_withoutvip", "Drop")
     with pytest.raises(UsageError, match=r"egress_withoutvip: .* is neither node-address nor drop"):
         made()
+
+
+@pytest.mark.parametrize(("obstacle", "seconds"), [(None, 10), ("no list can be written", None)])
+def test_who_elects_fences_its_rules_for_the_renew_deadline_if_it_can(
+    obstacle: str | None, seconds: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "obstacle", lambda: obstacle)
+    assert options.electing(Settings(), None) == Settings()
+    assert options.electing(Settings(), Terms()) == Settings(elects=True, fence_seconds=seconds)
