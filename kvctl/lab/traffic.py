@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 from kvctl.lab.netns import Namespace
 
@@ -100,9 +101,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _read_answer(self, token: bytes, *, until: float) -> Seen | None:
@@ -174,11 +173,17 @@ class Sender:
         self.sources: Counter[str] = Counter()
         """How many answers named which source."""
         self.unanswered = 0
-        self._namespace = namespace
-        self._target = (destination, port, protocol, source)
+        way: dict[str, Any] = {
+            "destination": destination,
+            "port": port,
+            "protocol": protocol,
+            "source": source,
+            "timeout": timeout,
+        }
+        self._probe: Callable[[], Seen | None] = partial(probe, namespace, **way)
+        self._connect: Callable[[], Connection] = partial(Connection, namespace, **way)
         self._fresh = fresh
         self._interval = interval
-        self._timeout = timeout
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"sender in {namespace.name}", daemon=True)
@@ -187,9 +192,7 @@ class Sender:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -225,25 +228,3 @@ class Sender:
             self.unanswered += 1
         else:
             self.sources[seen.source] += 1
-
-    def _probe(self) -> Seen | None:
-        destination, port, protocol, source = self._target
-        return probe(
-            self._namespace,
-            destination=destination,
-            port=port,
-            protocol=protocol,
-            source=source,
-            timeout=self._timeout,
-        )
-
-    def _connect(self) -> Connection:
-        destination, port, protocol, source = self._target
-        return Connection(
-            self._namespace,
-            destination=destination,
-            port=port,
-            protocol=protocol,
-            source=source,
-            timeout=self._timeout,
-        )

@@ -130,6 +130,14 @@ def test_what_goes_out_is_the_request_and_then_the_reply(
         assert tap.of(vip) == shouted(host, vip)
 
 
+def forget_what_is_on_its_way(tap: Tap, frames: socket.socket, host: Host, mark: Address) -> None:
+    """Of all that was sent till now the tap knows nothing then: a last frame, of an address of its own, has come."""
+    [frame] = announcement(mark, mac=host.mac_bytes)
+    frames.sendto(frame, ("eth0", 0))
+    until(lambda: frame in tap.hear())
+    del tap.frames[: tap.frames.index(frame)]
+
+
 def test_nothing_is_sent_of_an_address_after_it_was_taken_away(
     segment: Segment, tap: Tap, make_announcer: MakeAnnouncer
 ) -> None:
@@ -142,10 +150,7 @@ def test_nothing_is_sent_of_an_address_after_it_was_taken_away(
             tap.frames.clear()
             until(lambda: len(tap.of(going)) > 2)
             announcer.announce(on_eth0(staying))
-            [mark] = announcement(parse_address(f"2001:db8::f:{number}"), mac=host.mac_bytes)
-            frames.sendto(mark, ("eth0", 0))
-            until(lambda mark=mark: mark in tap.hear())  # type: ignore[misc]
-            del tap.frames[: tap.frames.index(mark)]
+            forget_what_is_on_its_way(tap, frames, host, parse_address(f"2001:db8::f:{number}"))
             until(lambda: len(tap.of(staying)) > 3)
             assert tap.of(going) == []
 
@@ -160,10 +165,7 @@ def test_nothing_is_sent_after_the_end(segment: Segment, tap: Tap, make_announce
         announcer.stop()
         announcer.stop()
         announcer.announce(on_eth0(vip))
-        [mark] = announcement(VIPS[Family.IPV6], mac=host.mac_bytes)
-        frames.sendto(mark, ("eth0", 0))
-        until(lambda: mark in tap.hear())
-        del tap.frames[: tap.frames.index(mark)]
+        forget_what_is_on_its_way(tap, frames, host, VIPS[Family.IPV6])
         assert tap.of(vip) == []
         assert announcer.states() == {}
 
@@ -243,14 +245,17 @@ def test_an_interface_that_is_in_trouble_is_told_once_and_announced_on_when_it_i
         assert complaints == [complaint] * times
 
 
+def begin_to_announce(vip: Address, host: Host, tap: Tap, make_announcer: MakeAnnouncer) -> None:
+    make_announcer(host.namespace, schedule=REPEATED).announce(on_eth0(vip))
+    until(lambda: tap.of(vip))
+
+
 @pytest.mark.usefixtures("attentive")
 def test_a_cable_that_is_pulled_and_plugged_in_is_announced_by(
     segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
 ) -> None:
     host, vip = segment.hosts[0], VIPS[Family.IPV4]
-    announcer = make_announcer(host.namespace, schedule=REPEATED)
-    announcer.announce(on_eth0(vip))
-    until(lambda: tap.of(vip))
+    begin_to_announce(vip, host, tap, make_announcer)
     segment.outside.batch([f"link set p{host.number}eth0 down"])
     until(lambda: complaints)
     assert complaints == ["cannot announce addresses on interface eth0: it has no carrier; trying on"]
@@ -277,9 +282,7 @@ def test_an_interface_that_is_made_anew_is_announced_on(
     segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
 ) -> None:
     host, vip = segment.hosts[0], VIPS[Family.IPV6]
-    announcer = make_announcer(host.namespace, schedule=REPEATED)
-    announcer.announce(on_eth0(vip))
-    until(lambda: tap.of(vip))
+    begin_to_announce(vip, host, tap, make_announcer)
     host.namespace.batch(["link del eth0"])
     until(lambda: complaints)
     tap.frames.clear()
