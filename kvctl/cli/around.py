@@ -97,7 +97,7 @@ class Around(NamedTuple):
         service = self._service(ref)
         if service is None or not self.leases:
             return None
-        from kvctl.policy.candidates import lease_of
+        from kvctl.policy.lease import lease_of
 
         seen = self.leases.get(lease_of(service.ref, service.annotations))
         if seen is None:
@@ -180,7 +180,7 @@ def look_around(
     leases: Mapping[LeaseKey, SeenLease] = {}
     if wanted is not None and not inputs.filenames:
         from kvctl.cli.leases import read_leases
-        from kvctl.policy.candidates import lease_of
+        from kvctl.policy.lease import lease_of
 
         services = (wanted.resolution.services.get(ref) for ref in shown)
         keys = {lease_of(s.ref, s.annotations) for s in services if s is not None}

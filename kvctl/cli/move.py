@@ -19,7 +19,7 @@ from kvctl.lab.signals import orderly
 from kvctl.model.lease import IDENTITY_PREFIX, LeaseKey
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import quote
-from kvctl.policy.candidates import lease_of
+from kvctl.policy.lease import lease_of
 
 _SECONDS = 10.0
 """How long a request may take."""

@@ -12,7 +12,7 @@ from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.host import read_host
-from kvctl.policy.candidates import lease_of
+from kvctl.policy.lease import lease_of
 from kvctl.policy.resolve import Resolution, resolve
 from kvctl.reconcile.leading import Led, lead
 from kvctl.reconcile.presence import with_holder

@@ -11,14 +11,11 @@ from kvctl.model.net import Address
 from kvctl.model.objects import Objects, Pod, Service
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
-from kvctl.policy.annotations import LEASE, read_annotations
 from kvctl.policy.interface import service_interface
+from kvctl.policy.lease import lease_of
 from kvctl.policy.management import managed_elsewhere
 from kvctl.policy.pods import selected_pods
 from kvctl.policy.resolve import Resolution
-
-LEASE_PREFIX = "kubevip-"
-"""kube-vip's own name of a Service's Lease (its pkg/lease): who has it has the VIP, whichever program it runs."""
 
 
 class Candidate(NamedTuple):
@@ -102,11 +99,6 @@ class Candidates(NamedTuple):
 NOTHING = Candidates(by_lease={}, refused={})
 
 
-def lease_of(ref: ServiceRef, annotations: Mapping[str, str]) -> LeaseKey:
-    """The Lease of a Service: what its annotation names, else kube-vip's name for it."""
-    return LeaseKey(ref.namespace, read_annotations(annotations).lease or LEASE_PREFIX + ref.name)
-
-
 def find_candidates(resolution: Resolution, objects: Objects) -> Candidates:
     """What to contend for; `resolution`: of this node's objects as if every VIP were here."""
     policies: dict[ServiceRef, list[EgressPolicy]] = {}
@@ -114,35 +106,16 @@ def find_candidates(resolution: Resolution, objects: Objects) -> Candidates:
         policies.setdefault(wanted.policy.ref, []).append(wanted.policy)
     refused: dict[ServiceRef, str] = {}
     by_lease: dict[LeaseKey, list[Candidate]] = {}
-    for service in sorted(
-        (resolution.services[ref] for ref in policies), key=lambda s: (s.created or 1 << 62, s.ref)
-    ):
-        its, key = tuple(policies[service.ref]), lease_of(service.ref, service.annotations)
-        why = managed_elsewhere(service, announced=objects.announced.get(service.ref, ())) or _other_lease(
-            [policy.vip for policy in its], key, resolution
-        )
+    for ref, its in policies.items():
+        service = resolution.services[ref]
+        why = managed_elsewhere(service, announced=objects.announced.get(ref, ()))
         if why is not None:
-            refused[service.ref] = why
+            refused[ref] = why
             continue
         ready = any(pod.ready for pod in _pods(service, resolution))
-        by_lease.setdefault(key, []).append(Candidate(service.ref, its, ready))
+        key = lease_of(ref, service.annotations)
+        by_lease.setdefault(key, []).append(Candidate(ref, tuple(its), ready))
     return Candidates(by_lease={key: tuple(its) for key, its in by_lease.items()}, refused=refused)
-
-
-def _other_lease(vips: Iterable[Address], key: LeaseKey, resolution: Resolution) -> str | None:
-    """Why the Lease of another Service decides about a VIP: the same one on all nodes, also where it has no pod."""
-    for vip in vips:
-        claim = resolution.asking.get(vip)
-        first = resolution.services.get(claim.ref) if claim is not None else None
-        if first is None:
-            continue
-        other = lease_of(first.ref, first.annotations)
-        if other != key:
-            return (
-                f"{first.ref} has the VIP {vip} by Lease {other}, and comes first; this one would have it by {key}: "
-                f"give both one {LEASE}"
-            )
-    return None
 
 
 def _pods(service: Service, resolution: Resolution) -> Iterable[Pod]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kvctl.model.host import Host
+from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Address, Family, collapse, parse_address, within
 from kvctl.model.objects import Service
 from kvctl.model.policy import DROPPED, EgressPod, EgressPolicy, Fence, WithoutVip
@@ -19,6 +21,7 @@ from kvctl.policy.annotations import (
     DENIED,
     IGNORE,
     KVCTL_EGRESS,
+    LEASE,
     WITHOUT_VIP,
     Annotations,
     Problem,
@@ -28,6 +31,7 @@ from kvctl.policy.cidrs import ClusterNetworks
 from kvctl.policy.holder import evidence_of, not_here
 from kvctl.policy.interface import interface_warnings
 from kvctl.policy.layout import fence_name
+from kvctl.policy.lease import lease_key
 from kvctl.policy.management import managed_elsewhere
 from kvctl.policy.pods import Member, Members, PodIndex, members
 from kvctl.policy.verdict import Fate, Skipped, SkipStatus, Wanted
@@ -35,6 +39,13 @@ from kvctl.policy.vips import STATUS_FIELD, Claim, Standing, Vip, VipRules, Vips
 
 # What the API server lets a selector hold, as long as a message may be; a file may hold anything.
 _PLAIN_SELECTOR = re.compile(r"[A-Za-z0-9_./=,-]{1,80}")
+
+
+class LeaseClaim(NamedTuple):
+    """The Service that says by which Lease a VIP is held, because its claim is the strongest of those that ask."""
+
+    ref: ServiceRef
+    key: LeaseKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,8 @@ class Context:
     index: PodIndex
     rules: VipRules
     claims: Mapping[Address, Claim]
+    leases: Mapping[Address, LeaseClaim]
+    """Where Leases decide who holds a VIP: by which one."""
     host: Host | None
     endpoints_known: bool
     nodes_known: bool
@@ -139,10 +152,12 @@ def _judge_family(
     pods, left_out = _countable_pods(found, family, context)
     unknown = not service.selector and not context.endpoints_known
     lost = bool(found.elsewhere) and not found.addresses and context.node_is_unknown
+    others = claim_lost(service.ref, vip.address, context.claims) or _other_lease(
+        service.ref, annotations, vip.address, context.leases
+    )
     state = [
         fault
         for fault in (
-            claim_lost(service.ref, vip.address, context.claims),
             _nothing_allowed(annotations, family),
             _no_pod(service, found, context) if not found.addresses and not unknown and not lost else None,
         )
@@ -154,14 +169,14 @@ def _judge_family(
         node=context.settings.this_node,
     )
     away = not_here(vip.address, host=context.host, assume=context.settings.assume_vip, evidence=evidence)
+    lacks = [sentence for sentence in (away, others) if sentence is not None]
     if state:
-        reasons = [*([away] if away else []), *state]
-        return replace(skipped, reason=_sentence(reasons, skipped.problems))
-    if away:
-        status = SkipStatus.ELSEWHERE
-        skipped = replace(skipped, status=status, reason=_sentence([away], skipped.problems))
+        return replace(skipped, reason=_sentence([*lacks, *state], skipped.problems))
+    if lacks:
+        status = SkipStatus.SKIPPED if others else SkipStatus.ELSEWHERE
+        skipped = replace(skipped, status=status, reason=_sentence(lacks, skipped.problems))
         if skipped.without_vip is WithoutVip.NODE_ADDRESS:
-            return replace(skipped, reason=_without(away, skipped))
+            return replace(skipped, reason=_without(lacks, skipped))
     faults = _range_faults(service, family, context)
     if unknown:
         faults.append("spec.selector is empty, and EndpointSlices cannot be read")
@@ -173,13 +188,14 @@ def _judge_family(
     if not pods:
         faults = list(dict.fromkeys((*faults, *_shortened(left_out))))
     if faults or skipped.problems:
-        reasons = [*([away] if away else []), *faults]
-        return replace(skipped, reason=_sentence(reasons, skipped.problems), fate=Fate.KEEP)
+        # What has to go because the VIP is another's goes whatever else is wrong.
+        fate = Fate.LOSE if others else Fate.KEEP
+        return replace(skipped, reason=_sentence([*lacks, *faults], skipped.problems), fate=fate)
     policy = _policy(service, annotations, vip.address, pods, family, context.settings)
     policy = _fenced(policy, service, context, drops=skipped.without_vip is WithoutVip.DROP)
     warnings = (*skipped.warnings, *_shortened(left_out), *_both_egress(annotations, service))
-    if away:
-        return replace(skipped, reason=_without(away, skipped), drop=policy, warnings=warnings)
+    if lacks:
+        return replace(skipped, reason=_without(lacks, skipped), drop=policy, warnings=warnings)
     if context.host is not None:
         warnings = (*warnings, *interface_warnings(policy, context.host))
     return Wanted(policy=policy, warnings=warnings)
@@ -217,11 +233,14 @@ def _policy(
     )
 
 
-def _without(away: str, skipped: Skipped) -> str:
-    """The sentence about what becomes of the traffic of a Service whose VIP is elsewhere."""
+def _without(lacks: Sequence[str], skipped: Skipped) -> str:
+    """The sentence about what becomes of the traffic of a Service that cannot use its VIP here."""
+    why = "; ".join(lacks)
     if skipped.without_vip is WithoutVip.DROP:
-        return f"{away}: {DROPPED}"
-    return _sentence([f"{away}: its pods' traffic leaves with the node's address"], skipped.problems)
+        return f"{why}: {DROPPED}"
+    if skipped.status is SkipStatus.ELSEWHERE:
+        why += ": its pods' traffic leaves with the node's address"
+    return _sentence([why], skipped.problems)
 
 
 def _sentence(reasons: Iterable[str], problems: Iterable[Problem]) -> str:
@@ -234,6 +253,19 @@ def claim_lost(ref: ServiceRef, vip: Address, claims: Mapping[Address, Claim]) -
     if winner is None or winner.ref.namespace == ref.namespace:
         return None
     return f"the VIP {vip} is claimed by Service {winner.ref} ({winner.vip.field})"
+
+
+def _other_lease(
+    ref: ServiceRef, annotations: Annotations, vip: Address, leases: Mapping[Address, LeaseClaim]
+) -> str | None:
+    """The sentence about the Service that comes first and has the VIP by another Lease: one VIP, one holder."""
+    first, own = leases.get(vip), lease_key(ref, annotations)
+    if first is None or first.key == own:
+        return None
+    return (
+        f"{first.ref} comes first and has the VIP {vip} by Lease {first.key}, this one would by {own}: "
+        f"give both one {LEASE}"
+    )
 
 
 def _nothing_allowed(annotations: Annotations, family: Family) -> str | None:

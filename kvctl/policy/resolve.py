@@ -19,7 +19,8 @@ from kvctl.policy.annotations import (
 )
 from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
 from kvctl.policy.holder import Evidence, evidence_of
-from kvctl.policy.judge import Context, judge
+from kvctl.policy.judge import Context, LeaseClaim, judge
+from kvctl.policy.lease import lease_key
 from kvctl.policy.pods import PodIndex, index_pods, selected_pods
 from kvctl.policy.service_chains import MOST_LINKS, links, passed
 from kvctl.policy.shadow import Shadow, find_shadows
@@ -38,8 +39,6 @@ class Resolution:
     networks: ClusterNetworks
     claims: Mapping[Address, Claim]
     """Of each address the strongest claim."""
-    asking: Mapping[Address, Claim]
-    """Of each address the strongest claim of those Services that ask for egress, wherever their pods are."""
     rules: VipRules
     index: PodIndex
     services: Mapping[ServiceRef, Service] = field(default_factory=dict)
@@ -114,6 +113,7 @@ class Resolver:
             index=index_pods(objects),
             rules=rules,
             claims=winners(_claims(self._read.values())),
+            leases=self._leases(),
             host=host,
             endpoints_known=objects.endpoints_known,
             nodes_known=objects.nodes_known,
@@ -136,7 +136,6 @@ class Resolver:
             present=self._by_ref.keys() | objects.broken if objects.broken else self._by_ref.keys(),
             networks=networks,
             claims=context.claims,
-            asking=winners(_claims(read for read in self._read.values() if read.annotations.asks)),
             rules=rules,
             index=context.index,
             services=self._by_ref,
@@ -166,6 +165,16 @@ class Resolver:
             found[service.ref] = known
         return found
 
+    def _leases(self) -> Mapping[Address, LeaseClaim]:
+        """By which Lease each VIP is held: the same answer on all nodes, wherever the pods are."""
+        if not self._settings.elects:
+            return {}
+        first = winners(_claims(read for read in self._read.values() if read.annotations.asks))
+        return {
+            vip: LeaseClaim(claim.ref, lease_key(claim.ref, self._read[claim.ref].annotations))
+            for vip, claim in first.items()
+        }
+
     def _judge_services(self, context: Context) -> Iterable[Wanted | Skipped]:
         """Every Service that asks; the verdict of last time where all its grounds are the same."""
         shared = (
@@ -187,7 +196,8 @@ class Resolver:
             pods = selected_pods(service, context.index)
             owners = tuple(context.index.owners.get(address) for pod in pods for address in pod.addresses)
             claims = tuple(
-                context.claims.get(vip.address) for vip in (*vips.accepted.values(), *vips.held.values())
+                (context.claims.get(vip.address), context.leases.get(vip.address))
+                for vip in (*vips.accepted.values(), *vips.held.values())
             )
             # Why there is no pod is told by those that do not count.
             others = () if pods else tuple(context.index.unusable.get(ref.namespace, ()))

@@ -32,13 +32,13 @@ V4 = STANDARD[Family.IPV4]
 DEADLINE = 20.0
 
 
-def egress_service(name: str, **spec: object) -> dict[str, Any]:
+def egress_service(name: str, *, vip: str = V4.vip, **spec: object) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": "sip", "annotations": {"kvctl.io/egress": "true"}},
         "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", **spec},
-        "status": {"loadBalancer": {"ingress": [{"ip": V4.vip}]}},
+        "status": {"loadBalancer": {"ingress": [{"ip": vip}]}},
     }
 
 
@@ -62,7 +62,7 @@ def server(lab: Lab) -> Iterator[ApiServer]:
         found.put("nodes", {"metadata": {"name": "worker"}, "spec": {}, "status": {}})
         found.put("services", egress_service("phone", selector={"app": "phone"}))
         # Makes the agent ask for EndpointSlices.
-        found.put("services", egress_service("by-hand"))
+        found.put("services", egress_service("by-hand", vip="192.168.0.246"))
         yield found
     finally:
         begun.__exit__(None, None, None)

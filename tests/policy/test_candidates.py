@@ -10,19 +10,30 @@ from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.lease import LeaseKey
 from kvctl.model.net import parse_address, parse_network
 from kvctl.model.objects import Objects, Service
+from kvctl.model.policy import DROPPED
+from kvctl.model.settings import Settings
 from kvctl.policy.candidates import Candidates, find_candidates
 from kvctl.policy.resolve import resolve
+from kvctl.policy.verdict import Skipped
 from tests.builders import endpoint, objects, pod, ref, service, settings
 
 OWN = LeaseKey("sip", "kubevip-sip-client")
-ASSUMED = settings(node="worker", assume_vip=True)
+ASSUMED = replace(settings(node="worker", assume_vip=True), elects=True)
 
 
-def found(*things: object, announced: dict[str, str] | None = None) -> Candidates:
+def found(
+    *things: object, announced: dict[str, str] | None = None, settings: Settings = ASSUMED
+) -> Candidates:
     """What the worker contends for."""
     its: Objects = objects(*things)  # type: ignore[arg-type]
     its = replace(its, announced={ref(name): frozenset({node}) for name, node in (announced or {}).items()})
-    return find_candidates(resolve(its, ASSUMED, host=None), its)
+    return find_candidates(resolve(its, settings, host=None), its)
+
+
+def skips(*things: object, settings: Settings = ASSUMED) -> dict[str, Skipped]:
+    """What the worker makes of Services that have no rules."""
+    resolution = resolve(objects(*things), settings, host=None)  # type: ignore[arg-type]
+    return {str(skip.ref): skip for skip in resolution.skipped}
 
 
 def names(candidates: Candidates, key: LeaseKey = OWN) -> list[str]:
@@ -64,26 +75,30 @@ def test_services_that_share_a_vip_share_a_lease_or_the_younger_is_left_out() ->
     older = service(created=1)
     younger = service("sip/b", created=2)
     pods = pod(), pod("sip/b-0", "10.0.0.2")
-    candidates = found(older, younger, *pods)
-    assert names(candidates) == ["sip/sip-client"]
-    assert candidates.refused[ref("sip/b")] == (
-        "sip/sip-client has the VIP 192.168.0.245 by Lease sip/kubevip-sip-client, and comes first; this one would "
-        "have it by sip/kubevip-b: give both one kube-vip.io/leaseName"
+    assert found(older, younger, *pods).by_lease.keys() == {OWN}
+    assert skips(older, younger, *pods)["sip/b"].reason == (
+        "sip/sip-client comes first and has the VIP 192.168.0.245 by Lease sip/kubevip-sip-client, this one would by "
+        "sip/kubevip-b: give both one kube-vip.io/leaseName"
     )
     shared = {"kube-vip.io/leaseName": "sip-lease"}
     both = [
         service(created=1, annotations=shared),
         service("sip/b", created=2, annotations=shared),
     ]
-    assert names(found(*both, *pods), LeaseKey("sip", "sip-lease")) == ["sip/sip-client", "sip/b"]
+    assert set(names(found(*both, *pods), LeaseKey("sip", "sip-lease"))) == {"sip/sip-client", "sip/b"}
+    assert skips(*both, *pods) == {}
 
 
 def test_which_lease_decides_is_the_same_on_a_node_that_has_pods_of_the_younger_one_alone() -> None:
     older, younger = service(created=1), service("sip/b", created=2)
     elsewhere, here = pod(node="other"), pod("sip/b-0", "10.0.0.2")
-    candidates = found(older, younger, elsewhere, here)
-    assert candidates.by_lease == {}
-    assert "by Lease sip/kubevip-sip-client, and comes first" in candidates.refused[ref("sip/b")]
+    assert found(older, younger, elsewhere, here).by_lease == {}
+    assert "by Lease sip/kubevip-sip-client" in skips(older, younger, elsewhere, here)["sip/b"].reason
+
+
+def test_without_an_election_services_share_a_vip_as_they_like() -> None:
+    both = service(created=1), service("sip/b", created=2)
+    assert skips(*both, pod(), pod("sip/b-0", "10.0.0.2"), settings=replace(ASSUMED, elects=False)) == {}
 
 
 def test_whose_status_has_the_vip_comes_before_an_older_one_that_only_asks_for_it() -> None:
@@ -92,10 +107,21 @@ def test_whose_status_has_the_vip_comes_before_an_older_one_that_only_asks_for_i
     )
     having = service("sip/b", created=2)
     within = replace(ASSUMED, vip_ranges=(parse_network("192.168.0.0/24"),))
-    its = objects(asking, having, pod(), pod("sip/b-0", "10.0.0.2"))
-    candidates = find_candidates(resolve(its, within, host=None), its)
-    assert names(candidates, LeaseKey("sip", "kubevip-b")) == ["sip/b"]
-    assert list(candidates.refused) == [ref("sip/sip-client")]
+    things = asking, having, pod(), pod("sip/b-0", "10.0.0.2")
+    assert found(*things, settings=within).by_lease.keys() == {LeaseKey("sip", "kubevip-b")}
+    assert "sip/b comes first" in skips(*things, settings=within)["sip/sip-client"].reason
+
+
+def test_who_lost_the_vip_to_another_and_wants_silence_without_it_is_silent() -> None:
+    pods = pod(), pod("sip/b-0", "10.0.0.2")
+    older = service(created=1)
+    younger = service("sip/b", created=2, annotations={"kvctl.io/without-vip": "drop"})
+    other = service("sip/b", created=2, annotations={"kvctl.io/without-vip": "node-address"})
+    skip = skips(older, younger, *pods)["sip/b"]
+    assert skip.drop is not None
+    assert [str(each.address) for each in skip.drop.pods] == ["10.0.0.2"]
+    assert skip.reason.endswith(DROPPED)
+    assert skips(older, other, *pods)["sip/b"].drop is None
 
 
 @pytest.mark.parametrize(
