@@ -90,7 +90,7 @@ def seen(nodes: Electing, pod: str) -> str | None:
 def said(nodes: Electing, name: str) -> list[str]:
     """What the logs say of a Service."""
     lines = (line for agent in nodes.agents.values() for line in agent.lines())
-    return [line["message"] for line in lines if line.get("service") == name]
+    return [f"{line['message']}: {line.get('reason')}" for line in lines if line.get("service") == name]
 
 
 def test_services_that_share_a_vip_and_its_lease_move_together(nodes: Electing) -> None:
