@@ -62,8 +62,9 @@ def elected(
         tenure = Tenure(
             settings,
             terms,
-            wires=Wires(bind, extend, unbind, bound, prober, announcer.announce),
+            wires=Wires(bind, extend, unbind, bound, prober, announcer),
             status=status,
+            notify=notify,
             say=say,
             complain=complain,
             clean=clean,

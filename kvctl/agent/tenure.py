@@ -7,6 +7,7 @@ what has to go is hidden from the host that the rules see, before it goes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -24,9 +25,12 @@ from kvctl.model.objects import Objects, Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.addresses import Bound, Wanted
-from kvctl.node.announce import Announced
+from kvctl.node.announce import Announced, Until
 from kvctl.node.host import read_host
 from kvctl.policy.candidates import Candidates
+
+_BIND_AGAIN = 5.0
+"""Seconds until a VIP is tried again that could not be bound, for no reason that would be told of when it ends."""
 
 
 class Probes(Protocol):
@@ -38,6 +42,12 @@ class Probes(Protocol):
     def is_asking(self, addresses: Iterable[Announced]) -> bool: ...
 
 
+class Announces(Protocol):
+    """What is needed of an Announcer."""
+
+    def announce(self, wanted: Collection[Announced], *, until: Until) -> None: ...
+
+
 class Status(Protocol):
     """What is needed of a VipStatus."""
 
@@ -46,18 +56,21 @@ class Status(Protocol):
 
 
 class Wires(NamedTuple):
-    """What touches the network; the functions of `node.addresses`, a Prober and an Announcer's."""
+    """What touches the network; the functions of `node.addresses`, a Prober and an Announcer."""
 
     bind: Callable[[Sequence[Wanted]], list[KvctlError]]
     extend: Callable[[Sequence[Wanted]], list[KvctlError]]
     unbind: Callable[[Collection[Address]], list[KvctlError]]
     bound: Callable[[], list[Bound]]
     probes: Probes
-    announce: Callable[[Collection[Announced]], None]
+    announcer: Announces
 
 
 class Tenure:
-    """For the loop's thread, but for `renewed`, which the electorate's threads call."""
+    """For the loop's thread, but for `renewed`, which the electorate's threads call.
+
+    `notify` is called when a round is worth it that nothing else would tell of: `has_work` says so then.
+    """
 
     def __init__(
         self,
@@ -66,13 +79,16 @@ class Tenure:
         *,
         wires: Wires,
         status: Status,
+        notify: Callable[[], None],
         say: Callable[[str], None],
         complain: Callable[[str], None],
         clean: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wires = wires
+        self._notify = notify
         self._complain = complain
+        self._clock = clock
         self._status = status
         self._node = settings.this_node
         self._clean = clean
@@ -84,6 +100,8 @@ class Tenure:
         """The interfaces of the VIPs of what is held."""
         self._prospects: Mapping[LeaseKey, Mapping[Address, str]] = {}
         """The same of what is not held, so that what is won is known to be free when the loop comes to it."""
+        self._unbound: Mapping[LeaseKey, float] = {}
+        """What is held, and not all bound; from when on trying again is worth a round."""
         self._undecided: frozenset[Address] = frozenset()
         self._leaving: AbstractSet[LeaseKey] = frozenset()
 
@@ -117,7 +135,8 @@ class Tenure:
         self._prospects = {key: its for key, its in located.interfaces.items() if key not in held}
         if self._bind(held, host):
             host = reread()
-        self._upkeep.keep({key: place for key in held if (place := self._place(key, host)).interfaces})
+        self._unbound = self._left_to_bind(held, host)
+        self._upkeep.keep({key: place for key in held if any(place := self._place(key, host))}, held)
         self._undecided = self._left_by_the_last(host)
         here = self._here().keys() | self._undecided
         # Not only ours: what an admin has bound is no right to use it while another node has the Lease.
@@ -160,38 +179,62 @@ class Tenure:
 
     def _place(self, key: LeaseKey, host: Host) -> Place:
         """What a Lease has here by now."""
-        there = {vip: where for vip, where in self._belong[key].items() if not _is_to_bind(host, vip, where)}
+        bound = {vip: where for vip, where in self._belong[key].items() if not _is_to_bind(host, vip, where)}
         policies = [policy for c in self.candidates.by_lease[key] for policy in c.policies]
-        fences = {(p.family, p.fence.name): None for p in policies if p.fence is not None and p.vip in there}
-        return Place(there, tuple(fences))
+        # Also where an admin has bound it: the Lease gives the right to use it, and there are rules that do.
+        fenced = [(p.family, p.fence.name) for p in policies if p.fence is not None and host.holds(p.vip)]
+        return Place(bound, tuple(dict.fromkeys(fenced)))
 
     def _bind(self, held: Mapping[LeaseKey, Holding], host: Host) -> bool:
         """Bind what is not bound yet, as far as it is known to be free; whether anything was."""
+        lifetimes = {key: self._upkeep.lifetime(holding) for key, holding in held.items()}
         wanted = {
-            Announced(address, interface): held[key]
+            Announced(address, interface): Wanted(address, interface, lifetimes[key], held[key].until)
             for key, its in self._belong.items()
             for address, interface in its.items()
-            if _is_to_bind(host, address, interface)
+            # An answer serves once: none is taken for what it is too late for, until the Lease is renewed.
+            if _is_to_bind(host, address, interface) and lifetimes[key] > 0
         }
-        free = self._wires.probes.take(wanted)
-        binding = [
-            Wanted(each.address, each.interface, seconds, holding.until)
-            for each, holding in wanted.items()
-            if each in free and (seconds := self._upkeep.lifetime(holding)) > 0
-        ]
+        free = self._free_of(wanted)
+        binding = [each for place, each in wanted.items() if place in free]
         for error in self._wires.bind(binding) if binding else ():
             self._complain(str(error))
         return bool(binding)
+
+    def _free_of(self, wanted: Collection[Announced]) -> set[Announced]:
+        try:
+            return self._wires.probes.take(wanted)
+        except KvctlError as error:
+            # What has to go must not wait for what cannot come.
+            self._complain(str(error))
+            return set()
+
+    def _left_to_bind(self, held: Mapping[LeaseKey, Holding], host: Host) -> dict[LeaseKey, float]:
+        """What is held and not all bound, and when to try again: where its time is over, as soon as it is renewed.
+
+        What an admin has bound is not to be bound by us, and its end is told by the kernel.
+        """
+        now = self._clock()
+        return {
+            key: now + (_BIND_AGAIN if self._upkeep.lifetime(held[key]) > 0 else 0.0)
+            for key, its in self._belong.items()
+            if any(_is_to_bind(host, *each) and not _is_foreign(host, *each) for each in its.items())
+        }
 
     def renewed(self, holding: Holding) -> None:
         """A Lease was won or renewed: what hangs on it lives on. From the electorate's threads."""
         if not self._upkeep.renewed(holding):
             self._wires.probes.want(self._prospect(holding.key))
+        if self._unbound.get(holding.key, math.inf) <= self._clock():
+            self._notify()
 
     def has_work(self) -> bool:
         """Whether elections have brought more than Leases whose VIPs are being probed: what `plan` could act on."""
         held, probes = self._of.held().keys(), self._wires.probes
         if self._of.leaving() or self._belong.keys() - held or probes.has_news():
+            return True
+        now = self._clock()
+        if any(at <= now for key, at in self._unbound.items() if key in held):
             return True
         return not all(probes.is_asking(self._prospect(key)) for key in held - self._belong.keys())
 
@@ -210,9 +253,9 @@ class Tenure:
         # Also where nothing had to be written, as after a restart.
         self.beat()
         here = self._here()
-        there = {a.address for a in host.addresses if a.address in here}
-        self._wires.announce([Announced(address, here[address]) for address in sorted(there, key=str)])
-        self._tell_services(there)
+        bound = [Announced(*each) for each in sorted(here.items(), key=str) if not _is_to_bind(host, *each)]
+        self._wires.announcer.announce(bound, until=self._upkeep.until)
+        self._tell_services({a.address for a in host.addresses if a.address in here})
         if not clean:
             return
         stays = here.keys() | self._undecided
@@ -240,3 +283,8 @@ class Tenure:
 def _is_to_bind(host: Host, address: Address, interface: str) -> bool:
     """Whether a VIP is not where it belongs. One that somebody else has put there is refused, and that is told."""
     return not any(a.ours and a.serves and a.interface == interface for a in host.having(address))
+
+
+def _is_foreign(host: Host, address: Address, interface: str) -> bool:
+    """Whether somebody else has put it here, so that it is none to be bound."""
+    return any(not a.ours and (a.serves or a.interface == interface) for a in host.having(address))

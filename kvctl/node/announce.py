@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import threading
@@ -19,9 +20,10 @@ from kvctl.node.frames import announcement
 # Seconds between two looks at the interfaces: a cable that is plugged in elsewhere, or another hardware
 # address, is announced this much later at most.
 _LOOK_GAP = 1.0
-# Seconds until an address is tried again whose frames the kernel had no room for.
+# Seconds until an address is tried again whose frames the kernel had no room for, or whose time was over.
 _RETRY_GAP = 0.2
 _JOIN_SECONDS = 5.0
+_OVER = "the time is over for which it may be announced"
 
 
 class Announced(NamedTuple):
@@ -29,6 +31,14 @@ class Announced(NamedTuple):
 
     address: Address
     interface: str
+
+
+Until = Callable[[Announced], float]
+"""Until when an address may be announced: seconds of the announcer's clock."""
+
+
+def _for_ever(each: Announced) -> float:
+    return math.inf
 
 
 class AnnounceState(NamedTuple):
@@ -88,6 +98,7 @@ class Announcer:
         self._schedule = schedule
         self._changed = threading.Condition()
         self._turns: dict[Announced, _Turn] = {}
+        self._until: Until = _for_ever
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         # Only the thread looks at what follows.
@@ -117,14 +128,16 @@ class Announcer:
             self._socket.close()
             self._interfaces.close()
 
-    def announce(self, wanted: Collection[Announced]) -> None:
+    def announce(self, wanted: Collection[Announced], *, until: Until = _for_ever) -> None:
         """Announce these and no others.
 
         One that is new begins its burst at once. Of one that is no longer among them no frame is sent
-        after this has returned.
+        after this has returned. `until` is asked right before each frame, from the announcer's thread, and
+        must not wait: what has had its time is not sent, whoever was to say so may have been stopped.
         """
         with self._changed:
             if not self._stopping:
+                self._until = until
                 self._turns = {each: self._turns.get(each) or _Turn() for each in wanted}
                 self._changed.notify()
 
@@ -179,6 +192,8 @@ class Announcer:
                 if failure is None:
                     worked.add(name)
                     self._advance(turn, now=now)
+                elif failure is _OVER:  # that is not the interface's fault
+                    turn.error, turn.due = failure, now + _RETRY_GAP
                 else:
                     failures[name] = failure
                     turn.error, turn.due = failure, now + _RETRY_GAP
@@ -193,9 +208,12 @@ class Announcer:
         turn.place += 1
 
     def _send(self, each: Announced, turn: _Turn, *, wire: Wire) -> str | None:
-        """Send the frames of one announcement; what kept the kernel from taking one, in words."""
+        """Send the frames of one announcement; what kept one from being sent, in words."""
         try:
             for frame in announcement(each.address, mac=wire.mac):
+                # What is between these two lines is the time in which a stopped process may lose the right.
+                if self._until(each) <= self._clock():
+                    return _OVER
                 self._socket.sendto(frame, (each.interface, 0))
                 turn.frames += 1
         except OSError as error:  # full queues (ENOBUFS, EAGAIN), or the interface has just gone

@@ -1,8 +1,9 @@
-"""kvctl as it is, but it stops as if by SIGSTOP when an address has been read and is about to be given a new lifetime.
+"""kvctl as it is, but it stops as if by SIGSTOP where it has just looked at the clock and is about to act by it.
 
     KVCTL_FAINTS=DIRECTORY python -m tests.agent.fainting egress watch …
 
-Once for each time that there is a file of the node's name in the directory, which goes.
+Once for each time that there is a file NODE.PLACE in the directory, which goes. The places: `extend`, an address that
+was read is about to be given a new lifetime; `beat`, a heartbeat is about to be written.
 """
 
 from __future__ import annotations
@@ -14,19 +15,33 @@ from contextlib import suppress
 from pathlib import Path
 
 from kvctl.cli.main import main
+from kvctl.errors import KvctlError
+from kvctl.netfilter import fence
 from kvctl.node.address_table import AddressTable, Refusal
 from kvctl.node.rtnetlink import AddressRow
 
 DIRECTORY = "KVCTL_FAINTS"
+EXTEND, BEAT = "extend", "beat"
+
+
+def faint(place: str) -> None:
+    """Stop here, if that is wanted."""
+    with suppress(FileNotFoundError):
+        Path(os.environ[DIRECTORY], f"{os.environ['NODE_NAME']}.{place}").unlink()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
 
 if __name__ == "__main__":
-    change = AddressTable.change
+    change, write = AddressTable.change, fence._write
 
     def change_late(self: AddressTable, rows: Sequence[AddressRow]) -> list[Refusal | None]:
-        with suppress(FileNotFoundError):
-            Path(os.environ[DIRECTORY], os.environ["NODE_NAME"]).unlink()
-            os.kill(os.getpid(), signal.SIGSTOP)
+        faint(EXTEND)
         return change(self, rows)
 
+    def write_late(name: str, text: str, what: str) -> KvctlError | None:
+        faint(BEAT)
+        return write(name, text, what)
+
     AddressTable.change = change_late  # type: ignore[method-assign]
+    fence._write = write_late
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,13 +99,22 @@ def test_an_address_that_an_admin_has_bound_is_left_as_it_is(nodes: Electing, wh
         nodes.server.put("services", elected_service())
         # Only there it has a pod, so only that node contends.
         eventually(lambda: nodes.holder() == "worker", why=nodes.told)
-        if where != "worker":
+        if where == "worker":
+            eventually(lambda: seen(nodes, "worker") == nodes.who.vip, why=nodes.told)
+        else:
             for vip in vips:
                 eventually(lambda: f"{vip} is not bound: " in nodes.told(), why=nodes.told)  # noqa: B023
             assert seen(nodes, "worker") == nodes.who.worker_eth1
             assert onlooker.heard() == set()
         renewed = nodes.lease()["renewTime"]
         eventually(lambda: nodes.lease()["renewTime"] != renewed, why=nodes.told)
+        if where == "worker":
+            # Longer than one heartbeat lasts.
+            end = time.monotonic() + nodes.terms.duration
+            while time.monotonic() < end:
+                assert seen(nodes, "worker") == nodes.who.vip
+            assert onlooker.heard() == {"worker"}
+            assert [onlooker.announcers(vip) for vip in vips] == [[], []]
         nodes.server.delete("services", "sip-client", namespace="sip")
         eventually(lambda: nodes.holder() is None, why=nodes.told)
         eventually(lambda: seen(nodes, "worker") == nodes.who.worker_eth1, why=nodes.told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,7 +21,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.address_writer import LATENESS
 from kvctl.node.addresses import Bound, Wanted
-from kvctl.node.announce import Announced
+from kvctl.node.announce import Announced, Until
 from kvctl.node.rtnetlink import Mark
 from tests.builders import objects, pod, ref, service, settings
 
@@ -91,8 +91,9 @@ class World:
         self.tenure = Tenure(
             its or settings(node="worker"),
             TERMS,
-            wires=Wires(self._bind, self._extend, self._unbind, self._bound, self, self._announce),
+            wires=Wires(self._bind, self._extend, self._unbind, self._bound, self, self),
             status=self,
+            notify=lambda: self.done.append("notify"),
             say=lambda text: None,
             complain=self.complaints.append,
             clean=clean,
@@ -129,7 +130,8 @@ class World:
         self.done += [f"probe {each.address}" for each in addresses if each not in self.free]
         return self.free & set(addresses)
 
-    def _announce(self, wanted: Collection[Announced]) -> None:
+    def announce(self, wanted: Collection[Announced], *, until: Until) -> None:
+        self.until = until
         self.done.append(f"announce {' '.join(str(each.address) for each in wanted)}".strip())
 
     def holds(self, service: Service, vips: Collection[Address]) -> None:
@@ -294,6 +296,121 @@ def test_an_address_lives_to_the_deadline_and_never_into_anothers_lease(
     world.now += late
     assert world.tenure._upkeep.lifetime(holding) == seconds
     assert seconds == 0 or world.now + seconds + LATENESS <= holding.until
+
+
+def late(world: World) -> None:
+    """The Lease is held by a renewal that is too old to bind anything by."""
+    world.hold(sent=world.now - 1.9)
+
+
+def test_what_could_not_be_bound_for_lack_of_time_is_bound_when_the_lease_is_renewed(world: World) -> None:
+    late(world)
+    assert world.round() == ["rules", "announce"]
+    world.done.clear()
+    world.tenure.renewed(world.hold())
+    assert "notify" in world.done
+    assert world.tenure.has_work()
+    # The answer that it is free has not been used up.
+    assert world.round()[:2] == [f"bind {VIP} eth1 2", "rules"]
+    world.tenure.renewed(world.hold())
+    assert "notify" not in world.done
+    assert not world.tenure.has_work()
+
+
+def fails_to_be_there(world: World) -> None:
+    """The kernel refuses it."""
+    world.tenure._wires = world.tenure._wires._replace(bind=lambda wanted: [KvctlError("no buffer space")])
+
+
+def ends_at_once(world: World) -> None:
+    """It has gone again before anybody looks."""
+    world.tenure._wires = world.tenure._wires._replace(bind=lambda wanted: [])
+
+
+def cannot_be_asked_for(world: World) -> None:
+    """No probe can be sent."""
+
+    def take(addresses: Collection[Announced]) -> set[Announced]:
+        raise KvctlError("cannot ask the network")
+
+    world.take = take  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("trouble", [fails_to_be_there, ends_at_once, cannot_be_asked_for])
+def test_what_could_not_be_bound_is_tried_again_after_a_while_as_long_as_the_lease_is_held(
+    world: World, trouble: Callable[[World], None]
+) -> None:
+    wires, take = world.tenure._wires, world.take
+    trouble(world)
+    world.hold()
+    assert world.round() == ["rules", "announce"]
+    world.tenure.renewed(world.hold())
+    assert "notify" not in world.done
+    assert not world.tenure.has_work()
+    world.now += 5.0
+    world.tenure.renewed(world.hold())
+    assert "notify" in world.done
+    assert world.tenure.has_work()
+    world.tenure._wires = wires
+    world.take = take  # type: ignore[method-assign]
+    assert world.round()[0] == f"bind {VIP} eth1 2"
+    assert not world.tenure.has_work()
+
+
+def test_what_was_taken_away_while_the_lease_is_held_is_bound_again(world: World) -> None:
+    world.hold()
+    world.round()
+    world.host = world.host._replace(addresses=(OWN,))
+    assert world.round()[0] == f"bind {VIP} eth1 2"
+
+
+def test_while_no_probe_can_be_sent_what_has_to_go_goes(world: World) -> None:
+    world.hold()
+    world.round()
+    world.electors.holdings, world.electors.giving_up = {}, {KEY: "past the deadline"}
+    cannot_be_asked_for(world)
+    assert f"free {KEY}" in world.round()
+    assert world.complaints == ["cannot ask the network"]
+
+
+def test_what_an_admin_has_bound_is_used_by_the_lease_and_neither_extended_nor_announced_nor_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    beats: list[tuple[Family, str]] = []
+
+    def beat(fences: Collection[tuple[Family, str]]) -> list[KvctlError]:
+        beats.extend(fences)
+        return []
+
+    monkeypatch.setattr(upkeep, "beat", beat)
+    world = World(its=replace(settings(node="worker"), fence_seconds=2))
+    theirs = BOUND._replace(ours=False)
+    world.free.clear()
+    world.host = world.host._replace(addresses=(OWN, theirs))
+    world.hold()
+    assert world.round()[1:] == ["rules", "announce", f"tell sip/sip-client {VIP}"]
+    assert str(VIP) in world.seen
+    world.done.clear()
+    world.now += 0.5
+    world.tenure.renewed(world.hold())
+    assert world.done == []
+    assert len(beats) == 2
+    # No round comes of it that would ask for it again and again.
+    world.now += 60.0
+    world.tenure.renewed(world.hold())
+    assert (world.done, world.tenure.has_work()) == ([], False)
+    world.electors.holdings, world.electors.giving_up = {}, {KEY: "past the deadline"}
+    assert world.round() == ["rules", "announce", f"free {KEY}", "clear sip/sip-client"]
+    assert str(VIP) not in world.seen
+
+
+def test_what_is_announced_is_so_for_as_long_as_the_lease_is_held(world: World) -> None:
+    holding = world.hold()
+    world.round()
+    assert world.until(Announced(VIP, "eth1")) == holding.deadline
+    world.now += 1.0
+    world.tenure.renewed(world.hold())
+    assert world.until(Announced(VIP, "eth1")) == holding.deadline + 1.0
 
 
 def test_a_node_without_the_interface_does_not_contend(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import socket
@@ -168,6 +169,51 @@ def test_nothing_is_sent_after_the_end(segment: Segment, tap: Tap, make_announce
         forget_what_is_on_its_way(tap, frames, host, VIPS[Family.IPV6])
         assert tap.of(vip) == []
         assert announcer.states() == {}
+
+
+def test_nothing_is_sent_of_an_address_whose_time_is_over(
+    segment: Segment, tap: Tap, make_announcer: MakeAnnouncer, complaints: list[str]
+) -> None:
+    host = segment.hosts[0]
+    over, staying = on_eth0(*many(2))
+    announcer = make_announcer(host.namespace, schedule=FAST)
+    ends = {over: math.inf, staying: math.inf}
+    announcer.announce(ends, until=lambda each: ends[each])
+    until(lambda: tap.of(over.address))
+    ends[over] = time.monotonic()
+    with closing(host.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)) as frames:
+        # The thread may have asked a moment before.
+        until(lambda: announcer.states()[over].error is not None)
+        forget_what_is_on_its_way(tap, frames, host, VIPS[Family.IPV6])
+    until(lambda: len(tap.of(staying.address)) > 20)
+    assert tap.of(over.address) == []
+    assert announcer.states()[over].error == "the time is over for which it may be announced"
+    assert announcer.states()[staying].error is None
+    ends[over] = math.inf
+    until(lambda: tap.of(over.address))
+    assert complaints == []
+
+
+def test_whether_its_time_is_over_is_asked_before_each_frame(
+    segment: Segment, tap: Tap, make_announcer: MakeAnnouncer
+) -> None:
+    host, vips = segment.hosts[0], many(10)
+    asked: list[Announced] = []
+
+    def ends(each: Announced) -> float:
+        # As after a stop between the first frame and the second.
+        asked.append(each)
+        return math.inf if len(asked) == 1 else -math.inf
+
+    announcer = make_announcer(host.namespace)
+    announcer.announce(on_eth0(*vips), until=ends)
+    until(lambda: all(state.error or state.frames for state in announcer.states().values()))
+    announcer.stop()
+    with closing(host.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)) as frames:
+        [last] = announcement(VIPS[Family.IPV6], mac=host.mac_bytes)
+        frames.sendto(last, ("eth0", 0))
+        until(lambda: last in tap.hear())
+    assert [frame for vip in vips for frame in tap.of(vip)] == shouted(host, asked[0].address)[:1]
 
 
 def test_the_rhythm_is_a_burst_and_then_now_and_again() -> None:
