@@ -3,7 +3,7 @@
     KVCTL_FAINTS=DIRECTORY python -m tests.agent.fainting egress watch …
 
 Once for each time that there is a file NODE.PLACE in the directory, which goes. The places: `extend`, an address that
-was read is about to be given a new lifetime; `beat`, a heartbeat is about to be written.
+was read is about to be given a new lifetime; `beat-ipv4` and `beat-ipv6`, a heartbeat is about to be written.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 
 from kvctl.cli.main import main
 from kvctl.errors import KvctlError
+from kvctl.model.net import Family
 from kvctl.netfilter import fence
 from kvctl.node.address_table import AddressTable, Refusal
 from kvctl.node.rtnetlink import AddressRow
 
 DIRECTORY = "KVCTL_FAINTS"
-EXTEND, BEAT = "extend", "beat"
+EXTEND = "extend"
+BEAT = {family: f"beat-{family}" for family in Family}
 
 
 def faint(place: str) -> None:
@@ -39,7 +41,9 @@ if __name__ == "__main__":
         return change(self, rows)
 
     def write_late(name: str, text: str, what: str) -> KvctlError | None:
-        faint(BEAT)
+        for family in Family:
+            if text == fence._ENTRY[family]:
+                faint(BEAT[family])
         return write(name, text, what)
 
     AddressTable.change = change_late  # type: ignore[method-assign]

@@ -141,7 +141,7 @@ def test_an_agent_that_goes_on_where_it_was_about_to_write_a_heartbeat_takes_it_
         until_all_have_the_vip(nodes, sending[first])
         # The loop, which would take the rules away, is held up: nothing but the heartbeat counts.
         with stopped_restore(nodes, first):
-            faint(nodes, first, at=fainting.BEAT)
+            faint(nodes, first, at=fainting.BEAT[nodes.family])
             eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
             second = nodes.settled()
             until_all_have_the_vip(nodes, sending[second])
