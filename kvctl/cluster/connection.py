@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from kvctl.cluster.client import make_client
 from kvctl.cluster.failures import RefusedError, explained
 from kvctl.cluster.kubeconfig import Source, find_source
+from kvctl.cluster.lines import Lines
 from kvctl.errors import ClusterError
 from kvctl.model.text import quote
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 LARGEST_ANSWER = 256 * 2**20
-LARGEST_LINE = 16 * 2**20
-"""Bytes of one watch event: etcd keeps objects of 1.5 MiB by default."""
 _LARGEST_REFUSAL = 2**16
 _BLOCK = 2**18
 _LONGEST_WAIT = 300.0
@@ -229,47 +228,6 @@ class Connection:
         if not isinstance(value, dict):
             self.no_sense(path)
         return value
-
-
-class Lines:
-    """The lines of a stream, without their ends; blank ones too. Ends where the server ends the stream."""
-
-    def __init__(self, answer: Any, *, timeout: float, fail: Callable[[Exception], NoReturn]) -> None:
-        self._answer = answer
-        self._timeout = timeout
-        self._fail = fail
-        self._interrupted = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._lines()
-        except ClusterError:
-            raise
-        except Exception as error:
-            if not self._interrupted:
-                self._fail(error)
-
-    def _lines(self) -> Iterator[bytes]:
-        begun, buffer = time.monotonic(), bytearray()
-        while not self._interrupted and (chunk := self._answer.read1(_BLOCK)):
-            *lines, rest = (buffer + chunk).split(b"\n")
-            for line in lines:
-                yield bytes(line)
-            if lines:
-                begun = time.monotonic()
-            buffer = bytearray(rest)
-            # A server that drips is as good as silent, and a line without an end would fill the memory.
-            if time.monotonic() - begun > self._timeout or len(buffer) > LARGEST_LINE:
-                raise ClusterError(f"no whole event within {self._timeout:g} s")
-        if buffer and not self._interrupted:
-            raise ClusterError("the connection broke off in the middle of an event")
-
-    def interrupt(self) -> None:
-        """End the stream from another thread: its reader wakes up as if the server had ended it."""
-        self._interrupted = True
-        # An answer that has ended meanwhile has no socket left.
-        with suppress(Exception):
-            self._answer.shutdown()
 
 
 def refusal(

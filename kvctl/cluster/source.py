@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kvctl.cluster.connection import Lines
+from kvctl.cluster.lines import Lines
 from kvctl.cluster.failures import RefusedError
 from kvctl.cluster.pace import BackOff, Pace
 from kvctl.errors import ClusterError
