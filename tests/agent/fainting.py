@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,8 @@ def faint(place: str) -> None:
     """Stop here, if that is wanted."""
     with suppress(FileNotFoundError):
         Path(os.environ[DIRECTORY], f"{os.environ['NODE_NAME']}.{place}").unlink()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # Sent to the process it would be taken by another thread, and this one would go on for a while.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":
