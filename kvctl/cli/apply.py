@@ -9,6 +9,7 @@ import click
 from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
 from kvctl.cli.diff import find_difference
+from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
@@ -22,18 +23,18 @@ from kvctl.reconcile.run import Applied, apply
 from kvctl.reconcile.target import Scope
 
 
-@click.command()
+@click.command(cls=Command)
 @options.services
 @options.namespace
 @takes_inputs()
-@options.backend
+@click.option("--dry-run", is_flag=True, help="Change nothing; print what diff prints, with exit status 0.")
+@options.output()
 @options.prune
+@options.with_vip
 @options.keep_connections
 @options.force
 @options.lock_timeout
-@options.output()
-@options.with_vip
-@click.option("--dry-run", is_flag=True, help="Change nothing; print what diff prints, with exit status 0.")
+@options.backend
 def command(
     *,
     services: Sequence[str],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import explain, print_items
 from kvctl.cli.output import note
@@ -21,7 +22,7 @@ from kvctl.reconcile.report import Status, computed_items
 from kvctl.reconcile.target import Scope
 
 
-@click.command()
+@click.command(cls=Command)
 @options.services
 @options.namespace
 @takes_inputs(of_node=False)
@@ -31,7 +32,7 @@ from kvctl.reconcile.target import Scope
     type=click.Choice([str(family) for family in Family]),
     default=str(Family.IPV4),
     show_default=True,
-    help="The family of -o iptables.",
+    help="Which one -o iptables prints.",
 )
 def command(
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, document, explain, print_items, report_look
 from kvctl.cli.node import Wanted, named_but_skipped, read_wanted
@@ -31,21 +32,21 @@ _OPERATIONS = {"+": "add", "-": "remove"}
 _SIGNS = {"add": "+", "insert": "+", "remove": "-", "delete-chain": "-", "flush-chain": "-"}
 
 
-@click.command()
+@click.command(cls=Command)
 @options.services
 @options.namespace
 @takes_inputs()
-@options.backend
-@options.prune
-@options.with_vip
 @options.output("iptables")
 @click.option(
     "--family",
     type=click.Choice([str(family) for family in Family]),
     default=str(Family.IPV4),
     show_default=True,
-    help="The family of -o iptables.",
+    help="Which one -o iptables prints.",
 )
+@options.prune
+@options.with_vip
+@options.backend
 def command(
     *,
     services: Sequence[str],

@@ -9,6 +9,7 @@ import click
 from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
 from kvctl.cli.apply import report_run
+from kvctl.cli.help import Command
 from kvctl.cli.items import IDENTITY, identity, print_items, report_look
 from kvctl.cli.output import Column, error_message, note, print_table
 from kvctl.cli.placing import take_down
@@ -21,15 +22,15 @@ from kvctl.reconcile.report import Status
 from kvctl.reconcile.run import flush
 
 
-@click.command()
+@click.command(cls=Command)
 @options.services
 @options.namespace
-@click.option("--all", "everything", is_flag=True, help="Everything that is kvctl's, in both back ends.")
-@options.backend
+@click.option("--all", "everything", is_flag=True, help="Remove everything that is kvctl's.")
+@options.output()
 @options.keep_connections
 @options.force
 @options.lock_timeout
-@options.output()
+@options.backend
 def command(
     *,
     services: Sequence[str],

@@ -93,9 +93,10 @@ def takes_inputs(
             return function(inputs=Inputs(**own), **given)
 
         result: Command = command
+        node = options.node if of_node else options.any_node
         if of_node:
             result = options.assume_vip(result)
-        for option in (options.without_vip, options.interface, options.node, options.networks):
+        for option in (options.without_vip, options.interface, node, options.networks):
             result = option(result)
         if by_choice:
             result = options.cluster(result)

@@ -7,12 +7,13 @@ import sys
 import click
 
 from kvctl.cli import options
+from kvctl.cli.help import Group
 from kvctl.errors import UsageError
 
 _MOST_WORKERS = 5
 
 
-@click.group()
+@click.group(cls=Group)
 def lab() -> None:
     """A pod, a worker and the outside world on this machine, in network namespaces.
 
@@ -24,9 +25,11 @@ def lab() -> None:
 command = lab
 
 
-@lab.command()
+@lab.command(short_help="Show what egress does, with real packets; removes what it has built.")
 @options.backend
-@click.option("--manifest", is_flag=True, help="Print the Service and Pod that the demo applies, no more.")
+@click.option(
+    "--manifest", is_flag=True, help="Print the Service and Pod that the demo applies, and do nothing."
+)
 @click.option(
     "--workers",
     type=click.IntRange(1, _MOST_WORKERS),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.output import note
 from kvctl.netfilter.kernel import read_everything, start_reading_everything
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from kvctl.reconcile.report import Item
 
 
-@click.command()
+@click.command(cls=Command)
 @takes_inputs(by_choice=True)
 @options.backend
 @options.output()

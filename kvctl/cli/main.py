@@ -6,19 +6,19 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 from kvctl import __version__
+from kvctl.cli.help import Group
 from kvctl.cli.output import error_message, printable
 from kvctl.errors import KvctlError, ProcessError
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
 INTERRUPTED = 130
 
+_HIDDEN = ""
+"""Instead of what a command does: it is for programs, and not shown."""
 _EGRESS_COMMANDS = {
     "compute": ("kvctl.cli.compute", "Show the rules that the objects ask for; needs no root and no kernel."),
     "apply": ("kvctl.cli.apply", "Make the kernel's rules what the objects ask for."),
@@ -32,10 +32,11 @@ _EGRESS_COMMANDS = {
 }
 _COMMANDS = {
     "lab": ("kvctl.cli.lab", "A pod, a worker and the outside world on this machine, to try egress out."),
+    "complete": ("kvctl.cli.complete", _HIDDEN),
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported when they are run: --help and completion stay quick."""
 
     def __init__(self, *, commands_in: dict[str, tuple[str, str]], **attributes: object) -> None:
@@ -43,8 +44,8 @@ class LazyGroup(click.Group):
         self._commands_in = commands_in
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Those at hand and those to be imported, in the order they are written down."""
-        return [*super().list_commands(ctx), *self._commands_in]
+        """Those at hand and those to be imported, in the order they are written down; none that is hidden."""
+        return [name for name, _ in self.summaries()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; its click command is named `command`."""
@@ -54,21 +55,12 @@ class LazyGroup(click.Group):
         assert isinstance(found, click.Command)
         return found
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands' names with their help, without importing one of them."""
-        from click.shell_completion import CompletionItem
-
-        rows = [(name, sub.get_short_help_str()) for name, sub in self.commands.items()]
-        rows += [(name, text) for name, (_, text) in self._commands_in.items()]
-        found = [CompletionItem(name, help=text) for name, text in rows if name.startswith(incomplete)]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands for --help, without importing them."""
-        rows = [(name, sub.get_short_help_str(formatter.width)) for name, sub in self.commands.items()]
-        rows += [(name, text) for name, (_, text) in self._commands_in.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def summaries(self) -> list[tuple[str, str]]:
+        """Each command with what it does, without importing one of them."""
+        return [
+            *super().summaries(),
+            *((name, text) for name, (_, text) in self._commands_in.items() if text),
+        ]
 
 
 class _Egress(LazyGroup):
@@ -159,8 +151,6 @@ def _report(error: BaseException) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
-    if "_KVCTL_COMPLETE" in os.environ:
-        kvctl.main(prog_name="kvctl")
     # Not kvctl.main(): it makes a closed pipe a failure, also when all work has been done.
     with kvctl.make_context("kvctl", arguments) as context:
         result = kvctl.invoke(context)

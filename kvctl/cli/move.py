@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.output import note, printable, warning
 from kvctl.cluster.connection import Connection, open_connection
 from kvctl.cluster.failures import RefusedError
@@ -27,14 +28,14 @@ _TICK = 0.1
 _CONFLICT = 409
 
 
-@click.command()
-@click.argument("service")
+@click.command(cls=Command)
+@click.argument("service", metavar="SERVICE")
 @options.namespace
-@click.option("--to", "node", metavar="NODE", required=True, help="The node that is to have it.")
+@click.option("--to", "node", metavar="NODE", required=True, help="The Node that is to have it.")
 @click.option(
     "--timeout",
     type=options.Seconds(most=3600),
-    default=60.0,
+    default=60,
     show_default=True,
     metavar="SECONDS",
     help="How long to wait for it.",

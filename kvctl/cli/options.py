@@ -58,21 +58,39 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before 
 
 
 services = click.argument("services", metavar="[SERVICE]...", nargs=-1)
-namespace = click.option("-n", "--namespace", metavar="NAMESPACE", help="Namespace of a SERVICE without one.")
+namespace = click.option(
+    "-n",
+    "--namespace",
+    metavar="NAMESPACE",
+    help="Where a SERVICE lies that is given by its NAME alone. [default: the context's namespace, else default]",
+)
 files = click.option(
     "-f",
     "--filename",
     "filenames",
     multiple=True,
     metavar="FILE",
-    help="Read objects from FILE (JSON or YAML; - is standard input) instead of the cluster. Repeatable.",
+    help="Read objects from FILE (JSON or YAML, also lists as kubectl prints them; - is standard input), and ask no "
+    "cluster. Repeatable.",
 )
 configuration = _all(
-    click.option("--kubeconfig", metavar="FILE", help="The kubeconfig. [environment: KUBECONFIG]"),
-    click.option("--context", "context", metavar="NAME", help="The context of the kubeconfig."),
+    click.option(
+        "--kubeconfig",
+        metavar="FILE",
+        help="How to reach the cluster. [environment: KUBECONFIG; default: the pod's account, else ~/.kube/config]",
+    ),
+    click.option(
+        "--context",
+        "context",
+        metavar="CONTEXT",
+        help="A context of the kubeconfig. [default: its current one]",
+    ),
 )
 cluster = click.option(
-    "--cluster", "ask_cluster", is_flag=True, help="Compare with the cluster that is configured."
+    "--cluster",
+    "ask_cluster",
+    is_flag=True,
+    help="Compare with the cluster that is configured. So do -f, --kubeconfig and --context.",
 )
 networks = _all(
     click.option(
@@ -80,7 +98,7 @@ networks = _all(
         "pod_cidrs",
         multiple=True,
         metavar="CIDR",
-        help="The pods' networks, never rewritten to. Repeatable. "
+        help="A network of pods: only pods in it count, and traffic to it keeps its source. Repeatable. "
         "[environment: egress_podcidr; default: discovered, else 10.0.0.0/16]",
     ),
     click.option(
@@ -88,7 +106,7 @@ networks = _all(
         "service_cidrs",
         multiple=True,
         metavar="CIDR",
-        help="The Services' networks, never rewritten to. Repeatable. "
+        help="A network of ClusterIPs: traffic to it keeps its source. Repeatable. "
         "[environment: egress_servicecidr; default: discovered, else 10.96.0.0/12]",
     ),
     click.option(
@@ -96,81 +114,93 @@ networks = _all(
         "exclude_cidrs",
         multiple=True,
         metavar="CIDR",
-        help="A further network never rewritten to. Repeatable. [environment: egress_excludecidrs]",
+        help="A further network, traffic to which keeps its source. Repeatable. "
+        "[environment: egress_excludecidrs; default: the addresses of Nodes, link-local, multicast]",
     ),
     click.option(
         "--vip-range",
         "vip_ranges",
         multiple=True,
         metavar="CIDR",
-        help="Where a VIP that only an annotation or the spec names must lie. Repeatable. "
-        "[environment: egress_vipranges]",
+        help="Where VIPs may lie that a cluster's Service has not in its status, but in an annotation or its spec. "
+        "Repeatable. [environment: egress_vipranges; default: nowhere]",
     ),
 )
 node = click.option(
     "--node",
-    metavar="NAME",
-    help="Only the pods of this node. [environment: NODE_NAME, vip_nodename]",
+    metavar="NODE",
+    help="The Node that this host is: only its pods count. "
+    "[environment: NODE_NAME, vip_nodename; default: the host name]",
 )
+any_node = click.option("--node", metavar="NODE", help="Only the pods of this Node. [default: those of all]")
 interface = click.option(
     "--interface",
-    metavar="NAME",
-    help="The interface of Services that name none. [environment: vip_servicesinterface, vip_interface]",
+    metavar="INTERFACE",
+    help="The interface of Services that name none. [environment: vip_servicesinterface, vip_interface; default: "
+    "the one that has the VIP, else that of the route to it]",
 )
 backend = click.option(
     "--nftables/--no-nftables",
     "nftables",
     default=None,
-    help="Use iptables-nft, or iptables-legacy. [environment: egress_withnftables; default: what this host uses]",
+    help="Write by iptables-nft, or by iptables-legacy. "
+    "[environment: egress_withnftables; default: what this host uses]",
 )
 assume_vip = click.option(
     "--assume-vip",
     is_flag=True,
     default=None,
-    help="Take the VIP as being here: for load balancers that answer ARP without binding it, or bind it on lo. "
+    help="Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo. "
     "[environment: egress_assumevip]",
 )
 without_vip = click.option(
     "--without-vip",
     type=click.Choice(["drop", "node-address"]),
     default=None,
-    help="What becomes of the traffic of Services without the annotation kvctl.io/without-vip, where their VIP is "
-    "not: it is dropped, or leaves with the node's address. [environment: egress_withoutvip; default: node-address]",
+    help="What becomes of traffic where the VIP is not: it is dropped, or leaves with the node's address. A Service's "
+    "annotation kvctl.io/without-vip comes first. [environment: egress_withoutvip; default: node-address]",
 )
 with_vip = click.option(
     "--with-vip",
     is_flag=True,
-    help="Put the VIPs on their interfaces, too, and announce them: for a node without an agent. flush undoes it.",
+    help="Also put the VIPs on their interfaces, and announce them: for a node without an agent. flush undoes it.",
 )
-prune = click.option("--prune", is_flag=True, help="Remove Services that are absent from the source, too.")
+prune = click.option(
+    "--prune", is_flag=True, help="Also remove the rules of Services that the source does not have."
+)
 keep_connections = click.option(
     "--keep-connections",
     is_flag=True,
     default=None,
-    help="Drop no connection that has the wrong source. [environment: egress_keepconnections]",
+    help="Leave connections that have the wrong source now; without it they are dropped, to begin anew. "
+    "[environment: egress_keepconnections]",
 )
 force = click.option(
-    "--force", is_flag=True, help="Go on beside a living agent (kvctl egress watch), which may undo it."
+    "--force",
+    is_flag=True,
+    help="Go on even if an agent (kvctl egress watch) lives on this node, which may undo it.",
 )
 lock_timeout = click.option(
     "--lock-timeout",
     type=Seconds(most=3600),
-    default=10.0,
+    default=10,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for another kvctl.",
+    help="How long to wait while another kvctl changes rules.",
 )
 
 
 def output(*more: str) -> Callable[[F], F]:
     """`-o` with the formats that every command has and `more`."""
+    *first, last = [*FORMATS, *more]
     return click.option(
         "-o",
         "--output",
-        type=click.Choice([*FORMATS, *more]),
+        type=click.Choice([*first, last]),
         default="table",
         show_default=True,
-        help="The form of the output.",
+        metavar="FORMAT",
+        help=f"How to print: {', '.join(first)} or {last}.",
     )
 
 

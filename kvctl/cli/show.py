@@ -9,6 +9,7 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.around import Around, look_around
+from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import document, flow_text, holder_json, item_json, report_look
 from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
@@ -23,7 +24,7 @@ from kvctl.reconcile.target import Scope
 _MOST_FLOWS = 20
 
 
-@click.command()
+@click.command(cls=Command)
 @options.services
 @options.namespace
 @takes_inputs(by_choice=True)

@@ -11,6 +11,7 @@ import click
 from kvctl.agent.address import DEFAULT_PORT, AgentAddress, parse_agent
 from kvctl.agent.asking import timed_out, wait_for_rules
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.output import note, printable, warning
 from kvctl.cluster.fields import A_LABEL, A_SUBDOMAIN, is_label, is_subdomain
 from kvctl.errors import UsageError
@@ -21,8 +22,8 @@ from kvctl.model.text import quote
 _DOWNWARD = "in a container, set it from the field {} by the downward API (valueFrom.fieldRef)"
 
 
-@click.command()
-@click.option("--pod", metavar="NAME", help="The pod that waits. [environment: POD_NAME]")
+@click.command(cls=Command)
+@click.option("--pod", metavar="POD", help="The name of the pod that waits. [environment: POD_NAME]")
 @click.option("-n", "--namespace", metavar="NAMESPACE", help="Its namespace. [environment: POD_NAMESPACE]")
 @click.option(
     "--agent",
@@ -33,7 +34,7 @@ _DOWNWARD = "in a container, set it from the field {} by the downward API (value
 @click.option(
     "--timeout",
     type=options.Seconds(most=86_400),
-    default=60.0,
+    default=60,
     show_default=True,
     metavar="SECONDS",
     help="How long to wait.",

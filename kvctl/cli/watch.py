@@ -13,6 +13,7 @@ from kvctl.agent.address import DEFAULT_LISTEN, Listen, parse_listen
 from kvctl.agent.journal import LogFormat, parse_log_format
 from kvctl.agent.start import Options, run_agent
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cluster.connection import open_connection
 from kvctl.election.terms import read_terms
@@ -22,7 +23,7 @@ _OF_AGENT = ("clean", "listen", "events", "gates", "elect", "log_format")
 """Options that only a process that stays has a use for."""
 
 
-@click.command()
+@click.command(cls=Command)
 @takes_inputs(files=False)
 @click.option("-f", "--filename", "files", multiple=True, hidden=True)
 @options.backend
@@ -69,7 +70,8 @@ _OF_AGENT = ("clean", "listen", "events", "gates", "elect", "log_format")
 @click.option(
     "--log-format",
     metavar="FORMAT",
-    help=f"One of {', '.join(LogFormat)}. [environment: egress_logformat; default: auto]",
+    help="How to log: auto (text on a terminal, else json), text or json. "
+    "[environment: egress_logformat; default: auto]",
 )
 def command(
     *,

@@ -106,6 +106,15 @@ def chosen_context(source: Source) -> Context:
     return Context(name=name, namespace=_text(context, "namespace"))
 
 
+def context_names(source: Source) -> list[str]:
+    """The contexts of the files that `source` names, as somebody wrote them. Raises ClusterError."""
+    lists = (content.get("contexts") for content in _files(source.files))
+    entries = [entry for listed in lists if isinstance(listed, list) for entry in listed]
+    return [
+        name for entry in entries if isinstance(entry, dict) and isinstance(name := entry.get("name"), str)
+    ]
+
+
 def _files(paths: Sequence[str]) -> Iterator[Mapping[object, object]]:
     """The contents of the files that exist, as kubectl passes over those in KUBECONFIG that do not."""
     for path in paths:

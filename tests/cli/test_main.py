@@ -180,27 +180,3 @@ def test_a_closed_standard_output_is_quiet() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_completion_names_commands_without_importing_them() -> None:
-    code = (
-        "import sys\n"
-        "from kvctl.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit: print(*sorted(sys.modules))\n"
-    )
-    asked = {"_KVCTL_COMPLETE": "bash_complete", "COMP_WORDS": "kvctl egress ", "COMP_CWORD": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **asked},
-        check=True,
-    )
-    *found, loaded = done.stdout.splitlines()
-    assert found == [
-        f"plain,{name}"
-        for name in ("compute", "apply", "diff", "list", "show", "flush", "watch", "move", "wait")
-    ]
-    assert [name for name in loaded.split() if name.startswith(HEAVY)] == []
