@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kvctl.cluster.lines import Lines
 from kvctl.cluster.failures import RefusedError
+from kvctl.cluster.lines import Lines
 from kvctl.cluster.pace import BackOff, Pace
 from kvctl.errors import ClusterError
 
