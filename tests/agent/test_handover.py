@@ -45,14 +45,15 @@ def nodes(make_lab: MakeLab, backend: str, family: Family, tmp_path: Path) -> It
 
 
 @pytest.mark.parametrize(
-    ("backend", "harm"),
-    [*(("nft", harm) for harm in HARMS), *(("legacy", harm) for harm in (HARMS if LONG else (kill,)))],
+    ("backend", "harms"), [("nft", HARMS), ("legacy", HARMS if LONG else (kill,))], ids=["nft", "legacy"]
 )
-def test_a_holder_that_fails_has_stopped_before_another_begins(nodes: Electing, harm: Harm) -> None:
+def test_a_holder_that_fails_has_stopped_before_another_begins(
+    nodes: Electing, harms: tuple[Harm, ...]
+) -> None:
     nodes.server.put("services", elected_service())
     first = nodes.settled()
     with senders(nodes) as sending:
-        for _ in range(RUNS):
+        for harm in harms * RUNS:
             first = fails_once(nodes, sending, first, harm)
 
 
