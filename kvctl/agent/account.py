@@ -12,6 +12,7 @@ from kvctl.errors import KvctlError, ProcessError
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address
 from kvctl.model.objects import Objects
+from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.holder import disagreement
 from kvctl.policy.resolve import Resolution
@@ -45,7 +46,7 @@ def round_of(
         ended=ended,
         duration=duration,
         items=tuple(applied.after.items),
-        turns=tuple(_turns(applied, flows, previous=previous)),
+        turns=tuple(_turns(applied, flows, previous=previous, resolution=wish.resolution)),
         objects=objects,
         resolution=wish.resolution,
         restores=applied.restores,
@@ -83,11 +84,15 @@ def failed_round(
     )
 
 
-def _turns(applied: Applied, flows: Sequence[Flow], *, previous: Round | None) -> Iterable[Turn]:
+def _turns(
+    applied: Applied, flows: Sequence[Flow], *, previous: Round | None, resolution: Resolution
+) -> Iterable[Turn]:
     last = {Subject(i.ref, i.family): i for i in previous.items if i.ref} if previous is not None else {}
     found = {Subject(i.ref, i.family): i for i in applied.before.items if i.ref}
     items = [item for item in changed_items(applied) if item.ref is not None]
     dropped = _dropped(flows, (*items, *applied.before.items))
+    asked_before = _asked(previous.resolution) if previous is not None and items else {}
+    asked = _asked(resolution) if items else {}
     for item in items:
         assert item.ref is not None
         subject = Subject(item.ref, item.family)
@@ -96,12 +101,27 @@ def _turns(applied: Applied, flows: Sequence[Flow], *, previous: Round | None) -
             item=item,
             before=before,
             action=action,
-            repaired=before is not None and action is not None and _asks_the_same(before, item),
+            repaired=before is not None
+            and action is not None
+            # By which mark or fence is not in an item, and changes as well: with a route, say.
+            and asked_before.get(subject) == asked.get(subject)
+            and _asks_the_same(before, item),
             found=found[subject].reason if action is not None and subject in found else None,
             dropped=dropped[subject],
         )
         if action is not None or turn.dropped or not turn.told_before:
             yield turn
+
+
+def _asked(resolution: Resolution | None) -> Mapping[Subject, EgressPolicy]:
+    """What the rules of each Service are to do."""
+    if resolution is None:
+        return {}
+    policies = (
+        *(wanted.policy for wanted in resolution.wanted),
+        *(skip.drop for skip in resolution.skipped if skip.drop is not None),
+    )
+    return {Subject(policy.ref, policy.family): policy for policy in policies}
 
 
 def _asks_the_same(before: Item, item: Item) -> bool:

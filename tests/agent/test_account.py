@@ -13,6 +13,7 @@ from kvctl.agent.round import Cause, Round
 from kvctl.errors import KvctlError
 from kvctl.lab.netns import Namespace
 from kvctl.model.objects import Objects
+from kvctl.model.settings import Settings
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
 from kvctl.policy.resolve import resolve
@@ -33,15 +34,14 @@ class Rounds:
         self.node = Node(namespace)
         self.last: Round | None = None
 
-    def run(self, *things: Thing, here: bool = True) -> Round:
+    def run(self, *things: Thing, here: bool = True, fence_seconds: int | None = None) -> Round:
         """One round for these things."""
         source = objects(*things, from_api=True)
         with self.node.namespace.entered():
-            self.last = self._run(source, here=here)
+            self.last = self._run(source, replace(HERE, assume_vip=here, fence_seconds=fence_seconds))
         return self.last
 
-    def _run(self, source: Objects, *, here: bool) -> Round:
-        settings = replace(HERE, assume_vip=here)
+    def _run(self, source: Objects, settings: Settings) -> Round:
         host = read_host()
         wish = Wish(
             resolution=resolve(source, settings, host=host),
@@ -125,6 +125,16 @@ def test_a_vip_that_moves_away_and_back_is_no_repair(rounds: Rounds) -> None:
     assert judge_pod(away, pod())[:2] == (True, Reason.TRAFFIC_DROPPED)
     assert [repaired for _, repaired in actions(rounds.run(*things))] == [False]
     assert [repaired for _, repaired in actions(rounds.run(*things))] == []
+
+
+def test_what_is_to_be_written_otherwise_than_before_is_no_repair_though_the_service_is_the_same(
+    rounds: Rounds,
+) -> None:
+    things = (service(), pod())
+    rounds.run(*things)
+    assert actions(rounds.run(*things, fence_seconds=2)) == [(Action.UPDATED, False)]
+    rounds.node.iptables("-F", "KVCTL-EGRESS")
+    assert actions(rounds.run(*things, fence_seconds=2)) == [(Action.UPDATED, True)]
 
 
 def test_what_is_dropped_instead_can_be_repaired_as_well(rounds: Rounds) -> None:
