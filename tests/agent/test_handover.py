@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import Sender
 from kvctl.model.net import Family
 from tests.agent.electing import (
@@ -88,18 +89,19 @@ def revived_in_order(nodes: Electing, sending: Senders, first: str, second: str,
 
 
 @pytest.mark.parametrize("backend", ["nft"])
-def test_under_drop_the_outside_sees_the_vip_or_nothing(nodes: Electing) -> None:
+def test_both_families_move_together_and_under_drop_the_outside_sees_the_vips_or_nothing(
+    nodes: Electing,
+) -> None:
     nodes.server.put("services", elected_service(annotations=DROP))
     first = nodes.settled()
-    with Onlooker(nodes) as seen, senders(nodes) as sending:
-        for sender in sending[first]:
-            sender.wait_for(5)
+    with Onlooker(nodes, *Family) as seen, senders(nodes, *Family) as sending:
+        until_all_have_the_vip(nodes, sending[first])
         nodes.outside.heard.clear()
         kill(nodes, first)
         eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
         second = nodes.settled()
-        sending[second][0].wait_for(5)
-    assert nodes.outside.sources() == {nodes.who.vip}
+        until_all_have_the_vip(nodes, sending[second])
+    assert nodes.outside.sources() == {who.vip for who in STANDARD.values()}
     seen.saw_a_move(first, second)
 
 
@@ -169,19 +171,6 @@ def test_with_the_terms_of_a_cluster_it_is_the_same_and_slower(
         second = moves_once(nodes, nodes.settled())
         with senders(nodes) as sending:
             fails_once(nodes, sending, second, kill)
-
-
-@pytest.mark.parametrize("backend", ["nft"])
-def test_both_families_of_a_service_move_together(nodes: Electing) -> None:
-    nodes.server.put("services", elected_service())
-    first = nodes.settled()
-    with Onlooker(nodes, *Family) as seen, senders(nodes, *Family) as sending:
-        until_all_have_the_vip(nodes, sending[first])
-        kill(nodes, first)
-        eventually(lambda: bool(nodes.having() - {first}), why=nodes.told)
-        second = nodes.settled()
-        until_all_have_the_vip(nodes, sending[second])
-    seen.saw_a_move(first, second)
 
 
 @pytest.mark.parametrize("backend", ["nft"])
