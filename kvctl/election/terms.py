@@ -71,10 +71,17 @@ def _check(terms: Terms) -> None:
         )
     # Clocks may differ in speed by a few per cent; what is left is the time to tear down in.
     spare = max(1.0, duration / 10)
-    if duration - deadline < spare:
+    left = duration - deadline
+    if left < spare:
+        why = (
+            f"is {'shorter' if left else 'no longer'} than vip_renewdeadline ({deadline:g} s): another node "
+            "would take over while this one still uses the VIP"
+            if left <= 0
+            else f"leaves {left:g} s after vip_renewdeadline ({deadline:g} s) to tear down before another node takes "
+            f"over: it takes {spare:g} s"
+        )
         raise UsageError(
-            f"vip_leaseduration ({duration:g} s) leaves {duration - deadline:g} s after vip_renewdeadline "
-            f"({deadline:g} s) to tear down before another node takes over: it takes {spare:g} s",
+            f"vip_leaseduration ({duration:g} s) {why}",
             hint=f"set vip_leaseduration to {math.ceil(max(deadline + 1, deadline / 0.9))} at least, "
             "or make vip_renewdeadline shorter",
         )

@@ -19,6 +19,12 @@ VIP_HOST = "kube-vip.io/vipHost"
 # An RFC 1123 subdomain, as Nodes are called: what else stands in the annotation is no evidence.
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
+_BY_LEASE = "its Lease decides which node has it"
+_BY_HAND = (
+    "put it there with apply --with-vip, or use --assume-vip if a load balancer answers for it "
+    "here without binding it"
+)
+
 
 class Evidence(NamedTuple):
     """What others say about the VIP of one Service; `node` is the name of this one."""
@@ -46,9 +52,17 @@ def evidence_of(
 
 
 def not_here(
-    vip: Address, *, host: Host | None, assume: bool, evidence: Evidence = NO_EVIDENCE
+    vip: Address,
+    *,
+    host: Host | None,
+    assume: bool,
+    evidence: Evidence = NO_EVIDENCE,
+    elected: bool = False,
 ) -> str | None:
-    """The sentence that says that the VIP is not on this node, and who has it; None: it is here, or nobody looked."""
+    """The sentence that says that the VIP is not on this node, and who has it; None: it is here, or nobody looked.
+
+    `elected`: nobody but the holder of its Lease places it.
+    """
     if host is None or assume or host.holds(vip) is not None:
         return None
     parked = host.present_elsewhere(vip)
@@ -61,7 +75,8 @@ def not_here(
             return f"the VIP {vip} is held by {evidence.vip_host}"
         if parked is not None:
             return None
-    hint = "use --assume-vip if a load balancer answers for it here without binding it"
+    # By its holder's last word it is this node's: then it is a Lease's to decide, too.
+    hint = _BY_LEASE if elected or evidence.vip_host is not None else _BY_HAND
     if parked is not None:
         return f"the VIP {vip} is only on {parked}, which does not answer ARP for it: {hint}"
     return f"the VIP {vip} is on no interface of this node ({hint})"

@@ -168,7 +168,13 @@ def _judge_family(
         announced=context.announced.get(service.ref, frozenset()),
         node=context.settings.this_node,
     )
-    away = not_here(vip.address, host=context.host, assume=context.settings.assume_vip, evidence=evidence)
+    away = not_here(
+        vip.address,
+        host=context.host,
+        assume=context.settings.assume_vip,
+        evidence=evidence,
+        elected=context.settings.elects and managed_elsewhere(service, announced=evidence.announced) is None,
+    )
     lacks = [sentence for sentence in (away, others) if sentence is not None]
     if state:
         return replace(skipped, reason=_sentence([*lacks, *state], skipped.problems))
@@ -296,7 +302,9 @@ def _no_pod(service: Service, found: Members, context: Context) -> str:
     unusable = context.index.why_unusable(service)
     if unusable is not None:
         return f"no pod {where} counts: {unusable}"
-    more = "" if context.index.has_pods else ": the source has no Pods at all, give them too"
+    # A cluster without Pods is none that lacks a file.
+    unread = not (context.index.has_pods or context.index.from_api)
+    more = ": the source has no Pods at all, give them too" if unread else ""
     return f"no pod {where} matches spec.selector {shown}{more}"
 
 

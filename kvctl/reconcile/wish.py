@@ -223,7 +223,13 @@ class _Verdicts:
         """The sentence that says that the VIP of its present rules is not here."""
         evidence = self.resolution.evidence(service.ref, node=self.settings.this_node)
         sentences = (
-            not_here(vip, host=self.host, assume=self.settings.assume_vip, evidence=evidence)
+            not_here(
+                vip,
+                host=self.host,
+                assume=self.settings.assume_vip,
+                evidence=evidence,
+                elected=self.settings.elects,
+            )
             for vip in service.vips
         )
         return next(filter(None, sentences), None)

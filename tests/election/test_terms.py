@@ -37,7 +37,8 @@ def test_only_whole_seconds_are_accepted(text: str) -> None:
     [
         (("15", "10", "9"), "vip_renewdeadline .* is not more than 1.2 times vip_retryperiod"),
         (("15", "6", "5"), "vip_renewdeadline .* is not more than 1.2 times vip_retryperiod"),
-        (("10", "10", "2"), "vip_leaseduration .* leaves 0 s after vip_renewdeadline"),
+        (("10", "10", "2"), r"vip_leaseduration \(10 s\) is no longer than vip_renewdeadline \(10 s\)"),
+        (("5", "10", "2"), r"vip_leaseduration \(5 s\) is shorter than vip_renewdeadline \(10 s\)"),
         (("60", "55", "2"), "leaves 5 s after vip_renewdeadline .*: it takes 6 s"),
     ],
 )

@@ -31,7 +31,11 @@ def evidence(announced: str = "", vip_host: str | None = None) -> Evidence:
     [
         (("eth0",), evidence(), None),
         (("lo", "eth0"), evidence(announced="there", vip_host="there"), None),
-        ((), evidence(), "is on no interface of this node (use --assume-vip"),
+        (
+            (),
+            evidence(),
+            "is on no interface of this node (put it there with apply --with-vip, or use --assume-vip",
+        ),
         (("lo",), evidence(), "is only on lo, which does not answer ARP"),
         ((), evidence(announced="here"), None),
         (("kube-ipvs0",), evidence(announced="here there", vip_host="there"), None),
@@ -41,7 +45,7 @@ def evidence(announced: str = "", vip_host: str | None = None) -> Evidence:
         (("lo",), evidence(vip_host="there"), "is held by there"),
         (("lo",), evidence(vip_host="here"), None),
         (("kube-ipvs0",), evidence(vip_host="here"), None),
-        ((), evidence(vip_host="here"), "is on no interface of this node"),
+        ((), evidence(vip_host="here"), "is on no interface of this node (its Lease decides"),
     ],
 )
 def test_the_address_comes_first_then_metallb_then_kube_vip(
@@ -55,6 +59,36 @@ def test_the_address_comes_first_then_metallb_then_kube_vip(
         assert f"the VIP 192.168.0.245 {reason}" in sentence
     assert not_here(VIP, host=host(*interfaces), assume=True, evidence=said) is None
     assert not_here(VIP, host=None, assume=False, evidence=said) is None
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "vip_host", "sentence"),
+    [
+        ((), None, "is on no interface of this node (its Lease decides which node has it)"),
+        (
+            ("lo",),
+            None,
+            "is only on lo, which does not answer ARP for it: its Lease decides which node has it",
+        ),
+        ((), "there", "is held by there"),
+    ],
+)
+def test_where_nodes_are_elected_nobody_is_told_to_place_or_assume_it(
+    interfaces: tuple[str, ...], vip_host: str | None, sentence: str
+) -> None:
+    told = not_here(
+        VIP, host=host(*interfaces), assume=False, evidence=evidence(vip_host=vip_host), elected=True
+    )
+    assert told == f"the VIP 192.168.0.245 {sentence}"
+
+
+@pytest.mark.parametrize("lb_class", ["", "example.com/lb"])
+def test_who_elects_says_so_of_its_own_services_alone(lb_class: str) -> None:
+    its = replace(service(), load_balancer_class=lb_class)
+    electing = replace(settings(), elects=True)
+    skip = skip_of(resolved(its, pod(), host=host(), settings=electing), "sip/sip-client")
+    assert ("its Lease decides" in skip.reason) is not bool(lb_class)
+    assert ("--assume-vip" in skip.reason) is bool(lb_class)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,12 @@ class TestOfOneNode:
             "the source has no Pods at all, give them too"
         )
 
+    def test_pods_are_asked_for_of_files_alone(self) -> None:
+        answer = resolved(service(), settings=settings(node="x"), from_api=True)
+        assert skip_of(answer, "sip/sip-client").reason == (
+            "no pod on node x matches spec.selector app=sip-client"
+        )
+
     def test_a_node_that_the_source_does_not_have_keeps_the_rules(self) -> None:
         answer = resolved(service(), pod(node="a"), node("a"), node("b"), settings=settings(node="x"))
         skip = skip_of(answer, "sip/sip-client")
