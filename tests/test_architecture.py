@@ -26,6 +26,7 @@ RANKS = {
     "lab": 3,
     "reconcile": 4,
     "election": 4,
+    "doctor": 5,
     "agent": 5,
     "cli": 6,
     "__main__": 7,

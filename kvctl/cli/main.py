@@ -31,6 +31,7 @@ _EGRESS_COMMANDS = {
     "wait": ("kvctl.cli.wait", "Wait until a pod's rules are in the kernel; for init containers."),
 }
 _COMMANDS = {
+    "doctor": ("kvctl.cli.doctor", "Can egress work on this host? Each check with what mends it."),
     "lab": ("kvctl.cli.lab", "A pod, a worker and the outside world on this machine, to try egress out."),
     "complete": ("kvctl.cli.complete", _HIDDEN),
 }

@@ -1,0 +1,106 @@
+"""`kvctl doctor`: can egress work on this host, and if not, what mends it?"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+
+import click
+
+from kvctl.agent.sign import find_agent
+from kvctl.cli import options
+from kvctl.cli.help import Command
+from kvctl.cli.inputs import Inputs, takes_inputs
+from kvctl.cli.output import Json, print_json, print_yaml, printable
+from kvctl.doctor.examine import Examination, examine
+from kvctl.doctor.finding import Finding, Level, verdict
+from kvctl.doctor.scene import read_scene
+
+_COLOURS = {Level.FAILURE: "red", Level.WARNING: "yellow", Level.UNKNOWN: "yellow", Level.FINE: "green"}
+_SCHEMA_VERSION = 1
+
+
+@click.command(cls=Command)
+@takes_inputs(by_choice=True)
+@options.backend
+@options.output()
+def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
+    """Check whether egress can work on this host; say what keeps it from working, and what mends it.
+
+    Looks only, and changes nothing. The first line is the worst cause. With -f, --cluster, --kubeconfig or --context
+    the ranges are compared with what Nodes, pods and Services have. Without root it checks what it can.
+
+    Exit status: 0 fine, or warnings only; 1 a failure; 4 where the rules could not be read at all.
+    """
+    told, settings = options.told_backend(nftables), inputs.settings()
+    objects = inputs.objects() if inputs.name_a_source else None
+    agent = find_agent()
+    scene = read_scene(
+        settings=settings, told=told, objects=objects, agent=str(agent) if agent is not None else None
+    )
+    found = examine(scene)
+    if output in ("json", "yaml"):
+        document = _document(found, node=settings.this_node)
+        print_json(document) if output == "json" else print_yaml(document)
+    else:
+        click.echo(printable(verdict(found.findings)))
+        click.echo("\n".join(_lines(found.findings, is_wide=output == "wide")))
+    return found.exit_status
+
+
+def _document(found: Examination, *, node: str | None) -> Json:
+    return {
+        "schemaVersion": _SCHEMA_VERSION,
+        "backend": str(found.backend) if found.backend is not None else None,
+        "node": node,
+        "verdict": verdict(found.findings),
+        "checks": [
+            {
+                "check": each.check,
+                "level": str(each.level),
+                "message": each.message,
+                "evidence": each.evidence or None,
+                "mend": each.mend,
+            }
+            for each in found.findings
+        ],
+    }
+
+
+def _lines(findings: Sequence[Finding], *, is_wide: bool) -> list[str]:
+    """A line a finding; of problems, and in the wide form of all, what was seen and what mends it below."""
+    title = max((len(each.check) for each in findings), default=0)
+    indent = " " * (len("failure") + title + 4)
+    width = _width()
+    lines = []
+    for each in findings:
+        texts = [each.message]
+        if each.evidence and (is_wide or each.level is not Level.FINE):
+            texts.append(f"seen: {each.evidence}")
+        if each.mend is not None:
+            texts.append(f"mend: {each.mend}")
+        head = f"{each.level:<7}  {each.check:<{title}}  "
+        body = [part for text in texts for part in _wrapped(printable(text), width - len(indent))]
+        lines += [_coloured(head, each.level) + body[0], *(indent + part for part in body[1:])]
+    return lines
+
+
+def _width() -> int:
+    """Columns of the terminal; where there is none nothing is broken, so that a line can be searched for."""
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if len(text) <= width:
+        return [text]
+    return textwrap.wrap(
+        text, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _coloured(head: str, level: Level) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return head
+    return click.style(head[: len(level)], fg=_COLOURS[level]) + head[len(level) :]

@@ -1,0 +1,1 @@
+"""Whether egress can work on this host: looked at, never changed."""

@@ -1,0 +1,168 @@
+"""Whether the kernel has the matches and targets of kvctl's rules: tried, in a network namespace of its own.
+
+What is loaded says little: it may be built in, and what is not loaded yet is loaded by the first rule.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import NamedTuple, TypeVar
+
+from kvctl import proc
+from kvctl.doctor.binaries import in_use
+from kvctl.doctor.finding import Finding, Level, fine, unknown
+from kvctl.doctor.scene import Scene
+from kvctl.errors import KvctlError
+from kvctl.model.net import Family, parse_address, parse_network
+from kvctl.model.rules import DROP, RETURN, Heartbeat, Mark, Rule, Table, Target, Verb
+from kvctl.model.text import one_line
+from kvctl.netfilter.binaries import Backend, Role, binary
+from kvctl.netfilter.kernel import LOCK_SECONDS
+from kvctl.netfilter.syntax import render
+
+CHECK = "kernel"
+_CLONE_NEWNET = 0x40000000
+_SECONDS = 30.0
+_CHAIN = "KVCTL-TRY"
+_COMMENT = "kvctl:try"
+_MARK = Mark(value=4, mask=0x3C)
+# RFC 5737, RFC 3849: for documentation.
+_ADDRESSES = {Family.IPV4: "192.0.2.1", Family.IPV6: "2001:db8::1"}
+
+T = TypeVar("T")
+
+
+class Feature(NamedTuple):
+    """What a rule of ours takes of the kernel, and what does not work without it."""
+
+    name: str
+    table: Table
+    rule: Rule
+    without: str
+    level: Level = Level.FAILURE
+
+
+def features(family: Family) -> list[Feature]:
+    """Each match and target that kvctl writes, in a rule of its own."""
+    address = parse_address(_ADDRESSES[family])
+    network = parse_network(f"{address}/{family.bits}")
+
+    def rule(target: Target = RETURN, **matches: object) -> Rule:
+        return Rule(comment=_COMMENT, target=target, **matches)  # type: ignore[arg-type]
+
+    nothing, marks = "no Service can be rewritten", "traffic cannot be led out by another interface"
+    beat = Heartbeat(name="kvctl-try", seconds=10, family=family)
+    ports = "Services with several ports cannot be rewritten"
+    warn, nat, mangle = Level.WARNING, Table.NAT, Table.MANGLE
+    snat = Target(verb=Verb.SNAT, address=address)
+    return [
+        Feature("the nat table, comments and SNAT", nat, rule(snat), nothing),
+        Feature("conntrack", nat, rule(original_destination=network), nothing),
+        Feature("multiport", nat, rule(protocol="tcp", ports=((80, 80), (443, 443))), ports),
+        Feature("udp ports", nat, rule(protocol="udp", ports=((53, 53),)), "UDP ports cannot be told apart"),
+        Feature(
+            "sctp ports",
+            nat,
+            rule(protocol="sctp", ports=((53, 53),)),
+            "SCTP ports cannot be told apart",
+            warn,
+        ),
+        Feature(
+            "the mangle table",
+            mangle,
+            rule(DROP, asked_only=True),
+            "kvctl.io/without-vip: drop does not work",
+            warn,
+        ),
+        Feature(
+            "mark and MARK", mangle, rule(Target(verb=Verb.MARK, mark=_MARK), marked=_MARK.mask), marks, warn
+        ),
+        Feature("CONNMARK", mangle, rule(Target(verb=Verb.SAVE_MARK, mark=_MARK)), marks, warn),
+        Feature(
+            "recent",
+            mangle,
+            rule(DROP, heartbeat=beat),
+            "with serviceElection only addresses are fenced",
+            warn,
+        ),
+    ]
+
+
+def check(scene: Scene) -> Iterator[Finding]:
+    """Try them in the back end that is in use."""
+    backend = in_use(scene)
+    if backend is None or not scene.privileges.may_administer:
+        return
+    if not scene.privileges.may_make_namespaces:
+        text = "whether the kernel has what kvctl's rules need was not tried: that takes CAP_SYS_ADMIN"
+        yield unknown(CHECK, text, mend="sudo kvctl doctor, outside of the container")
+        return
+    for family in Family:
+        if scene.look is not None and family in scene.look.sites:
+            yield from _of_family(backend, family)
+
+
+def _of_family(backend: Backend, family: Family) -> Iterator[Finding]:
+    path = binary(backend, family, Role.RESTORE)
+    wanted = features(family)
+    missing = in_own_namespace(lambda: _missing(path, wanted))
+    evidence = f"{path} in a network namespace of its own"
+    if not missing:
+        names = ", ".join(each.name for each in wanted)
+        yield fine(CHECK, f"{family}: the kernel has {names}", evidence=evidence)
+    for feature, stderr in missing:
+        level = feature.level if family is Family.IPV4 else Level.WARNING
+        text = f"{family}: the kernel or iptables lacks {feature.name}: {feature.without}"
+        said = f"{evidence}: {one_line(stderr, longest=300)}"
+        yield Finding(CHECK, level, text, said, "install the kernel's extra modules, or another kernel")
+
+
+def _missing(path: str, wanted: Sequence[Feature]) -> list[tuple[Feature, str]]:
+    """Those that a restore refuses, each with what it says."""
+    if _try(path, wanted) is None:
+        return []
+    answers = [(feature, _try(path, [feature])) for feature in wanted]
+    return [(feature, stderr) for feature, stderr in answers if stderr is not None]
+
+
+def _try(path: str, wanted: Sequence[Feature]) -> str | None:
+    """What a restore of rules with these says; None: it goes through."""
+    lines = []
+    for table in Table:
+        rules = [f"-A {_CHAIN} {render(each.rule)}" for each in wanted if each.table is table]
+        if rules:
+            lines += [f"*{table}", f":{_CHAIN} - [0:0]", *rules, "COMMIT"]
+    argv = (path, "--noflush", "-w", str(LOCK_SECONDS))
+    with tempfile.TemporaryDirectory(prefix="kvctl-doctor-") as directory:
+        # Nobody else changes this namespace: the host's lock is left to the host.
+        env = {"XTABLES_LOCKFILE": str(Path(directory, "lock"))}
+        done = proc.run(argv, stdin="\n".join(lines) + "\n", deadline=_SECONDS, env=env)
+    return None if done.status == 0 else done.stderr.strip() or f"status {done.status}"
+
+
+def in_own_namespace(function: Callable[[], T]) -> T:
+    """What `function` returns in a network namespace that is made for it and goes with it. Raises KvctlError."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            # unshare(2) is about the calling thread alone, whose children begin where it is.
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(_CLONE_NEWNET) != 0:
+                raise KvctlError(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}")
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=run, name="own network namespace")
+    thread.start()
+    thread.join()
+    for error in errors:
+        raise error
+    return results[0]

@@ -1,0 +1,62 @@
+"""What is read once, for all checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kvctl.doctor.privileges import Privileges, read_privileges
+from kvctl.errors import KvctlError
+from kvctl.model.host import Host
+from kvctl.model.objects import Objects
+from kvctl.model.settings import Settings
+from kvctl.model.way import DEFAULT_SPACE
+from kvctl.netfilter.kernel import Reading, read_everything
+from kvctl.node.host import read_host
+from kvctl.node.routing import read_routing
+from kvctl.reconcile.look import Look, look
+
+
+class Scene(NamedTuple):
+    """This host as it was found."""
+
+    settings: Settings
+    told: bool | None
+    """The back end by setting: true nft, false legacy, None nobody says."""
+    reading: Reading
+    look: Look | None
+    """None: the rules could not be read."""
+    blindness: KvctlError | None
+    """Why not."""
+    host: Host
+    marks: Mapping[str, int]
+    """The mark of each interface that traffic is led out by."""
+    privileges: Privileges
+    objects: Objects | None = None
+    """None: no source was named."""
+    agent: str | None = None
+    """The agent that lives in this network namespace, in words."""
+
+
+def read_scene(
+    *, settings: Settings, told: bool | None, objects: Objects | None = None, agent: str | None = None
+) -> Scene:
+    """Look at everything. Raises KvctlError where this host's addresses cannot be read either."""
+    reading = read_everything()
+    found, blindness = None, None
+    try:
+        found = look(told=told, read=lambda: reading)
+    except KvctlError as error:
+        blindness = error
+    return Scene(
+        settings=settings,
+        told=told,
+        reading=reading,
+        look=found,
+        blindness=blindness,
+        host=read_host(),
+        marks=read_routing().marks(DEFAULT_SPACE),
+        privileges=read_privileges(),
+        objects=objects,
+        agent=agent,
+    )

@@ -1,0 +1,116 @@
+"""The kernel's settings (sysctl) that egress depends on: forwarding, reverse path filter, ARP, bridges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvctl.doctor.finding import Finding, Level, failure, fine, warning
+from kvctl.doctor.ranges import known_networks, network_of
+from kvctl.doctor.scene import Scene
+from kvctl.doctor.vips import installed_vips
+from kvctl.model.host import Host
+from kvctl.model.net import Family, within
+from kvctl.node.sysctls import Wrong, read_setting, wrong
+
+CHECK = "sysctl"
+_FORWARD = {Family.IPV4: "ipv4/ip_forward", Family.IPV6: "ipv6/conf/all/forwarding"}
+# Others come by these as a rule: tunnels and pods' ends.
+_INNER = frozenset(("bridge", "vxlan", "geneve", "ipip", "sit", "gre", "tun", "wireguard", "dummy"))
+
+
+def check(scene: Scene) -> Iterator[Finding]:
+    """Forwarding first: without it nothing leaves at all."""
+    yield from _forwarding(scene)
+    needed, spare = _interfaces(scene)
+    for interface in sorted(needed | spare):
+        yield from _of_interface(interface, is_needed=interface in needed, host=scene.host)
+    yield from _bridges(scene)
+
+
+def _forwarding(scene: Scene) -> Iterator[Finding]:
+    for family, path in _FORWARD.items():
+        value = read_setting(path)
+        evidence = f"net/{path} is {value}"
+        if value is None or (value == 0 and not _uses(scene, family)):
+            continue
+        if value == 0:
+            text = f"this host forwards no {family} packets: pods reach nothing outside of it"
+            yield failure(CHECK, text, evidence=evidence, mend=f"sysctl -w net/{path}=1")
+        else:
+            yield fine(CHECK, f"{family} packets are forwarded", evidence=evidence)
+
+
+def _uses(scene: Scene, family: Family) -> bool:
+    """Whether pods of this family are known of; of IPv4 they always may be there."""
+    if family is Family.IPV4:
+        return True
+    told = any(network.version == 6 for network in scene.settings.pod_cidrs)
+    site = scene.look.sites.get(family) if scene.look is not None else None
+    return told or (site is not None and bool(site.installed.refs))
+
+
+def _interfaces(scene: Scene) -> tuple[set[str], set[str]]:
+    """The interfaces that Services leave by now, and others that may have a VIP one day."""
+    host = scene.host
+    needed = {
+        name for vip in installed_vips(scene) if vip.version == 4 and (name := host.holds(vip)) is not None
+    }
+    needed |= set(scene.marks)
+    if scene.settings.interface is not None:
+        needed.add(scene.settings.interface)
+    spare = {
+        entry.interface
+        for entry in host.addresses
+        if entry.serves and entry.up and entry.kind not in _INNER and entry.address.version == 4
+        if entry.prefix_length < 31
+    }
+    return needed, spare - needed
+
+
+def _of_interface(interface: str, *, is_needed: bool, host: Host) -> Iterator[Finding]:
+    found = wrong(interface, Family.IPV4)
+    is_way_out = any(
+        route.interface == interface and route.network.prefixlen == 0 and route.network.version == 4
+        for route in host.routes
+    )
+    problems = []
+    for each in found:
+        level = _level(each, is_needed=is_needed, is_way_out=is_way_out)
+        if level is not None:
+            seen = f"net/{each.path} counts as {each.counts}"
+            problems.append(Finding(CHECK, level, each.why, seen, each.mend))
+    if not problems and is_needed:
+        problems.append(fine(CHECK, f"rp_filter, arp_announce and forwarding of {interface} suit egress"))
+    yield from problems
+
+
+def _level(each: Wrong, *, is_needed: bool, is_way_out: bool) -> Level | None:
+    """How bad a wrong setting of an interface is; None: it does no harm there."""
+    name = each.path.rpartition("/")[2]
+    if name == "arp_announce":
+        return Level.WARNING if is_needed else None
+    if name == "rp_filter" and is_way_out:
+        return None
+    if name == "forwarding":
+        # Where nothing is forwarded that has been said already.
+        return Level.FAILURE if is_needed and read_setting(_FORWARD[Family.IPV4]) else None
+    return Level.FAILURE if is_needed else Level.WARNING
+
+
+def _bridges(scene: Scene) -> Iterator[Finding]:
+    """br_netfilter: bridged frames come through POSTROUTING too, where only excluded networks are spared."""
+    path = "bridge/bridge-nf-call-iptables"
+    if read_setting(path) != 1:
+        return
+    known = known_networks(scene)
+    spared = [*known.pod[Family.IPV4].networks, *scene.settings.exclude_cidrs]
+    for entry in scene.host.addresses:
+        network = network_of(entry)
+        if entry.kind != "bridge" or network.version != 4 or within(network, spared):
+            continue
+        text = (
+            f"packets between pods of bridge {entry.interface} come to kvctl's rules, and {network} is no excluded "
+            "network"
+        )
+        mend = f"if pods are in {network}: egress_podcidr; else --exclude-cidr {network}"
+        yield warning(CHECK, text, evidence=f"net/{path} is 1", mend=mend)

@@ -1,0 +1,131 @@
+"""`kvctl doctor` as a program: its forms of output, its exit status, and what it can do without root."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kvctl import proc
+from kvctl.lab.netns import Namespace
+from tests.doctor.host import prepare
+
+FITTING = ("--pod-cidr", "10.244.0.0/16", "--service-cidr", "10.96.0.0/12")
+_OTHER_USER = (
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--clear-groups",
+    "--inh-caps",
+    "-all",
+    "--ambient-caps",
+    "-all",
+)
+_WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
+_WITHOUT_NET_RAW = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw")
+_WITHOUT_SYS_ADMIN = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+
+
+@pytest.fixture
+def host(namespace: Namespace) -> Namespace:
+    prepare(namespace)
+    return namespace
+
+
+def doctor(host: Namespace, *arguments: str, before: Sequence[str] = ()) -> proc.Completed:
+    """The command, as a process in the host's namespace."""
+    return host.run([*before, sys.executable, "-m", "kvctl", "doctor", *arguments])
+
+
+def test_the_first_line_is_the_verdict_and_all_is_told(host: Namespace) -> None:
+    done = doctor(host, *FITTING)
+    assert (done.status, done.stderr) == (0, "")
+    first, *rest = done.stdout.splitlines()
+    assert first == "nothing found that keeps egress from working"
+    assert all(line.startswith("fine  ") for line in rest)
+
+
+def test_a_problem_comes_first_with_what_was_seen_and_what_mends_it(host: Namespace) -> None:
+    host.write_sysctls({"ipv4/ip_forward": "0"})
+    done = doctor(host, *FITTING)
+    assert done.status == 1
+    first, *rest = done.stdout.splitlines()
+    assert first == "this host forwards no ipv4 packets: pods reach nothing outside of it"
+    assert rest[0].split(maxsplit=2) == ["failure", "sysctl", first]
+    assert rest[1].strip() == "seen: net/ipv4/ip_forward is 0"
+    assert rest[2].strip() == "mend: sysctl -w net/ipv4/ip_forward=1"
+
+
+def test_json_and_yaml_tell_the_same(host: Namespace) -> None:
+    host.write_sysctls({"ipv4/ip_forward": "0"})
+    done = doctor(host, *FITTING, "-o", "json")
+    document = json.loads(done.stdout)
+    assert done.status == 1
+    assert document["schemaVersion"] == 1
+    assert document["verdict"] == document["checks"][0]["message"]
+    assert set(document["checks"][0]) == {"check", "level", "message", "evidence", "mend"}
+    told = yaml.safe_load(doctor(host, *FITTING, "-o", "yaml").stdout)
+    assert told["checks"][0] == document["checks"][0]
+
+
+def test_wide_shows_what_was_read_of_all(host: Namespace) -> None:
+    assert "seen: net/ipv4/ip_forward is 1" in doctor(host, *FITTING, "-o", "wide").stdout
+
+
+def test_a_source_tells_the_ranges(host: Namespace, tmp_path: Path) -> None:
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "worker"},
+        "spec": {"podCIDRs": ["10.42.0.0/24"]},
+    }
+    path = tmp_path / "nodes.json"
+    path.write_text(json.dumps(node), encoding="utf-8")
+    done = doctor(host, "--node", "worker", "-f", str(path))
+    assert done.stdout.startswith(
+        "pods are in 10.244.1.0/24, outside the pod CIDR 10.42.0.0/24 (podCIDRs of the Nodes)"
+    )
+
+
+def test_without_root_it_does_what_it_can(host: Namespace) -> None:
+    host.write_sysctls({"ipv4/ip_forward": "0"})
+    done = doctor(host, *FITTING, "--nftables", before=_OTHER_USER)
+    assert done.status == 4, done.stderr
+    assert done.stdout.startswith("this host forwards no ipv4 packets")
+    assert "not run as root: what takes CAP_NET_ADMIN was not looked at" in done.stdout
+
+
+def test_root_without_the_capability_is_told_so(host: Namespace) -> None:
+    done = doctor(host, *FITTING, "--nftables", before=_WITHOUT_NET_ADMIN)
+    assert done.status == 4
+    assert done.stdout.startswith(
+        "rules can be neither read nor changed: this process has no CAP_NET_ADMIN\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "status", "text"),
+    [
+        ("--nftables", 0, "VIPs cannot be announced (serviceElection, --with-vip)"),
+        ("--no-nftables", 1, "iptables-legacy cannot work: this process has no CAP_NET_RAW"),
+    ],
+)
+def test_without_raw_sockets(host: Namespace, flag: str, status: int, text: str) -> None:
+    done = doctor(host, *FITTING, flag, before=_WITHOUT_NET_RAW)
+    assert text in done.stdout.splitlines()[0]
+    assert done.status == status
+
+
+def test_in_a_container_the_kernel_is_not_tried(host: Namespace) -> None:
+    done = doctor(host, *FITTING, before=_WITHOUT_SYS_ADMIN)
+    assert done.status == 0
+    assert "1 check could not tell" in done.stdout.splitlines()[0]
+    assert "that takes CAP_SYS_ADMIN" in done.stdout
+
+
+def test_help_says_what_the_exit_status_means(host: Namespace) -> None:
+    assert "4 where the rules could not be read at all" in " ".join(doctor(host, "--help").stdout.split())
