@@ -14,11 +14,14 @@ from typing import Any, NamedTuple, Protocol
 from kvctl.cluster.failures import RefusedError
 from kvctl.cluster.fields import Field, Record, is_label, is_subdomain
 from kvctl.errors import ClusterError
-from kvctl.model.lease import LeaseKey
+from kvctl.model.lease import IDENTITY_PREFIX, KUBE_VIPS, LeaseKey
 from kvctl.model.text import quote
 
 MOVE_TO = "kvctl.io/move-to"
 """The annotation that names the node to which a Lease is to go."""
+_MADE_BY, _US = "app.kubernetes.io/managed-by", "kvctl"
+MINE = f"{_MADE_BY}={_US}"
+"""The label of what kvctl has made, and of what it may take though another program made it."""
 _GROUP = "/apis/coordination.k8s.io/v1"
 _A_NUMBER = "a whole number from 0 to 2147483647"
 _LARGEST = 2**31 - 1
@@ -59,6 +62,8 @@ class Lease(NamedTuple):
     uid: str = ""
     move_to: str | None = None
     """The node that the annotation kvctl.io/move-to names."""
+    anothers: bool = False
+    """It seems to be of a program that elects something else: a tenant may name any Lease of the namespace."""
 
 
 class Leases:
@@ -82,7 +87,11 @@ class Leases:
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": lease.key.name, "namespace": lease.key.namespace},
+            "metadata": {
+                "name": lease.key.name,
+                "namespace": lease.key.namespace,
+                "labels": {_MADE_BY: _US},
+            },
             "spec": _spec(lease),
         }
         answer = self._connection.send(
@@ -144,6 +153,9 @@ def read_lease(raw: Mapping[str, Any], key: LeaseKey) -> Lease:
         uid=meta.at("uid").text() or "",
         move_to=meta.at("annotations").text_map(prefixes=(MOVE_TO,)).get(MOVE_TO) or None,
     )
+    labels = meta.at("labels").text_map(prefixes=(_MADE_BY,))
+    ours = key.name.startswith(KUBE_VIPS) or lease.holder.startswith(IDENTITY_PREFIX)
+    lease = lease._replace(anothers=not ours and labels.get(_MADE_BY) != _US)
     if (meta.at("namespace").text(), meta.at("name").text()) != key:
         meta.at("name").wrong(f"that of {key}")
     if problems := record.errors(f"Lease {key}"):

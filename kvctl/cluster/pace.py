@@ -15,6 +15,8 @@ class Pace:
 
     first_delay: float = 0.8
     longest_delay: float = 30.0
+    longest_wait: float = 60.0
+    """However long the server asks to wait."""
     healthy_after: float = 120.0
     """So long without a failure, and the next delay is the first one again."""
     answer: float = 30.0
@@ -65,7 +67,11 @@ class BackOff:
             self._healthy_since = self._pace.now()
 
     def failed(self, *, retry_after: float | None = None) -> float:
-        """How many seconds to wait now; never fewer than the server asked for (`retry_after`)."""
+        """How many seconds to wait now.
+
+        Never fewer than the server asked for (`retry_after`), but for an answer of a minute that is meant for years:
+        what stands in between has its say here, too.
+        """
         pace, since = self._pace, self._healthy_since
         if since is not None and pace.now() - since >= pace.healthy_after:
             self._failures = 0
@@ -73,4 +79,4 @@ class BackOff:
         # The exponent is bounded: a server may be away for weeks.
         delay = min(pace.first_delay * 2.0 ** min(self._failures, 30), pace.longest_delay)
         self._failures += 1
-        return max(delay * (1 + pace.chance()), retry_after or 0.0)
+        return max(delay * (1 + pace.chance()), min(retry_after or 0.0, pace.longest_wait))

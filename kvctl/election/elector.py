@@ -240,8 +240,9 @@ class Elector:
         self.last_error = error
         self.tick(now=now)
         pause = self._patience.after_failure(bound=self.urgent)
-        # However long the server asks to wait: one more try is made while there is something to lose.
-        longest = max(pause, self.deadline - self._terms.retry_period - now)
+        # However long the server asks to wait: one more try is made while there is something to lose, and a candidate
+        # does not sleep through a Lease that runs out.
+        longest = max(pause, min(self.deadline - self._terms.retry_period - now, self._terms.duration))
         self._due = now + min(max(pause, retry_after or 0.0), longest)
         if self._releasing and now >= self._until:
             # Others take it by themselves by now, and what is known of it is of yesterday.
@@ -325,6 +326,8 @@ class Elector:
         if self._names_us:
             return -math.inf
         lease, period = self._observed.lease, self._terms.retry_period
+        if lease is not None and lease.anothers:
+            return math.inf
         named = lease.move_to if lease is not None else None
         if named == self._node:
             return self._observed.free_at()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kvctl.cluster.failures import RefusedError
-from kvctl.cluster.leases import Lease, is_absence
+from kvctl.cluster.leases import MINE, Lease, is_absence
 from kvctl.election.asks import Ask, Purpose
 from kvctl.election.complaints import Complaints
 from kvctl.election.elector import Elector
@@ -66,6 +66,13 @@ class Exchange:
             with self._lock:
                 elector.failed(error.message, now=self._clock())
             return False
+        if answer is not None and answer.anothers:
+            self._complaints.failed(
+                ClusterError(
+                    f"{answer.key} is another program's, and is not taken",
+                    hint=f"name another one in kube-vip.io/leaseName, or label it {MINE}",
+                )
+            )
         with self._lock:
             if answer is None or ask.purpose is Purpose.LOOK:
                 elector.read(answer, now=self._clock())

@@ -8,6 +8,11 @@ IDENTITY_PREFIX = "kvctl/"
 """Of the holder that an agent writes: the name of its node follows."""
 
 
+KUBE_VIPS = "kubevip-"
+"""What kube-vip's own names of Services' Leases begin with (its pkg/lease), and kvctl's with them: who has the Lease
+has the VIP, whichever program it runs."""
+
+
 class LeaseKey(NamedTuple):
     """Which Lease: prints as `namespace/name`."""
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kvctl.model.lease import LeaseKey
+from kvctl.model.lease import KUBE_VIPS, LeaseKey
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.annotations import Annotations, read_annotations
-
-# kube-vip's own name of a Service's Lease (its pkg/lease): who has it has the VIP, whichever program it runs.
-_PREFIX = "kubevip-"
 
 
 def lease_key(ref: ServiceRef, annotations: Annotations) -> LeaseKey:
     """What the annotation kube-vip.io/leaseName names, else kube-vip's name for it."""
-    return LeaseKey(ref.namespace, annotations.lease or _PREFIX + ref.name)
+    return LeaseKey(ref.namespace, annotations.lease or KUBE_VIPS + ref.name)
 
 
 def lease_of(ref: ServiceRef, annotations: Mapping[str, str]) -> LeaseKey:

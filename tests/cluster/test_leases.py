@@ -65,6 +65,30 @@ def test_what_is_created_is_read_again(server: ApiServer, leases: Leases) -> Non
     }
 
 
+def test_what_is_created_says_whose_it_is(server: ApiServer, leases: Leases) -> None:
+    leases.create(OURS, timeout=5)
+    assert stored(server)["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "kvctl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "holder", "labels", "anothers"),
+    [
+        ("payments-leader", "payments-7f9c_1", {}, True),
+        ("payments-leader", "", {}, True),
+        ("payments-leader", "", {"app.kubernetes.io/managed-by": "Helm"}, True),
+        ("sip-lease", "", {"app.kubernetes.io/managed-by": "kvctl"}, False),
+        ("sip-lease", "kvctl/worker", {}, False),
+        ("kubevip-sip-client", "node-1", {}, False),
+    ],
+)
+def test_a_lease_that_is_neither_made_nor_held_by_kvctl_nor_called_as_kube_vips_is_anothers(
+    name: str, holder: str, labels: dict[str, str], anothers: bool
+) -> None:
+    meta = {"name": name, "namespace": "sip", "resourceVersion": "1", "labels": labels}
+    raw = {"metadata": meta, "spec": {"holderIdentity": holder}}
+    assert read_lease(raw, LeaseKey("sip", name)).anothers is anothers
+
+
 def test_a_lease_is_created_once(leases: Leases) -> None:
     leases.create(OURS, timeout=5)
     with pytest.raises(RefusedError) as caught:

@@ -56,6 +56,7 @@ def test_the_server_may_ask_for_more_but_not_for_less(clock: Clock) -> None:
     back_off = BackOff(pace(clock))
     assert back_off.failed(retry_after=7) == 7
     assert back_off.failed(retry_after=0) == pytest.approx(1.6)
+    assert back_off.failed(retry_after=86400) == 60
 
 
 def test_a_server_that_is_away_for_weeks_overflows_nothing(clock: Clock) -> None:

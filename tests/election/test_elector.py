@@ -70,6 +70,17 @@ def test_an_absent_lease_is_made() -> None:
     assert claim(one, 0.0) == Lease(KEY, "kvctl/worker", 15, 0, "wall 0", "wall 0")
 
 
+def test_a_lease_of_another_program_is_looked_at_and_never_taken() -> None:
+    one = elector()
+    now = 0.0
+    for _ in range(100):
+        look(one, FREE._replace(anothers=True), now)
+        now = one.due
+    assert now > 100
+    look(one, FREE, now)
+    claim(one, now)
+
+
 def test_it_is_held_from_when_the_claim_was_sent() -> None:
     one = elector()
     look(one, FREE, 0.0)
@@ -375,7 +386,7 @@ def test_a_server_that_wants_to_be_left_alone_is_asked_once_more_before_the_dead
     candidate = elector()
     ask(candidate, 0.0)
     candidate.failed("too many", now=0.0, retry_after=300.0)
-    assert candidate.due == 300.0
+    assert candidate.due == 15.0
 
 
 def test_a_storm_of_conflicts_does_not_become_one_of_requests() -> None:

@@ -225,7 +225,8 @@ def test_whatever_fails_ends_it_at_the_deadline(server: ApiServer, make: Make, f
     assert not node.holds()
     why = node.why()
     assert why is not None
-    assert why.startswith("not renewed within 0.6 s: ")
+    # And why, unless the machine was too busy for a single try.
+    assert why.startswith("not renewed within 0.6 s")
     assert node.renewals[-1].deadline <= ended < node.renewals[-1].until
     server.mend()
     node.tear_down()
