@@ -148,6 +148,14 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
             Needs.CLUSTER,
         ),
     ),
+    ("doctor",): (
+        Example("See whether egress can work on this node", "kvctl doctor", Needs.NODE),
+        Example(
+            "Compare the ranges with what Nodes, pods and Services have",
+            "kvctl doctor --cluster",
+            Needs.CLUSTER,
+        ),
+    ),
     ("lab",): (
         Example("Build a lab, and write the demo's rules there", "kvctl lab up", Needs.NODE),
         Example("The Service and Pod of the demo", "kvctl lab demo --manifest > sip.yaml"),

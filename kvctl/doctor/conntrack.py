@@ -25,10 +25,8 @@ def check(*, settings: Path = _SETTINGS, statistics: Path = _STATISTICS) -> Iter
     yield _fill(count, limit)
     refused = _counters(statistics)
     told = ", ".join(f"{name} {refused[name]}" for name in _REFUSED if name in refused)
-    if any(refused.get(name) for name in _REFUSED):
-        text = (
-            "the kernel has refused connections since its start: a VIP without a free port, or a full table"
-        )
+    if number := sum(refused.get(name, 0) for name in _REFUSED):
+        text = f"the kernel has refused {plural(number, 'connection')} so far: no free port for a VIP, or a full table"
         mend = "see whether it grows: conntrack -S; kvctl_port_share of the agent's metrics tells which VIP"
         yield warning(CHECK, text, evidence=told, mend=mend)
     elif refused:

@@ -114,7 +114,8 @@ def _of_family(backend: Backend, family: Family) -> Iterator[Finding]:
     evidence = f"{path} in a network namespace of its own"
     if not missing:
         names = ", ".join(each.name for each in wanted)
-        yield fine(CHECK, f"{family}: the kernel has {names}", evidence=evidence)
+        text = f"{family}: the kernel has all that kvctl's rules need"
+        yield fine(CHECK, text, evidence=f"{names}: {evidence}")
     for feature, stderr in missing:
         level = feature.level if family is Family.IPV4 else Level.WARNING
         text = f"{family}: the kernel or iptables lacks {feature.name}: {feature.without}"

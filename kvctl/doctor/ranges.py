@@ -158,7 +158,9 @@ def _address(text: str) -> Address | None:
 
 
 def _own_networks(kind: CidrKind, cidrs: Cidrs, host: Host) -> Iterator[Finding]:
-    """A range that holds the network by which this host talks to the outside hides the outside from egress."""
+    """A guess that holds the network by which this host talks to the outside hides the outside from egress."""
+    if cidrs.origin != "default":
+        return
     ways_out = {route.interface for route in host.routes if not route.network.prefixlen}
     for entry in host.addresses:
         if (

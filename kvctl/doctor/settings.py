@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvctl.doctor.finding import Finding, Level, failure, fine, warning
+from kvctl.doctor.finding import Finding, Level, failure, fine
 from kvctl.doctor.ranges import known_networks, network_of
 from kvctl.doctor.scene import Scene
 from kvctl.doctor.vips import installed_vips
 from kvctl.model.host import Host
-from kvctl.model.net import Family, within
+from kvctl.model.net import Family, overlap, within
 from kvctl.node.sysctls import Wrong, read_setting, wrong
 
 CHECK = "sysctl"
@@ -78,7 +78,8 @@ def _of_interface(interface: str, *, is_needed: bool, host: Host) -> Iterator[Fi
         level = _level(each, is_needed=is_needed, is_way_out=is_way_out)
         if level is not None:
             seen = f"net/{each.path} counts as {each.counts}"
-            problems.append(Finding(CHECK, level, each.why, seen, each.mend))
+            text = each.why if is_needed else f"{each.why}: no Service can leave by it"
+            problems.append(Finding(CHECK, level, text, seen, each.mend))
     if not problems and is_needed:
         problems.append(fine(CHECK, f"rp_filter, arp_announce and forwarding of {interface} suit egress"))
     yield from problems
@@ -98,19 +99,22 @@ def _level(each: Wrong, *, is_needed: bool, is_way_out: bool) -> Level | None:
 
 
 def _bridges(scene: Scene) -> Iterator[Finding]:
-    """br_netfilter: bridged frames come through POSTROUTING too, where only excluded networks are spared."""
+    """With br_netfilter frames between pods of one bridge come through POSTROUTING, too."""
     path = "bridge/bridge-nf-call-iptables"
-    if read_setting(path) != 1:
-        return
-    known = known_networks(scene)
-    spared = [*known.pod[Family.IPV4].networks, *scene.settings.exclude_cidrs]
+    value, known = read_setting(path), known_networks(scene)
+    pods = known.pod[Family.IPV4]
+    spared = [*pods.networks, *scene.settings.exclude_cidrs]
     for entry in scene.host.addresses:
         network = network_of(entry)
-        if entry.kind != "bridge" or network.version != 4 or within(network, spared):
+        if entry.kind != "bridge" or not any(overlap(network, each) for each in pods.networks):
             continue
-        text = (
-            f"packets between pods of bridge {entry.interface} come to kvctl's rules, and {network} is no excluded "
-            "network"
-        )
-        mend = f"if pods are in {network}: egress_podcidr; else --exclude-cidr {network}"
-        yield warning(CHECK, text, evidence=f"net/{path} is 1", mend=mend)
+        if value == 1 and not within(network, spared):
+            text = (
+                f"the pod CIDR {pods} is only a part of {network}, the network of bridge {entry.interface}: "
+                "what its pods send each other may be rewritten"
+            )
+            mend = f"set egress_podcidr (or --pod-cidr) to the cluster's whole pod network, or --exclude-cidr {network}"
+            yield failure(CHECK, text, evidence=f"net/{path} is 1", mend=mend)
+        elif value is not None:
+            text = f"traffic between the pods of bridge {entry.interface} keeps its source"
+            yield fine(CHECK, text, evidence=f"net/{path} is {value}, the pod CIDR {pods}")
