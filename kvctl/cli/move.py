@@ -11,13 +11,17 @@ import click
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.output import note, printable, warning
+from kvctl.cluster import kinds
 from kvctl.cluster.connection import Connection, open_connection
 from kvctl.cluster.failures import RefusedError
 from kvctl.cluster.fields import A_SUBDOMAIN, is_subdomain
+from kvctl.cluster.kinds import examine
 from kvctl.cluster.leases import MOVE_TO, Lease, Leases
+from kvctl.cluster.whereabouts import Whereabouts
 from kvctl.errors import ClusterError, KvctlError, UsageError
 from kvctl.lab.signals import orderly
 from kvctl.model.lease import IDENTITY_PREFIX, LeaseKey
+from kvctl.model.objects import Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import quote
 from kvctl.policy.lease import lease_of
@@ -26,6 +30,8 @@ _SECONDS = 10.0
 """How long a request may take."""
 _TICK = 0.1
 _CONFLICT = 409
+_SHOWN = 8
+"""So many nodes are named."""
 
 
 @click.command(cls=Command)
@@ -61,13 +67,15 @@ def command(
     if not is_subdomain(node):
         raise UsageError(f"--to: {quote(node)} is not {A_SUBDOMAIN}")
     connection = open_connection(kubeconfig=kubeconfig, context=context)
-    leases, key = Leases(connection), _lease_of(connection, ref)
+    service_now = _service(connection, ref)
+    leases, key = Leases(connection), lease_of(ref, service_now.annotations)
     begun = time.monotonic()
     lease = _look(leases, key, ref)
     before = _node(lease)
     if before == node:
         note(printable(f"{ref} is on {node} already (Lease {key})"))
         return 0
+    _refuse_if_unable(Whereabouts(connection, timeout=_SECONDS), service_now, node)
     with orderly():
         try:
             _ask(leases, lease, ref, node)
@@ -80,18 +88,37 @@ def command(
     return 0
 
 
-def _lease_of(connection: Connection, ref: ServiceRef) -> LeaseKey:
+def _service(connection: Connection, ref: ServiceRef) -> Service:
     path = f"/api/v1/namespaces/{ref.namespace}/services/{ref.name}"
     try:
-        service: Mapping[str, Any] = connection.get(path, timeout=_SECONDS)
+        raw: Mapping[str, Any] = connection.get(path, timeout=_SECONDS)
     except RefusedError as error:
         if error.status == 404:
             raise KvctlError(f"there is no Service {ref}", hint="see: kubectl get services -A") from error
         raise
-    meta = service.get("metadata")
-    annotations = meta.get("annotations") if isinstance(meta, dict) else None
-    texts = {k: v for k, v in (annotations or {}).items() if isinstance(k, str) and isinstance(v, str)}
-    return lease_of(ref, texts)
+    _, kept = examine(dict(raw), kinds.SERVICE)
+    if not isinstance(kept.view, Service):
+        if kept.errors:
+            raise kept.errors[0]
+        connection.no_sense(path)
+    return kept.view
+
+
+def _refuse_if_unable(whereabouts: Whereabouts, service: Service, node: str) -> None:
+    """Raise KvctlError where the node could not take it: its holder would give it up for nobody."""
+    ref, nodes = service.ref, whereabouts.nodes_of(service)
+    there = ", ".join(sorted(nodes or ())[:_SHOWN]) + (" ..." if len(nodes or ()) > _SHOWN else "")
+    if whereabouts.has_node(node) is False:
+        hint = f"{ref} has pods on: {there}" if there else "see: kubectl get nodes"
+        raise KvctlError(f"there is no Node {node}", hint=hint)
+    if nodes is None:
+        kind = kinds.POD if service.selector else kinds.ENDPOINT_SLICE
+        note(printable(f"whether {ref} has a pod on {node} is not known: {kind.called} may not be listed"))
+    elif node not in nodes:
+        raise KvctlError(
+            f"{ref} has no pod on {node}, which therefore does not take its VIP",
+            hint=f"it has pods on: {there}" if there else "it has a pod on no node: start one there first",
+        )
 
 
 def _look(leases: Leases, key: LeaseKey, ref: ServiceRef) -> Lease:

@@ -22,8 +22,19 @@ Move = Callable[..., subprocess.Popen[str]]
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
     with serving() as found:
-        found.put("services", {"metadata": {"namespace": "sip", "name": "client"}, "spec": {}})
+        meta = {"namespace": "sip", "name": "client"}
+        found.put("services", {"metadata": meta, "spec": {"selector": {"app": "client"}}})
+        for number in (1, 2):
+            found.put("nodes", {"metadata": {"name": f"worker-{number}"}})
+            run(found, number, node=f"worker-{number}")
         yield found
+
+
+def run(server: ApiServer, number: int, *, node: str, **labels: str) -> None:
+    """A pod of the Service on a node."""
+    meta = {"namespace": "sip", "name": f"client-{number}", "labels": {"app": "client", **labels}}
+    status = {"phase": "Running", "podIPs": [{"ip": f"10.0.0.{number}"}]}
+    server.put("pods", {"metadata": meta, "spec": {"nodeName": node}, "status": status})
 
 
 @pytest.fixture
@@ -158,3 +169,75 @@ def test_a_lease_of_another_program_is_left_alone(server: ApiServer, move: Move)
         'Error: Lease sip/kubevip-client is held by "worker-1_3f0c", which is no agent of kvctl\'s'
     )
     assert wish(server) is None
+
+
+def test_a_node_that_is_none_is_told_with_those_that_have_pods_and_moves_nothing(
+    server: ApiServer, move: Move
+) -> None:
+    hold(server, "kvctl/worker-1")
+    assert ended(move("sip/client", "--to", "worker-9")) == (
+        1,
+        ["Error: there is no Node worker-9", "Hint: sip/client has pods on: worker-1, worker-2"],
+    )
+    assert {request.method for request in server.asked(anything("leases"))} == {"GET"}
+
+
+@pytest.mark.parametrize("there", ["nothing", "other labels", "host network", "finished"])
+def test_a_node_without_a_pod_of_the_service_is_sent_nothing(
+    server: ApiServer, move: Move, there: str
+) -> None:
+    hold(server, "kvctl/worker-1")
+    server.put("nodes", {"metadata": {"name": "worker-3"}})
+    if there != "nothing":
+        meta = {"namespace": "sip", "name": "c", "labels": {"app": "x" if "labels" in there else "client"}}
+        spec = {"nodeName": "worker-3", "hostNetwork": there == "host network"}
+        status = {
+            "phase": "Succeeded" if there == "finished" else "Running",
+            "podIPs": [{"ip": "10.0.0.9"}],
+        }
+        server.put("pods", {"metadata": meta, "spec": spec, "status": status})
+    assert ended(move("sip/client", "--to", "worker-3")) == (
+        1,
+        [
+            "Error: sip/client has no pod on worker-3, which therefore does not take its VIP",
+            "Hint: it has pods on: worker-1, worker-2",
+        ],
+    )
+    assert wish(server) is None
+    assert {request.method for request in server.asked(anything("leases"))} == {"GET"}
+
+
+def test_of_a_service_without_selector_the_endpoints_tell_where_its_pods_are(
+    server: ApiServer, move: Move
+) -> None:
+    hold(server, "kvctl/worker-1")
+    server.put("services", {"metadata": {"namespace": "sip", "name": "client"}, "spec": {}})
+    labels = {"kubernetes.io/service-name": "client"}
+    endpoints = [{"addresses": ["10.0.0.2"], "nodeName": "worker-2"}]
+    server.put(
+        "endpointslices",
+        {
+            "metadata": {"namespace": "sip", "name": "client-x", "labels": labels},
+            "addressType": "IPv4",
+            "endpoints": endpoints,
+        },
+    )
+    moving = move("sip/client", "--to", "worker-2")
+    until(lambda: wish(server) == "worker-2", seconds=60)
+    hold(server, "kvctl/worker-2")
+    assert ended(moving)[0] == 0
+    status, (_, hint) = ended(move("sip/client", "--to", "worker-1"))
+    assert (status, hint) == (1, "Hint: it has pods on: worker-2")
+
+
+def test_what_may_not_be_read_is_no_reason_to_refuse(server: ApiServer, move: Move) -> None:
+    hold(server, "kvctl/worker-1")
+    server.forbid("nodes")
+    server.forbid("pods")
+    moving = move("sip/client", "--to", "worker-2")
+    until(lambda: wish(server) == "worker-2", seconds=60)
+    hold(server, "kvctl/worker-2")
+    status, (unknown, moved) = ended(moving)
+    assert status == 0
+    assert unknown.startswith("Note: whether sip/client has a pod on worker-2 is not known: ")
+    assert moved.startswith("Note: sip/client moved from worker-1 to worker-2")
