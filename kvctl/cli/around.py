@@ -164,13 +164,15 @@ class Around(NamedTuple):
 
     def _interface(self, name: str | None) -> str:
         """The interface, and how traffic is led out by it."""
-        mark = self.marks.get(name) if name is not None else None
-        if mark is None:
-            return name or "-"
-        space = DEFAULT_SPACE
-        return (
-            f"{name}, led to by the mark {mark:#x}/{space.mask:#x} and the routing table {space.table(mark)}"
+        if name is None:
+            return "-"
+        mark, space = self.marks.get(name), DEFAULT_SPACE
+        led = (
+            f"led to by the mark {mark:#x}/{space.mask:#x} and the routing table {space.table(mark)}"
+            if mark
+            else None
         )
+        return ", ".join(filter(None, (name, led, self.host.fault_of(name))))
 
 
 def look_around(
@@ -190,7 +192,7 @@ def look_around(
         node=node,
         agent=find_agent(),
         placed={each.address: each for each in bound()},
-        marks=read_routing().marks(DEFAULT_SPACE),
+        marks=read_routing().marks(DEFAULT_SPACE, names=host.interfaces),
         wanted=wanted,
         leases=leases,
     )

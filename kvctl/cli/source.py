@@ -46,10 +46,12 @@ def report_source(objects: Objects, resolution: Resolution, *, pruned: bool = Fa
 def report_problems(resolution: Resolution, refs: frozenset[ServiceRef] | None) -> int:
     """Every annotation that is not accepted as an error with its hint; the exit status this makes."""
     shown = set()
-    for skip in resolution.skipped:
-        for problem in skip.problems:
-            text = f"{skip.ref}: {problem}"
-            if text not in shown and (refs is None or skip.ref in refs):
+    found = [(skip.ref, skip.problems) for skip in resolution.skipped]
+    found += [(wanted.policy.ref, wanted.problems) for wanted in resolution.wanted]
+    for ref, problems in found:
+        for problem in problems:
+            text = f"{ref}: {problem}"
+            if text not in shown and (refs is None or ref in refs):
                 shown.add(text)
                 input_errors([InputError(text, hint=problem.hint)])
     return 1 if shown else 0

@@ -59,10 +59,20 @@ class _Seen(NamedTuple):
     addresses: tuple[HostAddress, ...]
     routes: tuple[Route, ...]
     interfaces: tuple[str, ...] = ()
+    down: frozenset[str] = frozenset()
+    """Those of `interfaces` that are down, as set by the admin."""
+    unplugged: frozenset[str] = frozenset()
+    """Those that are up and have no carrier: nothing is at the other end."""
 
 
 class Host(_Seen):
-    """The addresses, main-table routes and interface names of this host at one moment."""
+    """The addresses, main-table routes and interfaces of this host at one moment."""
+
+    def fault_of(self, interface: str) -> str | None:
+        """Why nothing leaves or comes by an interface, as a sentence; None: nothing is known to be wrong with it."""
+        if interface in self.down:
+            return f"the interface {interface} is down"
+        return f"the interface {interface} has no carrier" if interface in self.unplugged else None
 
     def holds(self, address: Address) -> str | None:
         """The interface that makes this host the holder of `address`, or None if it is not here."""

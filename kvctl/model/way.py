@@ -105,6 +105,11 @@ class Way(NamedTuple):
     via: tuple[tuple[Network, Address], ...] = ()
     """Networks behind other next hops on the link."""
 
+    @property
+    def is_shut(self) -> bool:
+        """It leads nowhere: what is marked for it is refused."""
+        return self.gateway is None and not self.networks and not self.via
+
     def is_on_link(self, address: Address) -> bool:
         """Whether the kernel itself finds that `address` is a neighbour: by a network, or as link-local IPv6."""
         if family_of(address) is Family.IPV6 and address.is_link_local:

@@ -18,6 +18,7 @@ from kvctl.node.rtnetlink import (
     IFA_CACHEINFO,
     IFA_LOCAL,
     IFADDRMSG,
+    IFF_LOWER_UP,
     IFF_UP,
     IFINFOMSG,
     IFLA_IFNAME,
@@ -39,9 +40,9 @@ class HostChanges:
     """Calls `notify` when `read_host` would say something else than before.
 
     That is when an address comes, goes or changes (its flags too, not its lifetimes), an interface comes,
-    goes, changes its name or goes up or down, or a route of the main table changes: at most each 0.1 s,
-    for routes alone each second. The first message about each interface and address counts as a change.
-    Hears the network namespace of the thread that makes it. Needs no privilege. Raises NetlinkError.
+    goes, changes its name, goes up or down, gets or loses its carrier, or a route of the main table changes:
+    at most each 0.1 s, for routes alone each second. The first message about each interface and address counts
+    as a change. Hears the network namespace of the thread that makes it. Needs no privilege. Raises NetlinkError.
     """
 
     def __init__(self, notify: Callable[[], None]) -> None:
@@ -90,12 +91,12 @@ class _Judge:
 
 
 def _link(buffer: bytearray, start: int, end: int) -> tuple[Hashable, Hashable]:
-    """An interface's index, and its name and whether it is up; no index for a message about a bridge's port."""
+    """An interface's index, and its name, whether it is up and has a carrier; no index: it is about a bridge's port."""
     family, _, index, flags, _ = IFINFOMSG.unpack_from(buffer, start)
     if family:  # AF_BRIDGE: RTM_DELLINK says then that the interface has left the bridge, not the host
         return None, None
     name = read_attributes(buffer, start + IFINFOMSG.size, end).get(IFLA_IFNAME)
-    return index, (name, bool(flags & IFF_UP))
+    return index, (name, flags & (IFF_UP | IFF_LOWER_UP))
 
 
 def _address(buffer: bytearray, start: int, end: int) -> tuple[Hashable, Hashable]:

@@ -103,6 +103,8 @@ def _host(*, links: dict[int, Link], addresses: list[AddressRow], routes: list[_
         ),
         routes=tuple(value for route in routes for value in _named_routes(route, links=links)),
         interfaces=tuple(link.name for link in links.values()),
+        down=frozenset(link.name for link in links.values() if not link.up),
+        unplugged=frozenset(link.name for link in links.values() if link.up and not link.carrier),
     )
 
 

@@ -9,13 +9,15 @@
 
 The exclusions go on as if there were no mark, instead of looking into the main table at once: AWS, Calico and Cilium
 reach pods by rules and tables of their own. The last route is there even with a gateway: routes go with their
-interface, and an empty table would let the main one send packets with the VIP as source by another.
+interface, and an empty table would let the main one send packets with the VIP as source by another. Its metric is a
+number of the interface's name: so the table is known as that interface's while it holds nothing else.
 
 Everything has protocol 75, and only what has it is ever removed; the state is the kernel's.
 """
 
 from __future__ import annotations
 
+from binascii import crc32
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -37,6 +39,8 @@ _EVERYTHING = {Family.IPV4: parse_network("0.0.0.0/0"), Family.IPV6: parse_netwo
 # What the kernel takes where nothing is said: ip6_route_add, fib_table_insert.
 _METRIC = {Family.IPV4: 0, Family.IPV6: 1024}
 _LAST_METRIC = 4_000_000_000
+# What may be added to it: a metric has 32 bits.
+_NAME_NUMBERS = 1 << 28
 
 
 class Found(NamedTuple):
@@ -49,20 +53,22 @@ class Found(NamedTuple):
     tells_protocol: bool = True
     """Whether this kernel remembers who made a rule (since 4.17)."""
 
-    def marks(self, space: MarkSpace) -> dict[str, int]:
-        """The mark of each interface that has a way; one that is gone has no name any more."""
+    def marks(self, space: MarkSpace, *, names: Iterable[str] = ()) -> dict[str, int]:
+        """The mark of each interface that has a way.
+
+        Where a way is shut, or its interface is down or gone, only the interfaces in `names` are known again.
+        """
         tables = {
             seen.rule.to: seen.rule.mark
             for seen in self.rules
             if seen.rule.action == LOOKUP and seen.rule.mask == space.mask and seen.rule.mark in space.marks
         }
-        return {
-            route.interface: tables[route.table]
-            for route in self.routes
-            if isinstance(route.interface, str)
-            and route.table in tables
-            and space.table(tables[route.table]) == route.table
-        }
+        routes = [r for r in self.routes if r.table in tables and space.table(tables[r.table]) == r.table]
+        open_ways = {r.interface: tables[r.table] for r in routes if isinstance(r.interface, str)}
+        last = {r.metric: tables[r.table] for r in routes if r.kind == UNREACHABLE}
+        others = {name: last[metric] for name in names if (metric := _last_metric(name)) in last}
+        taken = frozenset(open_ways.values())
+        return {name: mark for name, mark in others.items() if mark not in taken} | open_ways
 
 
 class AddedRoute(NamedTuple):
@@ -158,10 +164,16 @@ def _guards(family: Family, exclusions: Iterable[Network], *, space: MarkSpace) 
     ]
 
 
+def _last_metric(interface: str) -> int:
+    """That of the last route in the table of this interface."""
+    return _LAST_METRIC + crc32(interface.encode("utf-8", "surrogateescape")) % _NAME_NUMBERS
+
+
 def _table(way: Way, *, exclusions: Collection[Network]) -> list[AddedRoute]:
     """The routes of a way; neighbours before what is behind them. Excluded networks never get here."""
     metric, everything = _METRIC[way.family], _EVERYTHING[way.family]
-    away = TableRoute(table=way.table, network=everything, kind=UNREACHABLE, metric=_LAST_METRIC)
+    last = _last_metric(way.interface)
+    away = TableRoute(table=way.table, network=everything, kind=UNREACHABLE, metric=last)
     on_link = TableRoute(way.table, everything, UNICAST, metric, interface=way.interface)
     networks = [n for n in way.networks if not within(n, exclusions)]
     hops = [(n, hop) for n, hop in way.via if not within(n, exclusions)]

@@ -30,6 +30,8 @@ _IFLA_INFO_KIND = 1
 _IFLA_EXT_MASK = 29
 _RTEXT_FILTER_SKIP_STATS = 0x8
 IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
+"""linux/if.h: it has a carrier; the kernel says so only of what is up (dev_get_flags)."""
 _NO_STATISTICS = attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS.to_bytes(4, ORDER))
 
 IFADDRMSG = Struct("=BBBBI")
@@ -76,6 +78,8 @@ class Link(NamedTuple):
     name: str
     kind: str | None
     up: bool
+    carrier: bool = True
+    """Something is at the other end; false while it is down."""
 
 
 class AddressRow(NamedTuple):
@@ -156,7 +160,13 @@ def read_link(buffer: bytearray, start: int, end: int) -> Link:
     if IFLA_IFNAME not in parts:
         raise malformed("interface")
     name = read_text(parts[IFLA_IFNAME])
-    return Link(number=index, name=name, kind=read_text(kind) if kind else None, up=bool(flags & IFF_UP))
+    return Link(
+        number=index,
+        name=name,
+        kind=read_text(kind) if kind else None,
+        up=bool(flags & IFF_UP),
+        carrier=bool(flags & IFF_LOWER_UP),
+    )
 
 
 def read_address(buffer: bytearray, start: int, end: int) -> AddressRow | None:

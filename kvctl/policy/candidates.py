@@ -60,7 +60,7 @@ class Candidates(NamedTuple):
         return found
 
     def located(self, host: Host) -> Located:
-        """What of it this host has the interfaces for: who could not use a Lease must not hold it."""
+        """What of it this host has working interfaces for: who could not use a Lease must not hold it."""
         interfaces: dict[LeaseKey, Mapping[Address, str]] = {}
         unable: dict[LeaseKey, str] = {}
         for key in self.by_lease:
@@ -72,13 +72,12 @@ class Candidates(NamedTuple):
         return Located(interfaces, unable)
 
     def _lacks(self, key: LeaseKey, interfaces: Mapping[Address, str], host: Host) -> str | None:
-        """The sentence about the first VIP that this host has no interface for."""
+        """The sentence about the first VIP that this host has no interface for, or none that works."""
         for candidate in self.by_lease[key]:
-            for vip in sorted(candidate.vips, key=str):
-                interface = interfaces.get(vip)
-                if interface is None or interface not in host.interfaces:
-                    where = f"this node has no interface {interface}" if interface else "no route leads to it"
-                    return f"the VIP {vip} of {candidate.ref} cannot be here: {where}"
+            for policy in sorted(candidate.policies, key=lambda policy: str(policy.vip)):
+                why = _obstacle(policy, interfaces.get(policy.vip), host)
+                if why is not None:
+                    return f"the VIP {policy.vip} of {candidate.ref} cannot be here: {why}"
         return None
 
     def with_kept(self, before: Candidates, faulty: Collection[ServiceRef]) -> Candidates:
@@ -97,6 +96,34 @@ class Candidates(NamedTuple):
 
 
 NOTHING = Candidates(by_lease={}, refused={})
+
+
+def _obstacle(policy: EgressPolicy, interface: str | None, host: Host) -> str | None:
+    """Why the VIP of a policy would be of no use on an interface of this host."""
+    if interface is None:
+        return "no route leads to it"
+    if interface not in host.interfaces:
+        return f"this node has no interface {interface}"
+    fault = host.fault_of(interface)
+    if fault is not None or policy.interface is not None:
+        return fault
+    # The routes of an interface that is down have gone, and the default one leads elsewhere.
+    its_own = [name for name in host.down if _is_in_network_of(name, policy.vip, host)]
+    if not its_own or _is_in_network_of(interface, policy.vip, host):
+        return None
+    return host.fault_of(min(its_own))
+
+
+def _is_in_network_of(interface: str, vip: Address, host: Host) -> bool:
+    """Whether a VIP lies in the network of an address on an interface."""
+    return any(
+        int(a.address) >> (a.address.max_prefixlen - a.prefix_length)
+        == int(vip) >> (vip.max_prefixlen - a.prefix_length)
+        for a in host.addresses
+        if a.interface == interface
+        and a.address.version == vip.version
+        and a.prefix_length < a.address.max_prefixlen
+    )
 
 
 def find_candidates(resolution: Resolution, objects: Objects) -> Candidates:

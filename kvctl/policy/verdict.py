@@ -53,3 +53,5 @@ class Wanted:
 
     policy: EgressPolicy
     warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """What of its values is not accepted on this host, though it has rules."""

@@ -17,6 +17,14 @@ _UNROUTED = tuple(map(parse_network, ("169.254.0.0/16", "224.0.0.0/4", "fe80::/1
 _MOST_ROUTES = 1000
 
 
+class GatewayError(InputError):
+    """A Service names a next hop (`kvctl.io/gateway`) that cannot be one; `why`: as the rest of a sentence about it."""
+
+    def __init__(self, gateway: Address, why: str, *, hint: str) -> None:
+        super().__init__(f"the gateway {gateway} (kvctl.io/gateway) {why}", hint=hint)
+        self.why = why
+
+
 def way_of(
     interface: str,
     family: Family,
@@ -27,6 +35,8 @@ def way_of(
     space: MarkSpace = DEFAULT_SPACE,
 ) -> Way | KvctlError:
     """The way out by `interface`, or what keeps there from being one, with the next step.
+
+    It is a GatewayError where `gateway` does.
 
     The next hop is that of the interface's own default route in the main table, else `gateway`
     (`kvctl.io/gateway`: a tenant's word, so it comes second and has to be a neighbour), else the only next
@@ -68,9 +78,9 @@ def shut_way(
 ) -> Way | None:
     """What to want instead of a way that cannot be: it leads nowhere, so that what is marked for it leaves by no other.
 
-    None where the interface has no mark, so that nothing is marked for it.
+    None where no mark is left for the interface.
     """
-    mark = used.get(interface)
+    mark = used.get(interface) or _free_mark(used, space=space)
     if mark is None:
         return None
     return Way(
@@ -152,7 +162,7 @@ def _unusable(interface: str, family: Family, *, host: Host, routes: Collection[
             f"this host has no interface {interface} (kube-vip.io/serviceInterface)",
             hint=f"name one of {known}" if known else "name one that every node has",
         )
-    if any(a.interface == interface and not a.up for a in host.addresses):
+    if interface in host.down:
         return InputError(f"the interface {interface} is down", hint=f"ip link set {interface} up")
     if routes:
         return None
@@ -165,16 +175,16 @@ def _unusable(interface: str, family: Family, *, host: Host, routes: Collection[
 
 def _with_gateway(way: Way, gateway: Address, *, host: Host) -> Way | KvctlError:
     """The way with the next hop that a Service names, which has to be another host on the link."""
-    named = f"the gateway {gateway} (kvctl.io/gateway)"
     if gateway.version != _EVERYTHING[way.family].version:
-        return InputError(f"{named} is no {way.family} address", hint="give one address a family")
+        return GatewayError(gateway, f"is no {way.family} address", hint="give one address a family")
     if host.is_local(gateway):
-        return InputError(f"{named} is an address of this host", hint="name the router on that network")
+        return GatewayError(gateway, "is an address of this host", hint="name the router on that network")
     if way.is_on_link(gateway):
         return way._replace(gateway=gateway)
     on_link = _words(way.networks)
-    return InputError(
-        f"{named} is on no network of {way.interface}, which has {on_link}",
+    return GatewayError(
+        gateway,
+        f"is on no network of {way.interface}, which has {on_link}",
         hint="name the router on that network, or give the interface a default route",
     )
 

@@ -141,6 +141,12 @@ class _FamilyView:
         )
         if away is not None:
             problems.append(f"{away}: replies will not come back here")
+        interface = item.interface
+        if interface is None and item.vip is not None:
+            interface = self.host.holds(item.vip) or self.host.interface_for(item.vip)
+        fault = self.host.fault_of(interface) if interface is not None else None
+        if acts and fault is not None:
+            problems.append(f"{fault}: answers to {item.vip} do not come by it")
         beat = self.beats.get(item.ref) if item.ref is not None else None
         if acts and beat is not None and beat.is_late:
             problems.append(beat.consequence)
@@ -150,9 +156,6 @@ class _FamilyView:
             )
         if self.failure is not None:
             problems.append(self.failure)
-        interface = item.interface
-        if interface is None and item.vip is not None:
-            interface = self.host.holds(item.vip) or self.host.interface_for(item.vip)
         return Detail(
             item=item._replace(changes=None, flows=tuple(flows), problems=(*problems, *item.warnings)),
             interface=interface,

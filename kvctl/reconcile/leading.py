@@ -1,11 +1,12 @@
 """Services that name an interface which the routing table would not use: their marks, and the ways that these lead to.
 
-Routes and routing rules are there before anything is marked for them, and go when nothing is any more.
+Routes and routing rules are there before anything is marked for them, and go when nothing is any more. Where a Service
+names an interface by which there is no way, what is marked is led to a table that refuses: nothing leaves by another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,10 +18,10 @@ from kvctl.model.rules import Mark
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
 from kvctl.node.routing import carry_out, read_routing
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
-from kvctl.policy.annotations import read_annotations
+from kvctl.policy.annotations import GATEWAY, Annotations, Problem, read_annotations
 from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Wanted
-from kvctl.policy.ways import needs_way, shut_way, way_of
+from kvctl.policy.ways import GatewayError, needs_way, shut_way, way_of
 
 _NO_GATEWAY_BY_SETTING = (
     "traffic leaves as the routing table says, not by {}, which has no gateway: set kvctl.io/gateway, or name the "
@@ -75,74 +76,125 @@ def lead(
     """Give each policy that needs it the mark of its interface. `found`: the routing, if it was read already."""
     if not any(wanted.policy.interface for wanted in resolution.wanted):
         return Led(resolution, space=space)
-    leader = _Leader(resolution, host, (found or read_routing(space)).marks(space), space)
+    names = {wanted.policy.interface for wanted in resolution.wanted if wanted.policy.interface is not None}
+    used = (found or read_routing(space)).marks(space, names=sorted(names))
+    leader = _Leader(resolution, host, used, space)
     wanted = tuple(leader.led(each) for each in resolution.wanted)
-    marks = {each.policy.mark.value for each in wanted if each.policy.mark is not None}
-    ways = tuple(way for way in leader.ways.values() if way.mark in marks)
+    marked = {_place_of(each.policy) for each in wanted if each.policy.mark is not None}
+    ways = tuple(way for place, way in leader.ways.items() if place in marked)
     return Led(replace(resolution, wanted=wanted), ways, space)
+
+
+_Place = tuple[str, Family]
+"""An interface, and the family that is to leave by it: all Services share the way."""
 
 
 class _Leader:
     def __init__(self, resolution: Resolution, host: Host, used: dict[str, int], space: MarkSpace) -> None:
-        self._resolution = resolution
+        self._services = resolution.services
         self._host = host
         self._used = used
         self._space = space
-        self.ways: dict[tuple[str, Family], Way] = {}
+        self._known: dict[tuple[_Place, Address | None], Way | KvctlError] = {}
+        needing: dict[_Place, list[EgressPolicy]] = {}
+        exclusions = {f: [e.network for e in resolution.networks.exclusions[f]] for f in Family}
+        for policy in (wanted.policy for wanted in resolution.wanted):
+            place = _place_of(policy)
+            if place is not None and needs_way(
+                *place, policy.allowed, host=host, exclusions=exclusions[policy.family]
+            ):
+                needing.setdefault(place, []).append(policy)
+        self._needing = {place: {policy.ref for policy in its} for place, its in needing.items()}
+        self.ways = {place: way for place, its in needing.items() if (way := self._shared_way(place, its))}
 
     def led(self, wanted: Wanted) -> Wanted:
-        """With its mark, if it needs one; with a warning, if it needs one that it cannot have."""
-        policy = wanted.policy
-        if policy.interface is None or not self._needs_way(policy, policy.interface):
+        """With its mark, if it needs one; with what is wrong with its way, or why it has none."""
+        policy, place = wanted.policy, _place_of(wanted.policy)
+        if place is None or policy.ref not in self._needing.get(place, ()):
             return wanted
-        way, warning = self._way(policy, policy.interface)
-        if way is not None and way.gateway is None and not policy.allowed and not self._is_named(policy):
-            # The setting says where VIPs live; that nothing else is to be reached it does not say.
-            way, warning = None, _NO_GATEWAY_BY_SETTING.format(policy.interface)
-        warnings = (*wanted.warnings, warning) if warning is not None else wanted.warnings
+        gateway = self._gateway(policy)
+        own, way = self._way_by(place, gateway), self.ways.get(place)
+        if way is not None and way.gateway is None and not self._follows(policy, way):
+            way = None
+        said = _said(policy, own, way)
+        warnings = [
+            text for text in wanted.warnings if not (isinstance(own, KvctlError) and text == own.message)
+        ]
+        problems = wanted.problems
+        if isinstance(own, GatewayError):
+            problems = (*problems, Problem(GATEWAY, str(gateway), own.why, own.hint))
         if way is not None:
             policy = policy._replace(mark=Mark(way.mark, self._space.mask))
-        return replace(wanted, policy=policy, warnings=warnings)
-
-    def _needs_way(self, policy: EgressPolicy, interface: str) -> bool:
-        exclusions = [e.network for e in self._resolution.networks.exclusions[policy.family]]
-        return needs_way(interface, policy.family, policy.allowed, host=self._host, exclusions=exclusions)
-
-    def _way(self, policy: EgressPolicy, interface: str) -> tuple[Way | None, str | None]:
-        key = (interface, policy.family)
-        gateway = self._gateway(policy)
-        known = self.ways.get(key)
-        if known is not None:
-            other = gateway is not None and known.gateway not in (None, gateway)
-            text = f"another Service's gateway {known.gateway} counts on {interface}, not {gateway}"
-            return known, text if other else None
-        way = way_of(
-            interface, policy.family, host=self._host, gateway=gateway, used=self._used, space=self._space
+        return replace(
+            wanted,
+            policy=policy,
+            warnings=(*warnings, said) if said is not None else tuple(warnings),
+            problems=problems,
         )
-        warning = None
-        if isinstance(way, KvctlError):
-            warning = f"traffic cannot be led out by {interface}: {way.message}" + (
-                f" ({way.hint})" if way.hint else ""
-            )
-            shut = shut_way(interface, policy.family, used=self._used, space=self._space)
-            if shut is None:
-                return None, warning
-            way = shut
-        elif way.gateway is None and not policy.allowed:
-            warning = (
-                f"{interface} has no gateway, so only its own networks are reached by it: set kvctl.io/gateway, "
-                "or kube-vip.io/egress-allowed-networks to what is meant"
-            )
-        self._used[interface] = way.mark
-        self.ways[key] = way
-        return way, warning
 
-    def _is_named(self, policy: EgressPolicy) -> bool:
-        """Whether the Service itself names the interface, and not the setting for all."""
-        service = self._resolution.services.get(policy.ref)
-        return service is not None and read_annotations(service.annotations).interface is not None
+    def _shared_way(self, place: _Place, policies: Sequence[EgressPolicy]) -> Way | None:
+        """The way by the first gateway that can be one; where there is no way, a shut one for those that insist."""
+        found = [self._way_by(place, g) for g in dict.fromkeys(map(self._gateway, policies))]
+        ways = sorted((way for way in found if isinstance(way, Way)), key=lambda way: way.gateway is None)
+        way = ways[0] if ways else None
+        if way is None and any(map(self._insists, policies)):
+            way = shut_way(*place, used=self._used, space=self._space)
+        if way is not None:
+            self._used[way.interface] = way.mark
+        return way
+
+    def _way_by(self, place: _Place, gateway: Address | None) -> Way | KvctlError:
+        """The way that it would be with this gateway in a Service, were that the only one."""
+        key = (place, gateway)
+        if key not in self._known:
+            self._known[key] = way_of(
+                *place, host=self._host, gateway=gateway, used=self._used, space=self._space
+            )
+        return self._known[key]
+
+    def _follows(self, policy: EgressPolicy, way: Way) -> bool:
+        """Whether it is led by a way that does not reach everything.
+
+        The setting says where VIPs live; that nothing else is to be reached it does not say.
+        """
+        return self._insists(policy) or (bool(policy.allowed) and not way.is_shut)
+
+    def _insists(self, policy: EgressPolicy) -> bool:
+        """Whether the Service itself says by which way it is to leave, and not the setting for all."""
+        return self._read(policy).interface is not None or self._gateway(policy) is not None
 
     def _gateway(self, policy: EgressPolicy) -> Address | None:
-        service = self._resolution.services.get(policy.ref)
-        gateways = read_annotations(service.annotations).gateways if service is not None else ()
-        return next((g for g in gateways if family_of(g) is policy.family), None)
+        return next((g for g in self._read(policy).gateways if family_of(g) is policy.family), None)
+
+    def _read(self, policy: EgressPolicy) -> Annotations:
+        service = self._services.get(policy.ref)
+        return read_annotations(service.annotations if service is not None else {})
+
+
+def _place_of(policy: EgressPolicy) -> _Place | None:
+    return (policy.interface, policy.family) if policy.interface is not None else None
+
+
+def _said(policy: EgressPolicy, own: Way | KvctlError, way: Way | None) -> str | None:
+    """What there is to say about the way of a policy: `own` is what it would be by its own word, `way` what it is."""
+    interface = policy.interface
+    if isinstance(own, KvctlError):
+        why = f"{own.message}: {own.hint}" if own.hint else own.message
+        if way is None:
+            return f"traffic leaves as the routing table says, not by {interface}: {why}"
+        if way.is_shut:
+            return f"nothing leaves with {policy.vip}: {why}"
+        return f"{_reach(way)}: {why}"
+    if way is None:
+        return _NO_GATEWAY_BY_SETTING.format(interface)
+    if own.gateway is not None and own.gateway != way.gateway:
+        return f"another Service's gateway {way.gateway} counts on {interface}, not {own.gateway}"
+    if way.gateway is None and not policy.allowed:
+        return f"{_reach(way)}: set kvctl.io/gateway, or kube-vip.io/egress-allowed-networks to what is meant"
+    return None
+
+
+def _reach(way: Way) -> str:
+    if way.gateway is None:
+        return f"{way.interface} has no gateway, so only its own networks are reached by it"
+    return f"another Service's gateway {way.gateway} counts on {way.interface}"

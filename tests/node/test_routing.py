@@ -213,7 +213,7 @@ def test_what_is_there_is_as_ip_prints_it(node: Namespace) -> None:
     with node.entered():
         done = converge(ways(Family.IPV4))
         assert done.lines() == (
-            "+ ip route unreachable default metric 4000000000 table 7500",
+            "+ ip route unreachable default metric 4046070068 table 7500",
             "+ ip route 172.16.0.0/24 dev eth1 table 7500",
             "+ ip route default via 172.16.0.250 dev eth1 table 7500",
             "+ ip rule 7502: nop",
@@ -382,6 +382,7 @@ def test_without_its_interface_marked_traffic_leaves_by_no_other(node: Namespace
         assert where(OUTSIDE[family], mark=0x4) in refused
         assert where(OUTSIDE[family]) == ETH0[family]
         assert read_routing().marks(DEFAULT_SPACE) == {}
+        assert read_routing().marks(DEFAULT_SPACE, names=["eth1"]) == {"eth1": 0x4}
 
 
 def test_an_interface_that_comes_back_gets_its_routes_back(node: Namespace, family: Family) -> None:
@@ -519,7 +520,7 @@ def test_reading_needs_no_privilege_and_writing_says_which(node: Namespace) -> N
     done = node.run([*powerless, sys.executable, "-c", script], env={"PYTHONPATH": root})
     assert done.stdout.splitlines() == [
         "3",
-        "cannot add the route `unreachable default metric 4000000000 table 7500`: Operation not permitted",
+        "cannot add the route `unreachable default metric 4046070068 table 7500`: Operation not permitted",
         "this takes CAP_NET_ADMIN in the host's network namespace",
     ], done.stderr
 

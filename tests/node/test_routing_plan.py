@@ -80,3 +80,14 @@ def test_an_interface_that_has_gone_has_no_mark_by_name() -> None:
     there = carried_out(plan([WAY], Found(), exclusions=EXCLUSIONS))
     nameless = TableRoute(7500, networks("172.16.0.0/24")[0], UNICAST, 0, interface=7)
     assert there._replace(routes=(nameless,)).marks(DEFAULT_SPACE) == {}
+
+
+def test_the_mark_of_a_shut_way_is_known_by_its_last_route() -> None:
+    shut = WAY._replace(gateway=None, networks=())
+    there = carried_out(plan([shut], Found(), exclusions=EXCLUSIONS))
+    assert there.marks(DEFAULT_SPACE) == {}
+    assert there.marks(DEFAULT_SPACE, names=["eth0", "eth1"]) == {"eth1": 0x4}
+    # A renamed interface has its routes, and so the mark.
+    renamed = TableRoute(7500, networks("172.16.0.0/24")[0], UNICAST, 0, interface="eth9")
+    both = there._replace(routes=(*there.routes, renamed))
+    assert both.marks(DEFAULT_SPACE, names=["eth1"]) == {"eth9": 0x4}

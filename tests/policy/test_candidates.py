@@ -166,6 +166,28 @@ def test_the_interface_is_the_one_that_is_named_else_that_of_the_route() -> None
     assert found(service(), pod()).interfaces(Host(addresses=(), routes=()), OWN) == {}
 
 
+def test_a_vip_does_not_move_to_the_default_route_when_its_own_interface_is_down() -> None:
+    default = Route(parse_network("0.0.0.0/0"), "eth0")
+    host = Host(
+        addresses=(
+            HostAddress(parse_address("172.16.0.2"), 24, "eth0"),
+            HostAddress(parse_address("192.168.0.240"), 24, "eth1"),
+        ),
+        routes=(default,),
+        interfaces=("eth0", "eth1"),
+        down=frozenset({"eth1"}),
+    )
+    candidates = found(service(), pod())
+    assert candidates.located(host).unable == {
+        OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: the interface eth1 is down"
+    }
+    # A second interface of the network does as well, and so does the way that a Service names.
+    beside = HostAddress(parse_address("192.168.0.239"), 24, "eth0")
+    assert candidates.located(host._replace(addresses=(*host.addresses, beside))).unable == {}
+    named = found(service(annotations={"kube-vip.io/serviceInterface": "eth0"}), pod())
+    assert named.located(host).unable == {}
+
+
 def test_a_lease_is_for_hosts_with_an_interface_for_each_of_its_vips() -> None:
     near = Route(parse_network("192.168.0.0/24"), "eth1")
     candidates = found(service(), pod())
@@ -177,6 +199,15 @@ def test_a_lease_is_for_hosts_with_an_interface_for_each_of_its_vips() -> None:
     assert gone.unable == {
         OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: this node has no interface eth1"
     }
+    for state, why in (("down", "is down"), ("unplugged", "has no carrier")):
+        dead = Host(addresses=(), routes=(near,), interfaces=("eth1",))._replace(
+            **{state: frozenset({"eth1"})}
+        )
+        assert candidates.located(dead).unable == {
+            OWN: f"the VIP 192.168.0.245 of sip/sip-client cannot be here: the interface eth1 {why}"
+        }
+        other = dead._replace(interfaces=("eth0", "eth1"))._replace(**{state: frozenset({"eth0"})})
+        assert candidates.located(other).unable == {}
     unrouted = candidates.located(Host(addresses=(), routes=(), interfaces=("eth1",)))
     assert unrouted.unable == {
         OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: no route leads to it"

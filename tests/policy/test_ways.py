@@ -11,7 +11,7 @@ from kvctl.errors import KvctlError
 from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Family, parse_address, parse_network
 from kvctl.model.way import MarkSpace, Way
-from kvctl.policy.ways import needs_way, shut_way, way_of
+from kvctl.policy.ways import GatewayError, needs_way, shut_way, way_of
 from tests.builders import networks
 
 ETH0 = ("0.0.0.0/0 via 192.168.0.250 dev eth0", "192.168.0.0/24 dev eth0")
@@ -43,11 +43,10 @@ def host(
             address=parse_address(a.split("/")[0]),
             prefix_length=int(a.split("/")[1].split()[0]),
             interface=a.split()[1],
-            up=a.split()[1] not in down,
         )
         for a in addresses
     ]
-    return Host(addresses=tuple(held), routes=tuple(map(route, routes)), interfaces=interfaces)
+    return Host(tuple(held), tuple(map(route, routes)), interfaces, down=frozenset(down))
 
 
 def way(
@@ -165,8 +164,11 @@ def test_an_ipv6_gateway_may_be_link_local() -> None:
     assert found.gateway == parse_address("fe80::1")
 
 
-def test_a_gateway_is_another_host_of_the_same_family() -> None:
+def test_a_gateway_is_another_host_of_the_same_family_on_the_link() -> None:
     at = host(*ETH0, *ETH1)
+    far = problem(at, gateway="10.9.9.9")
+    assert isinstance(far, GatewayError)
+    assert far.why == "is on no network of eth1, which has 172.16.0.0/24"
     assert "is an address of this host" in problem(at, gateway="172.16.0.2").message
     assert "is no ipv4 address" in problem(at, gateway="2001:db8::1").message
 
@@ -209,10 +211,15 @@ def test_fifteen_interfaces_fit_and_the_sixteenth_is_an_error() -> None:
     assert isinstance(more, Way)
 
 
-def test_a_way_that_cannot_be_is_shut_where_packets_may_be_marked_for_it() -> None:
+def test_a_way_that_cannot_be_is_shut_by_the_mark_that_there_is_or_a_new_one() -> None:
     shut = shut_way("eth1", Family.IPV4, used={"eth1": 0x8})
     assert shut == Way("eth1", Family.IPV4, 0x8, 7501, None, ())
-    assert shut_way("eth2", Family.IPV4, used={"eth1": 0x8}) is None
+    assert shut.is_shut
+    assert not way(*ETH1).is_shut
+    fresh = shut_way("eth2", Family.IPV6, used={"eth1": 0x4})
+    assert fresh == Way("eth2", Family.IPV6, 0x8, 7501, None, ())
+    full = {f"eth{number}": number << 2 for number in range(1, 16)}
+    assert shut_way("eth16", Family.IPV4, used=full) is None
 
 
 class Need(NamedTuple):

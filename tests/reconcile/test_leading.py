@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pytest
+
 from kvctl.model.host import Host, HostAddress, Route
 from kvctl.model.net import Family, parse_address, parse_network
 from kvctl.model.rules import Mark
-from kvctl.node.routing_plan import Found
+from kvctl.model.way import DEFAULT_SPACE, Way
+from kvctl.node.routing_messages import SeenRule
+from kvctl.node.routing_plan import Found, plan
 from kvctl.policy.resolve import resolve
 from kvctl.reconcile.leading import Led, lead
 from tests.builders import Thing, objects, pod, service, settings
@@ -27,10 +34,24 @@ HOST = Host(
 )
 
 
-def led(*things: Thing, host: Host = HOST, interface: str | None = None) -> Led:
-    """What the worker's policies become, with nothing of kvctl's in its routing yet."""
+def led(
+    *things: Thing,
+    host: Host = HOST,
+    interface: str | None = None,
+    used: Mapping[str, int] = MappingProxyType({}),
+) -> Led:
+    """What the worker's policies become, with shut ways of kvctl's alone in its routing for what is `used`."""
     resolution = resolve(objects(*things), settings(node="worker", interface=interface), host=host)
-    return lead(resolution, host=host, found=Found())
+    shut = [
+        Way(name, Family.IPV4, mark, DEFAULT_SPACE.table(mark), gateway=None, networks=())
+        for name, mark in used.items()
+    ]
+    before = plan(shut, Found(), exclusions={})
+    found = Found(
+        rules=tuple(SeenRule(rule, 75, b"") for rule in (*before.add_guards, *before.add_leads)),
+        routes=tuple(added.route for added in before.add_routes),
+    )
+    return lead(resolution, host=host, found=found)
 
 
 def test_a_service_that_names_no_interface_is_as_it_was() -> None:
@@ -80,8 +101,89 @@ def test_without_a_gateway_the_services_own_word_counts_and_that_of_the_setting_
     assert "leaves as the routing table says" in by_setting.resolution.wanted[0].warnings[0]
 
 
-def test_what_cannot_be_led_is_told_with_the_next_step() -> None:
-    host = HOST._replace(interfaces=("lo", "eth0"))
-    found = led(service(annotations=ETH1), pod(), host=host)
-    assert found.ways == ()
-    assert any("this host has no interface eth1" in text for text in found.resolution.wanted[0].warnings)
+FAR = {**ETH1, "kvctl.io/gateway": "10.9.9.9"}
+GONE = HOST._replace(interfaces=("lo", "eth0"))
+DOWN = HOST._replace(routes=HOST.routes[:2], down=frozenset({"eth1"}))
+MISSING = (
+    "nothing leaves with 192.168.0.245: this host has no interface eth1 (kube-vip.io/serviceInterface): "
+    "name one of eth0"
+)
+UNFIT = (
+    "nothing leaves with 192.168.0.245: the gateway 10.9.9.9 (kvctl.io/gateway) is on no network of eth1, which has "
+    "192.168.0.0/24: name the router on that network, or give the interface a default route"
+)
+SHUT = Way("eth1", Family.IPV4, 0x4, 7500, None, ())
+
+
+@pytest.mark.parametrize(
+    ("annotations", "host", "said"),
+    [
+        (FAR, HOST, UNFIT),
+        (ETH1, GONE, MISSING),
+        (
+            ETH1,
+            DOWN,
+            "nothing leaves with 192.168.0.245: the interface eth1 is down: ip link set eth1 up",
+        ),
+    ],
+)
+@pytest.mark.parametrize("used", [{}, {"eth1": 0x8}])
+def test_where_there_is_no_way_it_is_shut_whatever_was_before_and_that_is_told(
+    annotations: dict[str, str], host: Host, said: str, used: dict[str, int]
+) -> None:
+    found = led(service(annotations=annotations), pod(), host=host, used=used)
+    (wanted,) = found.resolution.wanted
+    mark = used.get("eth1", 0x4)
+    assert found.ways == (SHUT._replace(mark=mark, table=DEFAULT_SPACE.table(mark)),)
+    assert wanted.policy.mark == Mark(mark, 0x3C)
+    assert wanted.warnings == (said,)
+    assert [problem.annotation for problem in wanted.problems] == (
+        ["kvctl.io/gateway"] if annotations is FAR else []
+    )
+
+
+def test_the_mere_setting_shuts_nothing() -> None:
+    for host in (GONE, DOWN):
+        found = led(service(), pod(), host=host, interface="eth1")
+        assert (found.ways, found.resolution.wanted[0].policy.mark) == ((), None)
+        assert (
+            "traffic leaves as the routing table says, not by eth1" in found.resolution.wanted[0].warnings[-1]
+        )
+    # But a gateway says that there is a way to be.
+    gateway = service(annotations={"kvctl.io/gateway": "192.168.0.1"})
+    assert led(gateway, pod(), host=GONE, interface="eth1").ways == (SHUT,)
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_gateway_that_cannot_be_one_shuts_no_other_service(bad: int) -> None:
+    one = service(annotations={**ETH1, "kvctl.io/gateway": "192.168.0.1"}, created=3 - bad)
+    two = service("sip/b", vip="192.168.0.246", annotations=FAR, created=bad)
+    host = HOST._replace(addresses=(*HOST.addresses, HostAddress(parse_address("192.168.0.246"), 32, "eth1")))
+    found = led(one, two, pod(), pod("sip/b-0", "10.0.0.2"), host=host)
+    (way,) = found.ways
+    assert way.gateway == parse_address("192.168.0.1")
+    by_name = {each.policy.ref.name: each for each in found.resolution.wanted}
+    assert {each.policy.mark for each in by_name.values()} == {MARK}
+    assert (by_name["sip-client"].warnings, by_name["sip-client"].problems) == ((), ())
+    (said,) = by_name["b"].warnings
+    assert said.startswith(
+        "another Service's gateway 192.168.0.1 counts on eth1: the gateway 10.9.9.9 (kvctl.io/"
+    )
+    assert len(by_name["b"].problems) == 1
+
+
+@pytest.mark.parametrize("names", [("sip/sip-client", "sip/b"), ("sip/b", "sip/sip-client")])
+def test_a_gateway_counts_for_those_that_name_none(names: tuple[str, str]) -> None:
+    with_one, without = names
+    gateway = {**ETH1, "kvctl.io/gateway": "192.168.0.1"}
+    vips = {"sip/sip-client": "192.168.0.245", "sip/b": "192.168.0.246"}
+    host = HOST._replace(addresses=(*HOST.addresses, HostAddress(parse_address("192.168.0.246"), 32, "eth1")))
+    found = led(
+        service(with_one, vip=vips[with_one], annotations=gateway),
+        service(without, vip=vips[without], annotations=ETH1),
+        pod(),
+        pod("sip/b-0", "10.0.0.2"),
+        host=host,
+    )
+    assert [way.gateway for way in found.ways] == [parse_address("192.168.0.1")]
+    assert [each.warnings for each in found.resolution.wanted] == [(), ()]
