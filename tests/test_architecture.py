@@ -25,6 +25,7 @@ RANKS = {
     "cluster": 3,
     "lab": 3,
     "reconcile": 4,
+    "trace": 4,
     "election": 4,
     "doctor": 5,
     "agent": 5,

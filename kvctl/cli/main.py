@@ -25,6 +25,7 @@ _EGRESS_COMMANDS = {
     "diff": ("kvctl.cli.diff", "Show what apply would change; exit status 3 if anything."),
     "list": ("kvctl.cli.list", "List the Services with egress rules on this node."),
     "show": ("kvctl.cli.show", "Show Services in depth: problems, rules, connections."),
+    "trace": ("kvctl.cli.trace", "Tell what becomes of a packet of a pod, and by which rule."),
     "flush": ("kvctl.cli.flush", "Remove kvctl's rules, and only those."),
     "watch": ("kvctl.cli.watch", "Keep this node's rules right, in a cluster: the agent of a DaemonSet."),
     "move": ("kvctl.cli.move", "Hand the VIP of a Service over to another node."),

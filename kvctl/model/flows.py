@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvctl.model.net import Address, Family
 
@@ -37,3 +37,7 @@ class Flow:
     """TCP state in conntrack's words (`ESTABLISHED`), None for other protocols."""
     raw_tuple: bytes = b""
     """CTA_TUPLE_ORIG as the kernel sent it, for deleting exactly this entry."""
+    mark: int = field(default=0, compare=False)
+    """The connection's mark, which rules may change while it lives."""
+    replied: bool = field(default=False, compare=False)
+    """Whether an answer has been seen."""

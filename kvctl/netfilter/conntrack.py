@@ -26,7 +26,9 @@ _DELETE = 0x0102
 
 _CTA_TUPLE_ORIG = 1
 _CTA_TUPLE_REPLY = 2
+_CTA_STATUS = 3
 _CTA_PROTOINFO = 4
+_CTA_MARK = 8
 _CTA_ID = 12
 _CTA_ZONE = 18
 _CTA_TUPLE_IP = 1
@@ -55,6 +57,9 @@ _TCP_STATES = (
     "CLOSE",
     "SYN_SENT2",
 )
+
+# linux/netfilter/nf_conntrack_common.h: IPS_SEEN_REPLY
+_SEEN_REPLY = 1 << 1
 
 _GENERIC_HEADER_BYTES = 4  # struct nfgenmsg: family, version, resource id
 _NESTED = 0x8000
@@ -233,6 +238,8 @@ def _flow(buffer: bytearray, start: int, end: int, *, family: Family, layout: _L
             id=_number(entry.get(_CTA_ID, b"")),
             state=_tcp_state(entry.get(_CTA_PROTOINFO)) if protocol == _TCP else None,
             raw_tuple=raw,
+            mark=_number(entry.get(_CTA_MARK, b"")),
+            replied=bool(_number(entry.get(_CTA_STATUS, b"")) & _SEEN_REPLY),
         )
     except (KeyError, ValueError) as error:
         raise malformed("connection") from error

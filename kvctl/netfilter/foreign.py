@@ -14,7 +14,8 @@ from kvctl.model.rules import HOOK_CHAIN, Table
 from kvctl.netfilter.savetext import SavedTables
 from kvctl.netfilter.syntax import tokenize
 
-_COMMENT = re.compile(r"a3ViZS12aXAK=kube-vip-(?P<namespace>[a-z0-9-]{1,63})")
+COMMENT = re.compile(r"a3ViZS12aXAK=kube-vip-(?P<namespace>[a-z0-9-]{1,63})")
+"""The comment of its rules in nat."""
 _MARKING_CHAIN = "KUBE-VIP-EGRESS"
 
 
@@ -46,7 +47,7 @@ def kube_vip_rules(saved: SavedTables) -> list[ForeignEgress]:
 
 def _translation(text: str, packets: int | None) -> ForeignEgress | None:
     words = tokenize(text)
-    match = _COMMENT.fullmatch(_value(words, "--comment") or "")
+    match = COMMENT.fullmatch(_value(words, "--comment") or "")
     vip = _value(words, "--to-source")
     if match is None or vip is None:
         return None

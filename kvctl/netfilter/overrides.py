@@ -18,11 +18,11 @@ _FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
 
 
 def find_override(
-    *, backend: Backend, family: Family, pods: Sequence[Network], nft_chains: str
+    *, backend: Backend, family: Family, pods: Sequence[Network], nft_chains: str, later_too: bool = False
 ) -> str | None:
     """A base chain that may take the traffic of `pods` before our rules see it, in words.
 
-    `nft_chains`: what `nft -j list chains` printed.
+    `nft_chains`: what `nft -j list chains` printed. `later_too`: or that takes what our rules leave as it is.
 
     None also where `nft` is not installed or does not answer: then nobody can tell.
     """
@@ -36,7 +36,9 @@ def find_override(
     for chain in rivals:
         table = (chain["family"], chain["table"])
         first = chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and _is_later(chain, own, handles))
-        if first and _takes(table, chain["name"], pods):
+        if (first or later_too) and _takes(table, chain["name"], pods):
+            if not first:
+                return f"nft chain {chain['name']} of table {table[0]} {table[1]} translates what iptables does not"
             return (
                 f"nft chain {chain['name']} of table {table[0]} {table[1]} (priority {chain['prio']}) "
                 "translates these pods' traffic before iptables' rules are asked; iptables cannot change that"

@@ -22,6 +22,8 @@ class SavedTable(NamedTuple):
     """The chains of one table; each rule with its packet counter (None: not printed)."""
 
     chains: Mapping[str, tuple[tuple[int | None, str], ...]]
+    policies: Mapping[str, str] = {}
+    """What becomes of a packet at the end of a chain of the kernel's own: `ACCEPT` or `DROP`."""
 
 
 class SavedTables(NamedTuple):
@@ -52,6 +54,7 @@ def parse_tables(text: str) -> SavedTables:
     tables: dict[str, SavedTable] = {}
     incompatible: set[str] = set()
     chains: dict[str, list[tuple[int | None, str]]] = {}
+    policies: dict[str, str] = {}
     name = ""
     for line in rule_lines(text):
         if line.startswith(("[", "-A")):
@@ -61,11 +64,16 @@ def parse_tables(text: str) -> SavedTables:
                 rule = (int(packets) if packets is not None else None, match["text"])
                 chains.setdefault(match["chain"], []).append(rule)
         elif line.startswith(":"):
-            chains[line[1:].split(" ", 1)[0]] = []
+            chain, policy, *_ = [*line[1:].split(" "), "-"]
+            chains[chain] = []
+            if policy != "-":
+                policies[chain] = policy
         elif line.startswith("*"):
-            name, chains = line[1:], {}
+            name, chains, policies = line[1:], {}, {}
         elif line == "COMMIT":
-            tables[name] = SavedTable({chain: tuple(rules) for chain, rules in chains.items()})
+            tables[name] = SavedTable(
+                {chain: tuple(rules) for chain, rules in chains.items()}, policies=policies
+            )
         elif (match := _INCOMPATIBLE.match(line)) is not None:
             incompatible.add(match["table"])
     return SavedTables(tables=tables, incompatible=frozenset(incompatible))

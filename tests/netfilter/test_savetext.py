@@ -41,6 +41,7 @@ def test_tables_chains_rules_and_counters_are_read_in_order() -> None:
     assert saved.chain("nat", "THEIRS") == ((9, ""),)
     assert saved.chain("nat", "NO-SUCH") == ()
     assert saved.chain("raw", "PREROUTING") == ()
+    assert saved.tables["nat"].policies == {"PREROUTING": "ACCEPT", "POSTROUTING": "ACCEPT"}
 
 
 def test_rules_without_counters_have_none() -> None:

@@ -1,0 +1,185 @@
+"""`kvctl egress trace`: what becomes of one packet of a pod, and by which rule."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from kvctl.cli import options
+from kvctl.cli.items import flow_json, flow_text
+from kvctl.cli.output import Json, note, print_json, print_yaml, printable
+from kvctl.errors import UsageError
+from kvctl.model.net import Address, parse_address
+from kvctl.model.text import plural, quote
+from kvctl.trace.judge import Judgement
+from kvctl.trace.packet import WITH_PORTS
+from kvctl.trace.question import trace
+from kvctl.trace.said import spelled
+from kvctl.trace.story import sentence, why
+from kvctl.trace.walk import Step
+
+_PORT = click.IntRange(1, 65535)
+
+
+@click.command()
+@click.option("--from", "source", required=True, metavar="POD_IP", help="The address of the pod.")
+@click.option(
+    "--to",
+    "destination",
+    required=True,
+    metavar="DST[:PORT]",
+    help="Where it sends to; IPv6 with port: [DST]:PORT.",
+)
+@click.option(
+    "--proto",
+    "protocol",
+    type=click.Choice([*WITH_PORTS, "icmp"]),
+    default="tcp",
+    show_default=True,
+    help="The protocol; icmp is a ping, in IPv6 too.",
+)
+@click.option(
+    "--source-port",
+    type=_PORT,
+    metavar="PORT",
+    help="The pod's own port: the connection it may have is found by it.",
+)
+@click.option(
+    "--in-interface",
+    metavar="NAME",
+    help="The interface the packet comes in by. [default: that of the route to the pod]",
+)
+@options.output()
+def command(
+    *,
+    source: str,
+    destination: str,
+    protocol: str,
+    source_port: int | None,
+    in_interface: str | None,
+    output: str,
+) -> int:
+    """Tell what becomes of a packet of a pod: with which source it leaves, by which interface, and by whose rule.
+
+    Follows the packet through the rules that are in the kernel of this node now, everybody's. Where a rule
+    cannot be judged and matters, it says which, and the exit status is 1. Sends nothing, changes nothing.
+    """
+    its_source = _address(source, "--from")
+    target, port = _target(destination)
+    if protocol not in WITH_PORTS and (port is not None or source_port is not None):
+        raise UsageError("icmp has no ports", hint="leave the port away, or give another --proto")
+    if protocol == "icmp" and its_source.version == 6:
+        protocol = "icmpv6"
+    judgement = trace(
+        source=its_source,
+        destination=target,
+        protocol=protocol,
+        source_port=source_port,
+        destination_port=port,
+        in_interface=in_interface,
+    )
+    if output in ("json", "yaml"):
+        (print_json if output == "json" else print_yaml)(_json(judgement))
+    else:
+        for line in _lines(judgement, wide=output == "wide"):
+            click.echo(printable(line))
+        for text in judgement.notes:
+            note(printable(text))
+    return 0 if judgement.verdict is not None else 1
+
+
+def _address(text: str, option: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {quote(text)} is not an IP address", hint="as in 10.0.0.1 or fd00::1"
+        ) from error
+
+
+def _target(text: str) -> tuple[Address, int | None]:
+    """`DST[:PORT]`: an IPv6 address with a port stands in brackets."""
+    match = re.fullmatch(r"\[(?P<v6>[^]]*)\](?::(?P<port>.*))?|(?P<v4>[^:]*):(?P<its>[^:]*)", text)
+    if match is None:
+        return _address(text, "--to"), None
+    address = _address(match["v6"] if match["v6"] is not None else match["v4"], "--to")
+    port = match["port"] if match["v6"] is not None else match["its"]
+    if port is None:
+        return address, None
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise UsageError(
+            f"--to {quote(text)}: the port is not a number from 1 to 65535", hint="as in 192.0.2.1:443"
+        )
+    return address, int(port)
+
+
+def _lines(judgement: Judgement, *, wide: bool) -> list[str]:
+    lines = [sentence(judgement)]
+    lines += [f"  cannot be judged: {text}" for text in judgement.unknown[1:]]
+    if judgement.steps:
+        lines.append(
+            "  the rules that took it"
+            if judgement.verdict
+            else "  the rules that took it, one way of several"
+        )
+    for step in judgement.steps:
+        place = f"{step.place.table} {step.place.hook}"
+        lines.append(f"    {place:<20}  {spelled(step, whole=wide)}")
+        lines.append(f"    {'':<20}    {why(step)}")
+    if judgement.flow is not None:
+        lines += ["  its connection", f"    {flow_text(judgement.flow)}"]
+    if judgement.others:
+        count = plural(len(judgement.others), "connection")
+        lines.append(
+            f"  {count} to the same destination, which go on as they began (--source-port looks at one)"
+        )
+        lines += [f"    {flow_text(flow)}" for flow in judgement.others[: None if wide else 20]]
+    return lines
+
+
+def _json(judgement: Judgement) -> Json:
+    packet = judgement.packet
+    return {
+        "schemaVersion": 1,
+        "packet": {
+            "source": str(packet.source),
+            "sourcePort": packet.source_port,
+            "destination": str(packet.destination),
+            "destinationPort": packet.destination_port,
+            "protocol": packet.protocol,
+            "inInterface": packet.in_interface,
+        },
+        "judged": judgement.verdict is not None,
+        "sentence": sentence(judgement),
+        "verdict": _text(judgement.verdict),
+        "source": _text(judgement.source),
+        "destination": _text(judgement.destination),
+        "interface": judgement.interface,
+        "gateway": _text(judgement.gateway),
+        "service": _text(judgement.service),
+        "owner": judgement.owner,
+        "reason": judgement.reason or None,
+        "decidedBy": _step_json(judgement.decided) if judgement.decided is not None else None,
+        "steps": [_step_json(step) for step in judgement.steps],
+        "connection": flow_json(judgement.flow) if judgement.flow is not None else None,
+        "otherConnections": [flow_json(flow) for flow in judgement.others],
+        "unknown": list(judgement.unknown),
+        "notes": list(judgement.notes),
+    }
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _step_json(step: Step) -> Json:
+    return {
+        "hook": step.place.hook,
+        "backend": step.place.backend,
+        "table": step.place.table,
+        "chain": step.chain,
+        "rule": spelled(step),
+        "why": why(step),
+    }

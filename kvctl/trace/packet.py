@@ -1,0 +1,109 @@
+"""The packet that is followed, and what conntrack knows of its connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kvctl.model.flows import Flow
+from kvctl.model.net import Address, Family, family_of
+
+WITH_PORTS = ("tcp", "udp", "sctp")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What matches may ask of a packet's connection: new, or one that conntrack has already."""
+
+    original_source: Address
+    original_destination: Address
+    original_port: int | None
+    reply_source: Address
+    reply_destination: Address
+    new: bool = True
+    """nat is asked only of the first packet of a connection."""
+    answers: bool = False
+    """The packet goes against the direction in which the connection was begun."""
+    replied: bool = False
+    mark: int = 0
+    source_after: Address | None = None
+    """Of a connection that is there: what its translation makes of the source; None: it is new."""
+    destination_after: Address | None = None
+    port_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet on its way through the node, as it is at one moment."""
+
+    source: Address
+    destination: Address
+    protocol: str
+    """`tcp`, `udp`, `sctp`, `icmp` or `icmpv6`."""
+    connection: Connection
+    source_port: int | None = None
+    """None: any, or there are none."""
+    destination_port: int | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    next_hop: Address | None = None
+    mark: int = 0
+    source_chosen: bool = False
+    """A rule of nat has set the source."""
+    destination_chosen: bool = False
+    """A rule of nat has set the destination."""
+    sources: tuple[Address, ...] = ()
+    """Where the kernel chooses among several: what the source may become."""
+
+    @property
+    def family(self) -> Family:
+        """The address family."""
+        return family_of(self.source)
+
+
+def first_packet(
+    *,
+    source: Address,
+    destination: Address,
+    protocol: str,
+    in_interface: str | None,
+    source_port: int | None = None,
+    destination_port: int | None = None,
+) -> Packet:
+    """The first packet of a new connection."""
+    return Packet(
+        source=source,
+        destination=destination,
+        protocol=protocol,
+        connection=Connection(
+            original_source=source,
+            original_destination=destination,
+            original_port=destination_port,
+            reply_source=destination,
+            reply_destination=source,
+        ),
+        source_port=source_port,
+        destination_port=destination_port,
+        in_interface=in_interface,
+    )
+
+
+def later_packet(packet: Packet, flow: Flow) -> Packet:
+    """The same as a packet of a connection that conntrack has, in the direction that the packet goes."""
+    original, reply = flow.original, flow.reply
+    answers = original.source != packet.source
+    into = original if answers else reply
+    connection = Connection(
+        original_source=original.source,
+        original_destination=original.destination,
+        original_port=original.destination_port or None,
+        reply_source=reply.source,
+        reply_destination=reply.destination,
+        new=False,
+        answers=answers,
+        replied=flow.replied,
+        mark=flow.mark,
+        source_after=into.destination,
+        destination_after=into.source,
+        port_after=into.source_port or None,
+    )
+    return replace(packet, connection=connection)

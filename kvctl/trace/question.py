@@ -1,0 +1,134 @@
+"""A question about one packet, put to the kernel of this network namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kvctl.errors import InputError, KvctlError, UsageError
+from kvctl.model.net import Address, family_of, host_network
+from kvctl.netfilter.binaries import Backend, is_installed
+from kvctl.netfilter.conntrack import dump
+from kvctl.netfilter.kernel import Reading, read_everything
+from kvctl.netfilter.nft import read_objects
+from kvctl.netfilter.overrides import find_override
+from kvctl.node.lookup import Sought, look_up
+from kvctl.trace.facts import kernels_facts
+from kvctl.trace.judge import Judgement, Verdict, judge
+from kvctl.trace.packet import Packet, first_packet
+
+_OPAQUE = ("raw", "mangle", "nat")
+_HOOKS = ("prerouting", "forward", "postrouting", "ingress", "egress")
+_FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
+_TABLES = ("raw", "mangle", "nat", "filter", "security")
+
+
+def trace(
+    *,
+    source: Address,
+    destination: Address,
+    protocol: str,
+    source_port: int | None = None,
+    destination_port: int | None = None,
+    in_interface: str | None = None,
+) -> Judgement:
+    """What becomes of such a packet of a pod now; `in_interface`: by which it comes, else found by the route.
+
+    Raises KvctlError: UsageError for ends that do not go together, NetfilterUnavailableError, NetlinkError.
+    """
+    if source.version != destination.version:
+        raise UsageError(
+            f"{source} and {destination} are not of one address family",
+            hint="give two IPv4 addresses, or two IPv6 addresses",
+        )
+    interface, notes = _interface_of(source) if in_interface is None else (in_interface, [])
+    packet = first_packet(
+        source=source,
+        destination=destination,
+        protocol=protocol,
+        in_interface=interface,
+        source_port=source_port,
+        destination_port=destination_port,
+    )
+    reading = read_everything()
+    family = packet.family
+    flows = dump(family=family, sources=(host_network(source),), reply_destinations=(destination,))
+    unknown = [*_unreadable(reading, packet)]
+    judged = judge(packet, reading, kernels_facts(), flows)
+    notes += [*judged.notes, *_beside(reading, packet)]
+    override = _override(reading, packet, judged)
+    if override is not None:
+        unknown.append(override)
+    if not unknown:
+        return replace(judged, notes=tuple(notes))
+    return replace(judged, notes=tuple(notes), verdict=None, source=None, unknown=(*judged.unknown, *unknown))
+
+
+def _interface_of(source: Address) -> tuple[str, list[str]]:
+    """The interface that packets of this pod come in by: that of the route to it."""
+    answer = look_up(Sought(destination=source))
+    if answer.kind == "local":
+        raise InputError(
+            f"{source} is an address of this node, not of a pod",
+            hint="pods on the host network leave as the node, and are never rewritten: give the address of another",
+        )
+    if answer.interface is None:
+        raise InputError(
+            f"there is no route to {source} on this node",
+            hint="run this on the node that the pod is on, or name the interface by --in-interface",
+        )
+    if answer.gateway is None:
+        return answer.interface, []
+    note = f"the route to {source} leads to {answer.gateway} by {answer.interface}: is the pod on this node?"
+    return answer.interface, [note]
+
+
+def _unreadable(reading: Reading, packet: Packet) -> Iterable[str]:
+    """What of the rules cannot be read, where it may change the verdict."""
+    for (backend, family), error in reading.failed.items():
+        # iptables-legacy is asked only where legacy tables exist.
+        if family is packet.family and (backend is Backend.LEGACY or is_installed(backend, family)):
+            yield f"the rules of the {backend} back end cannot be read: {error}"
+    if not any(family is packet.family for _, family in reading.tables):
+        errors = (error for (_, family), error in reading.failed.items() if family is packet.family)
+        raise next(errors, KvctlError(f"no {packet.family} rules could be read"))
+    for (_, family), saved in reading.tables.items():
+        if family is packet.family:
+            for table in sorted(saved.incompatible.intersection(_OPAQUE)):
+                yield f"the {table} table holds native nft rules, which hide all its rules from iptables-save"
+
+
+def _beside(reading: Reading, packet: Packet) -> Iterable[str]:
+    """What is beside the rules that were read, and may take the packet."""
+    for (_, family), saved in reading.tables.items():
+        if family is packet.family:
+            for table in sorted(saved.incompatible.difference(_OPAQUE)):
+                yield f"the {table} table holds native nft rules: whether they drop the packet is not judged"
+    if Backend.NFT not in {backend for backend, family in reading.tables if family is packet.family}:
+        yield "iptables-nft is not installed: rules of the nf_tables back end are not seen"
+    for chain in (entry["chain"] for entry in read_objects(reading.nft_chains) if "chain" in entry):
+        hook, family = chain.get("hook"), chain.get("family")
+        if hook not in _HOOKS or family not in _FAMILIES[packet.source.version]:
+            continue
+        ours = family in ("ip", "ip6") and chain.get("table") in _TABLES and str(chain.get("name")).isupper()
+        if not ours:
+            yield (
+                f"nft chain {chain.get('name')} of table {family} {chain.get('table')} ({chain.get('type')}, {hook}) "
+                "is beside iptables and is not judged"
+            )
+
+
+def _override(reading: Reading, packet: Packet, judged: Judgement) -> str | None:
+    """The native nft chain that may translate the source of the packet instead of iptables' rules, or after them."""
+    leaves = judged.verdict in (Verdict.REWRITTEN, Verdict.TRANSLATED, Verdict.UNCHANGED)
+    if not leaves or judged.flow is not None or not reading.nft_chains:
+        return None
+    step = judged.decided
+    by_legacy = step is not None and step.place.backend == str(Backend.LEGACY)
+    return find_override(
+        backend=Backend.LEGACY if by_legacy else Backend.NFT,
+        family=family_of(packet.source),
+        pods=(host_network(packet.source),),
+        nft_chains=reading.nft_chains,
+        later_too=judged.verdict is Verdict.UNCHANGED,
+    )
