@@ -22,6 +22,7 @@ from kvctl.model.net import Family, parse_address, parse_network
 from kvctl.model.rules import DROP, RETURN, Heartbeat, Mark, Rule, Table, Target, Verb
 from kvctl.model.text import one_line
 from kvctl.netfilter.binaries import Backend, Role, binary
+from kvctl.netfilter.compat import Kind, has_extension
 from kvctl.netfilter.kernel import LOCK_SECONDS
 from kvctl.netfilter.syntax import render
 
@@ -44,6 +45,8 @@ class Feature(NamedTuple):
     table: Table
     rule: Rule
     without: str
+    extensions: tuple[tuple[str, Kind], ...]
+    """As the kernel names them."""
     level: Level = Level.FAILURE
 
 
@@ -59,68 +62,74 @@ def features(family: Family) -> list[Feature]:
     beat = Heartbeat(name="kvctl-try", seconds=10, family=family)
     ports = "Services with several ports cannot be rewritten"
     warn, nat, mangle = Level.WARNING, Table.NAT, Table.MANGLE
-    snat = Target(verb=Verb.SNAT, address=address)
+    match, target = Kind.MATCH, Kind.TARGET
+    dropped = "kvctl.io/without-vip: drop does not work"
+    fenced = "with serviceElection only addresses are fenced"
+    snat = rule(Target(verb=Verb.SNAT, address=address))
+    aimed = rule(original_destination=network)
+    several = rule(protocol="tcp", ports=((80, 80), (443, 443)))
+    udp, sctp = (rule(protocol=name, ports=((53, 53),)) for name in ("udp", "sctp"))
+    drop, fence = rule(DROP, asked_only=True), rule(DROP, heartbeat=beat)
+    mark = rule(Target(verb=Verb.MARK, mark=_MARK), marked=_MARK.mask)
+    save = rule(Target(verb=Verb.SAVE_MARK, mark=_MARK))
+    of_nat = (("comment", match), ("SNAT", target))
     return [
-        Feature("the nat table, comments and SNAT", nat, rule(snat), nothing),
-        Feature("conntrack", nat, rule(original_destination=network), nothing),
-        Feature("multiport", nat, rule(protocol="tcp", ports=((80, 80), (443, 443))), ports),
-        Feature("udp ports", nat, rule(protocol="udp", ports=((53, 53),)), "UDP ports cannot be told apart"),
-        Feature(
-            "sctp ports",
-            nat,
-            rule(protocol="sctp", ports=((53, 53),)),
-            "SCTP ports cannot be told apart",
-            warn,
-        ),
-        Feature(
-            "the mangle table",
-            mangle,
-            rule(DROP, asked_only=True),
-            "kvctl.io/without-vip: drop does not work",
-            warn,
-        ),
-        Feature(
-            "mark and MARK", mangle, rule(Target(verb=Verb.MARK, mark=_MARK), marked=_MARK.mask), marks, warn
-        ),
-        Feature("CONNMARK", mangle, rule(Target(verb=Verb.SAVE_MARK, mark=_MARK)), marks, warn),
-        Feature(
-            "recent",
-            mangle,
-            rule(DROP, heartbeat=beat),
-            "with serviceElection only addresses are fenced",
-            warn,
-        ),
+        Feature("the nat table, comments and SNAT", nat, snat, nothing, of_nat),
+        Feature("conntrack", nat, aimed, nothing, (("conntrack", match),)),
+        Feature("multiport", nat, several, ports, (("multiport", match),)),
+        Feature("udp ports", nat, udp, "UDP ports cannot be told apart", (("udp", match),)),
+        Feature("sctp ports", nat, sctp, "SCTP ports cannot be told apart", (("sctp", match),), warn),
+        Feature("the mangle table", mangle, drop, dropped, (("conntrack", match),), warn),
+        Feature("mark and MARK", mangle, mark, marks, (("mark", match), ("MARK", target)), warn),
+        Feature("CONNMARK", mangle, save, marks, (("CONNMARK", target),), warn),
+        Feature("recent", mangle, fence, fenced, (("recent", match),), warn),
     ]
 
 
 def check(scene: Scene) -> Iterator[Finding]:
     """Try them in the back end that is in use."""
     backend = in_use(scene)
-    if backend is None or not scene.privileges.may_administer:
+    if backend is None or scene.look is None or not scene.privileges.may_administer:
         return
-    if not scene.privileges.may_make_namespaces:
+    may_try = scene.privileges.may_make_namespaces
+    if not may_try and backend is Backend.LEGACY:
         text = "whether the kernel has what kvctl's rules need was not tried: that takes CAP_SYS_ADMIN"
         yield unknown(CHECK, text, mend="sudo kvctl doctor, outside of the container")
         return
-    for family in Family:
-        if scene.look is not None and family in scene.look.sites:
-            yield from _of_family(backend, family)
+    for family in scene.look.sites:
+        yield from _tried(backend, family) if may_try else _asked(family)
 
 
-def _of_family(backend: Backend, family: Family) -> Iterator[Finding]:
+def _tried(backend: Backend, family: Family) -> Iterator[Finding]:
     path = binary(backend, family, Role.RESTORE)
     wanted = features(family)
     missing = in_own_namespace(lambda: _missing(path, wanted))
-    evidence = f"{path} in a network namespace of its own"
+    return _judge(family, wanted, missing, how=f"tried by {path} in a network namespace of its own")
+
+
+def _asked(family: Family) -> Iterator[Finding]:
+    """Without the right to make a network namespace: nf_tables says what it has, which is nearly as good."""
+    wanted = features(family)
+    missing = []
+    for feature in wanted:
+        lacks = [name for name, kind in feature.extensions if not has_extension(name, kind, family)]
+        if lacks:
+            missing.append((feature, f"no {', '.join(lacks)}"))
+    return _judge(family, wanted, missing, how="asked of nf_tables, for lack of CAP_SYS_ADMIN to try it")
+
+
+def _judge(
+    family: Family, wanted: Sequence[Feature], missing: Sequence[tuple[Feature, str]], *, how: str
+) -> Iterator[Finding]:
     if not missing:
         names = ", ".join(each.name for each in wanted)
         text = f"{family}: the kernel has all that kvctl's rules need"
-        yield fine(CHECK, text, evidence=f"{names}: {evidence}")
-    for feature, stderr in missing:
+        yield fine(CHECK, text, evidence=f"{names}: {how}")
+    for feature, said in missing:
         level = feature.level if family is Family.IPV4 else Level.WARNING
         text = f"{family}: the kernel or iptables lacks {feature.name}: {feature.without}"
-        said = f"{evidence}: {one_line(stderr, longest=300)}"
-        yield Finding(CHECK, level, text, said, "install the kernel's extra modules, or another kernel")
+        evidence = f"{how}: {one_line(said, longest=300)}"
+        yield Finding(CHECK, level, text, evidence, "install the kernel's extra modules, or another kernel")
 
 
 def _missing(path: str, wanted: Sequence[Feature]) -> list[tuple[Feature, str]]:

@@ -8,6 +8,7 @@ from kvctl.doctor.finding import Finding, failure, fine, unknown, warning
 from kvctl.doctor.ranges import known_networks
 from kvctl.doctor.scene import Scene
 from kvctl.model.net import Network, host_network
+from kvctl.model.objects import CidrKind
 from kvctl.model.rules import Hook
 from kvctl.model.text import one_line, plural
 from kvctl.netfilter.overrides import find_override
@@ -67,7 +68,7 @@ def _pods(site: Site) -> dict[Hook, list[Network]]:
 
 def _overridden(scene: Scene, look: Look, site: Site) -> Iterator[Finding]:
     family = site.family
-    pods: Sequence[Network] = _pods(site)[Hook.EGRESS] or known_networks(scene).pod[family].networks
+    pods: Sequence[Network] = _pods(site)[Hook.EGRESS] or known_networks(scene)[CidrKind.POD][family].networks
     if not pods:
         return
     text = find_override(backend=look.choice.backend, family=family, pods=pods, nft_chains=look.nft_chains)

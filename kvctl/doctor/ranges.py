@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_interface
 from typing import NamedTuple
 
-from kvctl.doctor.finding import Finding, failure, fine, unknown, warning
+from kvctl.doctor.finding import Finding, Level, fine, unknown, warning
 from kvctl.doctor.scene import Scene
 from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import (
@@ -26,8 +26,9 @@ from kvctl.model.net import (
     within,
 )
 from kvctl.model.objects import CidrKind
+from kvctl.model.policy import ExclusionKind
 from kvctl.netfilter.kernel import Reading
-from kvctl.policy.cidrs import Cidrs, ClusterNetworks, cluster_networks
+from kvctl.policy.cidrs import Cidrs, cluster_networks
 
 CHECK = "ranges"
 # Interfaces that CNI plugins make: bridge, flannel, Calico, Cilium, Weave, kube-router, Antrea, AWS, Azure.
@@ -50,14 +51,31 @@ class Evidence(NamedTuple):
     where: str
 
 
-def known_networks(scene: Scene) -> ClusterNetworks:
-    """The ranges as commands take them: told, else what the source names, else the default."""
+def known_networks(scene: Scene) -> dict[CidrKind, dict[Family, Cidrs]]:
+    """The ranges in effect: told, else what the source names, else as rules of ours have them, else guessed."""
     objects = scene.objects
-    return cluster_networks(
+    found = cluster_networks(
         scene.settings,
         hints=objects.cidr_hints if objects is not None else (),
         nodes=objects.nodes if objects is not None else (),
     )
+    return {
+        kind: {family: _from_rules(scene, kind, family) or cidrs for family, cidrs in by_family.items()}
+        if objects is None
+        else by_family
+        for kind, by_family in ((CidrKind.POD, found.pod), (CidrKind.SERVICE, found.service))
+    }
+
+
+def _from_rules(scene: Scene, kind: CidrKind, family: Family) -> Cidrs | None:
+    """What rules in the kernel were written with: an agent has settings, or a cluster, that this command has not."""
+    told = scene.settings.pod_cidrs if kind is CidrKind.POD else scene.settings.service_cidrs
+    site = scene.look.sites.get(family) if scene.look is not None else None
+    if site is None or any(family_of(network) is family for network in told):
+        return None
+    excluded = ExclusionKind.POD if kind is CidrKind.POD else ExclusionKind.SERVICE
+    networks = tuple(each.network for each in site.installed.exclusions if each.kind is excluded)
+    return Cidrs(networks, "as kvctl's rules have it") if networks else None
 
 
 def check(scene: Scene) -> Iterator[Finding]:
@@ -68,16 +86,17 @@ def check(scene: Scene) -> Iterator[Finding]:
         CidrKind.SERVICE: [*_cluster_ips(scene.reading), *_environment(os.environ), *_services(scene)],
     }
     for kind, evidence in seen.items():
-        by_family = known.pod if kind is CidrKind.POD else known.service
         for family in Family:
             mine = [each for each in evidence if family_of(each.network) is family]
-            finding = _compare(kind, family, by_family[family], mine)
+            finding = _compare(kind, family, known[kind][family], mine, has_agent=scene.agent is not None)
             if finding is not None:
                 yield finding
-            yield from _own_networks(kind, by_family[family], scene.host)
+            yield from _own_networks(kind, known[kind][family], scene.host)
 
 
-def _compare(kind: CidrKind, family: Family, cidrs: Cidrs, evidence: list[Evidence]) -> Finding | None:
+def _compare(
+    kind: CidrKind, family: Family, cidrs: Cidrs, evidence: list[Evidence], *, has_agent: bool
+) -> Finding | None:
     flag, variable = _FLAGS[kind]
     mend = f"set {variable} (or {flag}) to the whole {kind} network of the cluster"
     outside = [each for each in evidence if not within(each.network, cidrs.networks)]
@@ -91,7 +110,9 @@ def _compare(kind: CidrKind, family: Family, cidrs: Cidrs, evidence: list[Eviden
             )
             return warning(CHECK, text, evidence=seen, mend=mend)
         text = f"{what} in {networks}, outside the {kind} CIDR {cidrs}: such Services are skipped"
-        return failure(CHECK, text, evidence=seen, mend=mend)
+        # An agent has asked its cluster, or has been told; where it has rules already they tell.
+        level = Level.WARNING if has_agent and cidrs.origin == "default" else Level.FAILURE
+        return Finding(CHECK, level, text, seen, mend)
     if evidence:
         return fine(CHECK, f"the {kind} CIDR {cidrs} fits this host", evidence=seen)
     if cidrs.origin == "default":

@@ -10,6 +10,7 @@ from kvctl.doctor.scene import Scene
 from kvctl.doctor.vips import installed_vips
 from kvctl.model.host import Host
 from kvctl.model.net import Family, overlap, within
+from kvctl.model.objects import CidrKind
 from kvctl.node.sysctls import Wrong, read_setting, wrong
 
 CHECK = "sysctl"
@@ -101,8 +102,7 @@ def _level(each: Wrong, *, is_needed: bool, is_way_out: bool) -> Level | None:
 def _bridges(scene: Scene) -> Iterator[Finding]:
     """With br_netfilter frames between pods of one bridge come through POSTROUTING, too."""
     path = "bridge/bridge-nf-call-iptables"
-    value, known = read_setting(path), known_networks(scene)
-    pods = known.pod[Family.IPV4]
+    value, pods = read_setting(path), known_networks(scene)[CidrKind.POD][Family.IPV4]
     spared = [*pods.networks, *scene.settings.exclude_cidrs]
     for entry in scene.host.addresses:
         network = network_of(entry)

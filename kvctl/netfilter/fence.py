@@ -11,12 +11,10 @@ import re
 import time
 from collections.abc import Collection
 from pathlib import Path
-from struct import Struct
 
 from kvctl.errors import KvctlError, NetlinkError
 from kvctl.model.net import Family
-from kvctl.netlink import NETLINK_NETFILTER, open_netlink
-from kvctl.netlink.messages import attribute
+from kvctl.netfilter.compat import Kind, has_extension
 
 # net/netfilter/xt_recent.c makes it in every network namespace once it is loaded.
 _LISTS = Path("/proc/thread-self/net/xt_recent")
@@ -33,15 +31,7 @@ _JIFFIES = 1 << 32
 # linux/time.h CLOCK_MONOTONIC_COARSE: its resolution is one jiffy.
 _COARSE = 6
 
-# linux/netfilter/nfnetlink.h, nf_tables_compat.h: NFNL_SUBSYS_NFT_COMPAT, NFNL_MSG_COMPAT_GET, NFTA_COMPAT_*
-_COMPAT_GET = 11 << 8
-_COMPAT_NAME, _COMPAT_REVISION, _COMPAT_TYPE = 1, 2, 3
-_NFGENMSG = Struct("!BBH")
-_NUMBER = Struct("!I")
-_MATCH = _NUMBER.pack(0)
-_AF_INET = 2
-_NAME, _REVISION_WITH_MASK = b"recent", 1
-_WHAT = "looking for xt_recent"
+_NAME, _REVISION_WITH_MASK = "recent", 1
 
 
 def beat(fences: Collection[tuple[Family, str]]) -> list[KvctlError]:
@@ -117,7 +107,7 @@ def available() -> bool:
 
     As a rule would, this loads it where the kernel has nf_tables; elsewhere it has to be loaded already.
     """
-    return _LISTS.is_dir() or _has_match(_NAME)
+    return _LISTS.is_dir() or _has_match()
 
 
 def _may_write() -> bool:
@@ -132,16 +122,9 @@ def _may_write() -> bool:
     return os.stat(_HOSTS_OWN).st_uid == os.geteuid() == 0
 
 
-def _has_match(name: bytes) -> bool:
-    """Whether there is a match of this name, of the revision that has masks, as iptables-nft asks."""
-    payload = (
-        _NFGENMSG.pack(_AF_INET, 0, 0)
-        + attribute(_COMPAT_NAME, name + b"\0")
-        + attribute(_COMPAT_REVISION, _NUMBER.pack(_REVISION_WITH_MASK))
-        + attribute(_COMPAT_TYPE, _MATCH)
-    )
+def _has_match() -> bool:
+    """Whether there is a match of this name, of the revision that has masks."""
     try:
-        with open_netlink(protocol=NETLINK_NETFILTER, what=_WHAT) as asking:
-            return asking.ask(kind=_COMPAT_GET, payload=payload, read=lambda *_: True, what=_WHAT)
+        return has_extension(_NAME, Kind.MATCH, Family.IPV4, revision=_REVISION_WITH_MASK)
     except NetlinkError:
         return False

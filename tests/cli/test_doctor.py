@@ -120,10 +120,15 @@ def test_without_raw_sockets(host: Namespace, flag: str, status: int, text: str)
     assert done.status == status
 
 
-def test_in_a_container_the_kernel_is_not_tried(host: Namespace) -> None:
-    done = doctor(host, *FITTING, before=_WITHOUT_SYS_ADMIN)
-    assert done.status == 0
-    assert "1 check could not tell" in done.stdout.splitlines()[0]
+def test_in_a_container_the_kernel_is_asked(host: Namespace) -> None:
+    done = doctor(host, *FITTING, "--nftables", "-o", "wide", before=_WITHOUT_SYS_ADMIN)
+    assert done.stdout.startswith("nothing found that keeps egress from working\n")
+    assert "asked of nf_tables, for lack of CAP_SYS_ADMIN" in done.stdout
+
+
+def test_in_a_container_the_legacy_back_end_cannot_be_asked(host: Namespace) -> None:
+    done = doctor(host, *FITTING, "--no-nftables", before=_WITHOUT_SYS_ADMIN)
+    assert done.stdout.splitlines()[0].endswith("; 1 check could not tell")
     assert "that takes CAP_SYS_ADMIN" in done.stdout
 
 

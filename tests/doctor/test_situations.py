@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from kvctl import proc
-from kvctl.doctor import conntrack, lockfile
+from kvctl.doctor import conntrack, extensions, lockfile
 from kvctl.doctor.finding import Level, verdict
+from kvctl.doctor.privileges import Privileges
 from kvctl.lab.topology import BACKENDS
 from kvctl.model.net import Family
 from kvctl.netfilter import binaries
@@ -327,6 +328,17 @@ class TestWhatTheKernelLacks:
         assert "lacks recent: with serviceElection only addresses are fenced" in said(found)
         assert found.exit_status == 0
 
+    def test_what_nf_tables_says_that_it_lacks(
+        self, bare: Node, family: Family, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            extensions, "has_extension", lambda name, kind, its: name != "SNAT" or its is not family
+        )
+        monkeypatch.setattr(Privileges, "may_make_namespaces", False)
+        found = look_at(bare, backend=True)
+        assert f"{family}: the kernel or iptables lacks the nat table, comments and SNAT" in said(found)
+        assert found.exit_status == (1 if family is Family.IPV4 else 0)
+
 
 class TestRanges:
     def test_pods_are_routed_outside_of_the_default(self, bare: Node) -> None:
@@ -335,6 +347,12 @@ class TestRanges:
             "pods are in 10.244.1.0/24, outside the pod CIDR 10.0.0.0/16 (default): such Services are skipped"
         )
         assert found.findings[0].evidence == "10.244.1.0/24 (route by cni0)"
+        assert look_at(bare, told=settings(), agent="process 7").exit_status == 0
+
+    def test_rules_tell_the_ranges_that_their_writer_had(self, node: Node) -> None:
+        found = look_at(node, told=settings())
+        assert found.exit_status == 0
+        assert any("10.244.0.0/16 (as kvctl's rules have it) fits" in each.message for each in found.findings)
 
     def test_cluster_ips_are_outside_of_what_is_told(self, bare: Node, backend: str) -> None:
         bare.restore(rules_of("kube-proxy", Family.IPV4), backend=backend)
