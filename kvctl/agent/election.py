@@ -17,7 +17,8 @@ from kvctl.model.net import Address
 from kvctl.model.settings import Settings
 from kvctl.node.addresses import bind, bound, extend, unbind
 from kvctl.node.announce import Announced, Announcer
-from kvctl.node.probe import answered
+from kvctl.node.host import read_host
+from kvctl.node.probe import and_where_it_belongs, answered
 
 if TYPE_CHECKING:
     from kvctl.agent.lease_metrics import LeaseCollector
@@ -45,9 +46,9 @@ def elected(
     """What contends and places, until the end of the block; then nothing is released: a successor goes on."""
 
     def probe(wanted: Collection[Announced]) -> dict[Address, str]:
-        answers = answered(wanted, seconds=PROBE_SECONDS, complain=complain)
-        observer.probed(answers)
-        return answers
+        probed = answered(and_where_it_belongs(wanted, read_host()), seconds=PROBE_SECONDS)
+        observer.probed(probed.claims)
+        return probed.obstacles(wanted)
 
     with ExitStack() as stack:
         status = VipStatus(connection, node=node, complain=complain, count=count)

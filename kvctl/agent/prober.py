@@ -12,10 +12,9 @@ from kvctl.node.announce import Announced
 
 FRESH = 5.0
 """Seconds that an answer counts, from when the probe ended."""
-AGAIN = 10.0
-"""Seconds until an address that somebody answers for is asked about again."""
-
-
+AGAIN = (0.5, 1.0, 2.0, 4.0, 10.0)
+"""Seconds until an address that was not free is asked for again, from time to time; the last holds for all further
+ones. At first it may be somebody who is about to leave."""
 SPACING = 0.1
 """Seconds from the beginning of one probe to that of the next."""
 _AT_ONCE = 5
@@ -25,8 +24,9 @@ _AT_ONCE = 5
 class Prober:
     """Asks for all addresses that came since the last probe began at once, in threads of its own.
 
-    `ask` does it, as `node.probe.answered` does; what it raises is raised by the next `take`. `notify` is called
-    when there are answers, and when it is time to ask anew for an address that somebody had: then `take` again.
+    `ask` says what keeps each address from being taken, in words; what it raises is raised by the next `take`. `notify`
+    is called when there are answers, and when it is time to ask anew for an address that somebody had: then `take`
+    again.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Prober:
         self._free: dict[Announced, float] = {}
         """Those that nobody answered for, and until when that counts."""
         self._taken: dict[Address, float] = {}
-        """Those that somebody answered for, and when they may be asked for again."""
+        """Those that were not free, and when they may be asked for again."""
+        self._tries: dict[Address, int] = {}
+        """How many times in a row an address was not free."""
         self._failure: Exception | None = None
         self._news = False
         self._stopped = False
@@ -162,12 +164,21 @@ class Prober:
             if failure is not None:
                 self._failure = failure
             else:
-                now = self._clock()
-                self._free = {each: until for each, until in self._free.items() if until > now}
-                self._free |= {each: now + FRESH for each in batch if each.address not in answers}
-                self._taken |= dict.fromkeys(answers, now + AGAIN)
-        for address, mac in answers.items():
-            self._complain(
-                f"the VIP {address} is not bound: {mac} answers for it on the network already; "
-                "find who it is, or give the Service another address"
-            )
+                self._learn(batch, answers)
+            tries = {address: self._tries.get(address, 0) for address in answers}
+        for address, why in answers.items():
+            # Not at the first time: where a VIP moves, its last holder may be a moment slower.
+            if tries[address] > 1:
+                self._complain(
+                    f"the VIP {address} is not bound: {why}; find who it is, or give the Service another address"
+                )
+
+    def _learn(self, batch: frozenset[Announced], answers: Mapping[Address, str]) -> None:
+        now = self._clock()
+        self._free = {each: until for each, until in self._free.items() if until > now}
+        self._free |= {each: now + FRESH for each in batch if each.address not in answers}
+        for address in {each.address for each in batch} - answers.keys():
+            self._tries.pop(address, None)
+        for address in answers:
+            tries = self._tries[address] = self._tries.get(address, 0) + 1
+            self._taken[address] = now + AGAIN[min(tries, len(AGAIN)) - 1]

@@ -9,11 +9,13 @@ import socket
 import struct
 import time
 from array import array
-from collections.abc import Callable, Collection, Container
+from collections.abc import Collection, Container, Mapping
 from contextlib import ExitStack, suppress
 from ipaddress import IPv6Address
+from typing import NamedTuple
 
-from kvctl.model.net import Address
+from kvctl.model.host import Host
+from kvctl.model.net import Address, within
 from kvctl.node.announce import Announced
 from kvctl.node.ethernet import Wire, Wires, open_frames
 from kvctl.node.frames import (
@@ -47,15 +49,48 @@ _NEIGHBOUR_FILTER = (
 _SO_ATTACH_FILTER = 26
 
 
-def answered(
-    addresses: Collection[Announced], *, seconds: float = 0.6, complain: Callable[[str], None]
-) -> dict[Address, str]:
-    """Who on the links of these interfaces has, announces or probes for these addresses: its hardware address.
+class Probed(NamedTuple):
+    """What asking has shown. What is in neither, nobody has."""
+
+    claims: Mapping[Address, str]
+    """Who has, announces or probes for an address: its hardware address."""
+    unasked: Mapping[Announced, str]
+    """What could not be asked for, and why: nothing is known of it."""
+
+    def obstacles(self, wanted: Collection[Announced]) -> dict[Address, str]:
+        """What keeps this host from taking each of these, as the rest of a sentence."""
+        found: dict[Address, str] = {}
+        for each in wanted:
+            if (mac := self.claims.get(each.address)) is not None:
+                found[each.address] = f"{mac} answers for it on the network already"
+            elif (why := self.unasked.get(each)) is not None:
+                found[each.address] = f"nobody can be asked on interface {each.interface} who has it: {why}"
+        return found
+
+
+def and_where_it_belongs(wanted: Collection[Announced], host: Host) -> set[Announced]:
+    """With the links that the main table reaches these addresses on, whatever interface they are wanted for.
+
+    A tenant names the interface: a host of another link is not to be cut off from this one by its address.
+    """
+    links = {
+        Announced(each.address, route.interface)
+        for each in wanted
+        for route in host.routes
+        if route.interface is not None
+        and route.gateway is None
+        and 0 < route.network.prefixlen < route.network.max_prefixlen
+        and within(each.address, (route.network,))
+    }
+    return links | set(wanted)
+
+
+def answered(addresses: Collection[Announced], *, seconds: float = 0.6) -> Probed:
+    """Who on the links of these interfaces has these addresses.
 
     Asks three times within `seconds` and returns then, or as soon as each address has an answer. What this
     host's own interfaces say does not count, whatever link it came by. In the network namespace of the
-    calling thread. What keeps an interface from being asked is told to `complain`: nothing is known then
-    of the addresses on it. Of two hosts that ask at the same moment at least the one that began earlier
+    calling thread. Of two hosts that ask at the same moment at least the one that began earlier
     hears of the other. Raises KvctlError where the kernel allows no such sockets.
 
     RFC 5227 and 4862 wait longer, a second and more a probe, for hosts that have just been plugged in;
@@ -63,18 +98,19 @@ def answered(
     """
     begun = time.monotonic()
     found: dict[Address, str] = {}
+    unasked: dict[Announced, str] = {}
     with ExitStack() as stack:
         interfaces = stack.enter_context(Wires())
         own = interfaces.macs()
-        ears = _ears(addresses, interfaces=interfaces, stack=stack, complain=complain)
+        ears = _ears(addresses, interfaces=interfaces, stack=stack, unasked=unasked)
         for probes in range(1, _PROBES + 1):
             for ear in ears:
                 ear.ask(besides=found)
             _listen(ears, until=begun + seconds * probes / _PROBES, own=own, found=found)
         for ear in ears:
             if ear.failure is not None:
-                complain(_complaint(ear.interface, ear.failure))
-    return found
+                unasked |= {Announced(address, ear.interface): ear.failure for address in ear.unanswered}
+    return Probed(found, unasked)
 
 
 class _Ear:
@@ -124,14 +160,14 @@ def _ears(
     *,
     interfaces: Wires,
     stack: ExitStack,
-    complain: Callable[[str], None],
+    unasked: dict[Announced, str],
 ) -> list[_Ear]:
-    """One for each interface and family that can be asked; what they open ends with `stack`."""
+    """One for each interface and family that can be asked; the rest in `unasked`. What they open ends with `stack`."""
     ears = []
     for name in sorted({each.interface for each in addresses}):
         wire = interfaces.find(name)
         if isinstance(wire, str):
-            complain(_complaint(name, wire))
+            unasked |= {each: wire for each in addresses if each.interface == name}
             continue
         there = [each.address for each in addresses if each.interface == name]
         for version, kind in ((4, ETHERTYPE_ARP), (6, ETHERTYPE_IPV6)):
@@ -142,7 +178,7 @@ def _ears(
             try:
                 _hear_only(frames, kind=kind, interface=name)
             except OSError as error:
-                complain(_complaint(name, _reason(error)))
+                unasked |= {Announced(address, name): _reason(error) for address in asked}
                 continue
             _join(asked, wire=wire, stack=stack)
             ears.append(_Ear(name, wire, asked, frames=frames))
@@ -191,10 +227,6 @@ def _listen(
             return
         for descriptor, _ in poller.poll(left * 1000):
             by_descriptor[descriptor].hear(own=own, found=found)
-
-
-def _complaint(interface: str, reason: str) -> str:
-    return f"cannot ask on interface {interface} who has an address: {reason}"
 
 
 def _reason(error: OSError) -> str:

@@ -122,26 +122,40 @@ def test_an_answer_that_is_old_does_not_count(network: Network) -> None:
     assert network.prober.take([ONE]) == {ONE}
 
 
-def test_what_somebody_answers_for_is_told_and_asked_for_again_later(network: Network) -> None:
-    network.answers = {ONE.address: MAC}
+def test_what_is_not_free_is_asked_for_again_soon_then_later_and_told_if_that_was_not_enough(
+    network: Network,
+) -> None:
+    network.answers = {ONE.address: "somebody has it"}
     network.probe(ONE, OTHER)
     assert network.prober.take([ONE, OTHER]) == {OTHER}
-    [told] = network.complaints
-    assert told == (
-        f"the VIP 192.168.0.1 is not bound: {MAC} answers for it on the network already; "
-        "find who it is, or give the Service another address"
-    )
+    assert network.complaints == []
+    for pause in (*AGAIN, AGAIN[-1]):
+        network.now += pause / 2
+        network.prober.want([ONE])
+        assert len(network.asked) == 1
+        network.now += pause / 2
+        network.probe(ONE)
+        assert network.asked.pop() == {ONE}
+    assert set(network.complaints) == {
+        "the VIP 192.168.0.1 is not bound: somebody has it; find who it is, or give the Service another address"
+    }
     network.answers = {}
-    network.now += AGAIN
+    network.now += AGAIN[-1]
     network.probe(ONE)
-    until(lambda: network.prober.take([ONE]) == {ONE})
+    assert network.prober.take([ONE]) == {ONE}
+    network.answers = {ONE.address: "somebody has it"}
+    network.probe(ONE)
+    network.now += AGAIN[0]
+    network.asked.clear()
+    network.probe(ONE)
+    assert network.asked == [{ONE}]
 
 
 def test_whoever_waits_for_an_address_that_was_taken_is_told_when_it_is_time_to_ask_again() -> None:
     network = Network()
     network.prober.stop()
-    network.prober._taken = {ONE.address: network.now + AGAIN}
-    network.now += AGAIN
+    network.prober._taken = {ONE.address: network.now + AGAIN[0]}
+    network.now += AGAIN[0]
     network.prober._stopped = False
     assert network.prober._next() == frozenset()
     assert network.prober._taken == {}

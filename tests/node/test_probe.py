@@ -15,11 +15,12 @@ import pytest
 
 from kvctl.errors import KvctlError
 from kvctl.lab.netns import Namespace
-from kvctl.model.net import Address, Family, parse_address
+from kvctl.model.host import Host, Route
+from kvctl.model.net import Address, Family, parse_address, parse_network
 from kvctl.node.announce import Announced
 from kvctl.node.ethernet import Wire
 from kvctl.node.frames import announcement, probe
-from kvctl.node.probe import _Ear, answered
+from kvctl.node.probe import Probed, _Ear, and_where_it_belongs, answered
 from tests.conftest import MakeNamespace
 from tests.node.segment import VIPS, Segment
 from tests.waiting import until
@@ -44,17 +45,16 @@ def ask(
     wanted: list[Announced],
     *,
     seconds: float = 0.6,
-    complaints: list[str] | None = None,
+    unasked: dict[Announced, str] | None = None,
 ) -> dict[Address, str]:
-    """`answered` in a namespace; nothing may go wrong unless `complaints` are taken."""
-    said: list[str] = []
+    """What `answered` in a namespace says of claims; all must have been asked for unless `unasked` is taken."""
     with namespace.entered():
-        found = answered(wanted, seconds=seconds, complain=said.append)
-    if complaints is None:
-        assert said == []
+        found = answered(wanted, seconds=seconds)
+    if unasked is None:
+        assert found.unasked == {}
     else:
-        complaints += said
-    return found
+        unasked |= found.unasked
+    return dict(found.claims)
 
 
 def test_whoever_has_an_address_is_found_at_once(segment: Segment) -> None:
@@ -175,29 +175,46 @@ def test_where_it_cannot_ask_it_says_so_and_asks_the_others(
     segment.plug(asking, "eth1", "02:00:00:00:00:44")
     asking.namespace.batch([breaking])
     having.add(VIPS[Family.IPV4])
-    complaints: list[str] = []
-    wanted = [Announced(parse_address("192.168.0.8"), name), *EVERY_VIP]
-    found = ask(asking.namespace, wanted, complaints=complaints)
+    unasked: dict[Announced, str] = {}
+    beside = Announced(parse_address("192.168.0.8"), name)
+    found = ask(asking.namespace, [beside, *EVERY_VIP], unasked=unasked)
     assert found == {VIPS[Family.IPV4]: having.mac}
-    assert complaints == [f"cannot ask on interface {name} who has an address: {reason}"]
+    assert unasked == {beside: reason}
+    assert Probed(found, unasked).obstacles([beside, *EVERY_VIP]) == {
+        VIPS[Family.IPV4]: f"{having.mac} answers for it on the network already",
+        beside.address: f"nobody can be asked on interface {name} who has it: {reason}",
+    }
+
+
+def test_an_address_is_asked_for_where_it_belongs_too_whatever_interface_it_is_wanted_on() -> None:
+    near, far = Route(parse_network("192.168.0.0/24"), "eth0"), Route(parse_network("172.16.0.0/24"), "eth1")
+    default = Route(parse_network("0.0.0.0/0"), "eth1", gateway=parse_address("172.16.0.1"))
+    own = Route(parse_network("192.168.0.9/32"), "eth2")
+    host = Host(addresses=(), routes=(near, far, default, own))
+    address = parse_address("192.168.0.9")
+    elsewhere = Announced(address, "veth0")
+    assert and_where_it_belongs([elsewhere], host) == {elsewhere, Announced(address, "eth0")}
+    assert and_where_it_belongs([Announced(address, "eth0")], host) == {Announced(address, "eth0")}
+    foreign = Announced(parse_address("10.1.2.3"), "eth0")
+    assert and_where_it_belongs([foreign], host) == {foreign}
 
 
 def test_where_it_can_ask_nowhere_it_does_not_wait(segment: Segment) -> None:
     begun = time.monotonic()
     host = segment.hosts[0].namespace
-    assert ask(host, [Announced(VIPS[Family.IPV4], "eth9")], seconds=5.0, complaints=[]) == {}
+    assert ask(host, [Announced(VIPS[Family.IPV4], "eth9")], seconds=5.0, unasked={}) == {}
     assert ask(host, [], seconds=5.0) == {}
     assert time.monotonic() - begun < 2
 
 
 def test_an_interface_that_goes_down_meanwhile_is_told(segment: Segment, pool: ThreadPoolExecutor) -> None:
-    host, complaints = segment.hosts[0].namespace, list[str]()
+    host, unasked = segment.hosts[0].namespace, dict[Announced, str]()
     with closing(segment.tap()) as tap:
-        asked = pool.submit(ask, host, EVERY_VIP, seconds=0.9, complaints=complaints)
+        asked = pool.submit(ask, host, EVERY_VIP, seconds=0.9, unasked=unasked)
         until(lambda: tap.of(VIPS[Family.IPV4]))
         host.batch(["link set eth0 down"])
         assert asked.result() == {}
-    assert set(complaints) == {"cannot ask on interface eth0 who has an address: network is down"}
+    assert unasked == dict.fromkeys(EVERY_VIP, "network is down")
 
 
 def test_an_interface_without_ipv6_is_asked_all_the_same(segment: Segment) -> None:
