@@ -16,6 +16,7 @@ from kvctl.lab.netns import Namespace
 from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink
 from kvctl.node import changes as changes_module
 from kvctl.node.changes import HostChanges
+from kvctl.node.host import read_host
 from tests.conftest import MakeNamespace
 from tests.marks import Marks
 from tests.waiting import until
@@ -29,6 +30,13 @@ CABLE = [
     "link set far0 up",
 ]
 VIP = "192.168.0.245/32"
+
+
+def lay_cable(namespace: Namespace) -> None:
+    """And wait until the kernel has seen that it is plugged in."""
+    namespace.batch(CABLE)
+    with namespace.entered():
+        until(lambda: not read_host().unplugged)
 
 
 class Ear:
@@ -47,7 +55,7 @@ class Ear:
 
 @pytest.fixture
 def ear(namespace: Namespace) -> Iterator[Ear]:
-    namespace.batch(CABLE)
+    lay_cable(namespace)
     groups = changes_module._GROUPS
     with (
         namespace.entered(),
@@ -59,7 +67,7 @@ def ear(namespace: Namespace) -> Iterator[Ear]:
 @pytest.fixture
 def marks(namespace: Namespace) -> Iterator[Marks]:
     """What a running HostChanges told of the namespace."""
-    namespace.batch(CABLE)
+    lay_cable(namespace)
     marks = Marks()
     with namespace.entered():
         changes = HostChanges(marks)
@@ -79,6 +87,8 @@ def marks(namespace: Namespace) -> Iterator[Marks]:
         ((f"addr add {VIP} dev eth0",), f"addr change {VIP} dev eth0 valid_lft 60 preferred_lft 0"),
         ((), "link set eth0 down"),
         (("link set eth0 down",), "link set eth0 up"),
+        ((), "link set far0 down"),
+        (("link set far0 down",), "link set far0 up"),
         (("link set eth0 down",), "link set eth0 name uplink"),
         ((), "link add new0 type veth peer name new1"),
         ((), "link del eth0"),
@@ -136,6 +146,8 @@ def test_a_refreshed_lifetime_is_no_change_and_the_end_of_the_address_is_one(
         "route add 10.1.0.0/16 dev eth0 table 77",
         "route add 10.1.0.0/16 dev eth0 table 1000",
         "link set eth0 promisc on",
+        "link set eth0 txqueuelen 77",
+        "link set eth0 mtu 1400",
         "link set eth0 address 02:00:00:00:00:07",
         "neigh add 192.168.0.9 lladdr 02:00:00:00:00:09 dev eth0",
     ],
@@ -264,7 +276,7 @@ def _as_netlink(error: Exception) -> Exception:
 
 
 def test_a_queue_that_overflows_is_told_and_heard_again_afterwards(namespace: Namespace) -> None:
-    namespace.batch(CABLE)
+    lay_cable(namespace)
     marks = Marks()
     with namespace.entered():
         changes = HostChanges(marks)

@@ -21,6 +21,7 @@ from kvctl.node import host as host_module
 from kvctl.node import rtnetlink
 from kvctl.node.host import read_host
 from tests.conftest import MakeNamespace
+from tests.waiting import until
 
 CABLES = [
     "link add eth0 type veth peer name far0",
@@ -79,6 +80,31 @@ def test_an_interface_that_is_down_keeps_its_address_and_says_so(namespace: Name
     namespace.batch([*CABLES, "addr add 192.168.0.245/32 dev eth0", "link set eth0 down"])
     (found,) = [a for a in read(namespace).addresses if a.interface == "eth0"]
     assert (str(found.address), found.up) == ("192.168.0.245", False)
+
+
+def test_interfaces_that_are_down_or_have_no_carrier_are_told(namespace: Namespace) -> None:
+    namespace.batch([*CABLES, "link add br0 type bridge", "link set br0 up", "link add parked type bridge"])
+
+    def told() -> tuple[set[str], set[str]]:
+        found = read(namespace)
+        return set(found.down) - {"lo"}, set(found.unplugged)
+
+    def wait(down: set[str], unplugged: set[str]) -> None:
+        until(lambda: told() == (down, unplugged))
+
+    namespace.batch(["link set eth0 master br0"])
+    wait({"parked"}, set())
+    # A bridge that has ports has a carrier when one of them has.
+    namespace.batch(["link set far0 down"])
+    wait({"parked", "far0"}, {"br0", "eth0"})
+    assert read(namespace).fault_of("eth0") == "the interface eth0 has no carrier"
+    assert read(namespace).fault_of("far0") == "the interface far0 is down"
+    assert read(namespace).fault_of("eth1") is None
+    assert {
+        str(link["ifname"]) for link in printed(namespace, "link") if "NO-CARRIER" in str(link["flags"])
+    } == set(read(namespace).unplugged)
+    namespace.batch(["link set far0 up"])
+    wait({"parked"}, set())
 
 
 def test_what_the_kernel_treats_as_local_is_local(namespace: Namespace) -> None:

@@ -199,15 +199,16 @@ def test_a_lease_is_for_hosts_with_an_interface_for_each_of_its_vips() -> None:
     assert gone.unable == {
         OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: this node has no interface eth1"
     }
-    for state, why in (("down", "is down"), ("unplugged", "has no carrier")):
-        dead = Host(addresses=(), routes=(near,), interfaces=("eth1",))._replace(
-            **{state: frozenset({"eth1"})}
-        )
+    there = Host(addresses=(), routes=(near,), interfaces=("eth0", "eth1"))
+    eth1 = frozenset({"eth1"})
+    for dead, why in (
+        (there._replace(down=eth1), "is down"),
+        (there._replace(unplugged=eth1), "has no carrier"),
+    ):
         assert candidates.located(dead).unable == {
             OWN: f"the VIP 192.168.0.245 of sip/sip-client cannot be here: the interface eth1 {why}"
         }
-        other = dead._replace(interfaces=("eth0", "eth1"))._replace(**{state: frozenset({"eth0"})})
-        assert candidates.located(other).unable == {}
+    assert candidates.located(there._replace(down=frozenset({"eth0"}))).unable == {}
     unrouted = candidates.located(Host(addresses=(), routes=(), interfaces=("eth1",)))
     assert unrouted.unable == {
         OWN: "the VIP 192.168.0.245 of sip/sip-client cannot be here: no route leads to it"
