@@ -24,7 +24,7 @@ class Example(NamedTuple):
     line: str
     needs: Needs = Needs.NOTHING
     status: int = 0
-    """What it ends with on a node where the example before it has been run."""
+    """What it ends with."""
 
     @property
     def lines(self) -> list[str]:
@@ -105,17 +105,28 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
         Example("The same with the cluster that is configured", "kvctl egress list --cluster", Needs.CLUSTER),
     ),
     ("egress", "show"): (
-        Example("Look at one Service", "kvctl egress show sip/sip-client", Needs.NODE, 1),
+        Example("Look at one Service", "kvctl egress show sip/sip-client", Needs.NODE),
         Example(
             "See all of its connections",
             "kvctl egress show -n sip sip-client -o wide",
             Needs.NODE,
-            1,
         ),
         Example(
             "Compare it with the cluster: its Lease, its holder, what is missing",
             "kvctl egress show sip/sip-client --cluster",
             Needs.CLUSTER,
+        ),
+    ),
+    ("egress", "trace"): (
+        Example(
+            "See what becomes of what a pod sends",
+            "kvctl egress trace --from 10.0.0.1 \\\n  --to 192.168.0.250:5060 --proto udp",
+            Needs.NODE,
+        ),
+        Example(
+            "The same for a ping",
+            "kvctl egress trace --from 10.0.0.1 \\\n  --to 192.168.0.250 --proto icmp",
+            Needs.NODE,
         ),
     ),
     ("egress", "flush"): (

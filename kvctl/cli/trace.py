@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kvctl.cli import options
+from kvctl.cli.help import Command
 from kvctl.cli.items import flow_json, flow_text
 from kvctl.cli.output import Json, note, print_json, print_yaml, printable
 from kvctl.errors import UsageError
@@ -23,7 +24,7 @@ from kvctl.trace.walk import Step
 _PORT = click.IntRange(1, 65535)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--from", "source", required=True, metavar="POD_IP", help="The address of the pod.")
 @click.option(
     "--to",
@@ -48,7 +49,7 @@ _PORT = click.IntRange(1, 65535)
 )
 @click.option(
     "--in-interface",
-    metavar="NAME",
+    metavar="INTERFACE",
     help="The interface the packet comes in by. [default: that of the route to the pod]",
 )
 @options.output()

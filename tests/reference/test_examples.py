@@ -1,0 +1,73 @@
+"""The examples of --help and of the manual, run as they stand where that is possible."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvctl.cli.examples import EXAMPLES, Needs
+from kvctl.cli.examples import Path as Words
+from kvctl.lab.build import Lab
+from kvctl.lab.demo import MANIFEST
+from reference.files import ROOT
+from tests.conftest import MakeLab
+
+ON_A_NODE = {
+    path: examples
+    for path, examples in EXAMPLES.items()
+    if path[:1] != ("lab",) and any(example.needs is Needs.NODE for example in examples)
+}
+"""The lab's own examples build another lab: tests/lab does that."""
+AFTER_APPLY = {("egress", "list"), ("egress", "show"), ("egress", "trace"), ("egress", "flush")}
+"""Commands that say more where there are rules."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with sip.yaml and a kvctl for PATH."""
+    (tmp_path / "sip.yaml").write_text(MANIFEST)
+    (tmp_path / "kvctl").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m kvctl "$@"\n')
+    (tmp_path / "kvctl").chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def node(make_lab: MakeLab) -> Lab:
+    """The lab whose worker has the VIP of sip.yaml."""
+    return make_lab(backend="nft")
+
+
+def shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of the line."""
+    told = 'cd $1 && export PATH=$1:$PATH NODE_NAME=worker && eval "$2"'
+    return subprocess.run(
+        ["sh", "-c", told, "sh", place, line], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def everywhere() -> list[tuple[Words, str]]:
+    """What needs nothing."""
+    every = ((path, example) for path, examples in EXAMPLES.items() for example in examples)
+    return list(dict.fromkeys((path, e.line) for path, e in every if e.needs is Needs.NOTHING))
+
+
+@pytest.mark.parametrize(("path", "line"), everywhere())
+def test_what_needs_nothing_runs_anywhere(path: Words, line: str, place: Path) -> None:
+    done = shell(place, line)
+    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert done.stdout or ">" in line
+
+
+@pytest.mark.parametrize("path", ON_A_NODE, ids=" ".join)
+def test_what_needs_a_node_runs_on_one(path: Words, node: Lab, place: Path) -> None:
+    with node["worker"].entered():
+        if path in AFTER_APPLY:
+            assert shell(place, "kvctl egress apply -f sip.yaml").returncode == 0
+        for example in ON_A_NODE[path]:
+            if example.needs is Needs.NODE and not example.line.startswith("kvctl lab"):
+                done = shell(place, example.line)
+                assert done.returncode == example.status, (example.line, done.stdout, done.stderr)
+                assert done.stdout or done.stderr
