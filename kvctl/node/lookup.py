@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from ipaddress import ip_network
+from pathlib import Path
 from typing import NamedTuple
 
 from kvctl.errors import NetlinkError
@@ -60,6 +61,7 @@ _NO_WAY = (
 )
 _NUMBERS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _RT_SCOPE_UNIVERSE = 0
+_IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
 
 class Sought(NamedTuple):
@@ -110,13 +112,16 @@ def look_up(sought: Sought) -> Answer:
         if hop is None or hop.interface is None:
             return Answer(kind=kind)
         name = read_one_link(netlink, number=hop.interface, what=what).name
+        if sought.iif is not None and number == RTN_UNICAST and not _forwards(sought):
+            return Answer(kind="refused", reason="net.ipv6.conf.all.forwarding is 0")
         several = number == RTN_UNICAST and _has_several(netlink, sought, iif=iif)
         return Answer(kind=kind, interface=name, gateway=hop.gateway, several=several)
 
 
 def _reason(number: int) -> str:
-    if number == errno.EXDEV:
-        return "rp_filter: the way back to the source does not lead out of that interface"
+    # Newer kernels answer EINVAL for whatever makes fib_validate_source refuse, older ones EXDEV for rp_filter.
+    if number in (errno.EXDEV, errno.EINVAL):
+        return "such a source may not come in by that interface (rp_filter, or a martian)"
     return os.strerror(number)
 
 
@@ -138,6 +143,17 @@ def _query(sought: Sought, *, iif: int | None, flags: int = 0) -> bytes:
                 parts.append(attribute(kind, port.to_bytes(2, "big")))
     header = ROUTE.pack(family, bits, bits if source is not None else 0, 0, 0, 0, 0, 0, flags)
     return header + b"".join(parts)
+
+
+def _forwards(sought: Sought) -> bool:
+    """IPv6 finds routes for others though it does not forward; IPv4 has no route then."""
+    if sought.destination.version == 4:
+        return True
+    try:
+        forced = (_IPV6_SETTINGS / str(sought.iif) / "force_forwarding").read_text(encoding="ascii")
+    except OSError:  # before kernel 6.17
+        forced = "0"
+    return "0" not in (_IPV6_SETTINGS / "all/forwarding").read_text(encoding="ascii") or forced.strip() == "1"
 
 
 def _has_several(netlink: Netlink, sought: Sought, *, iif: int | None) -> bool:

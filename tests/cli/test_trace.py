@@ -1,0 +1,119 @@
+"""`kvctl egress trace` as it is called: its answer, its exit status, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kvctl.cli import main as cli
+from kvctl.errors import InputError, UsageError
+from kvctl.lab.build import Lab
+from kvctl.lab.echo import Echo
+from kvctl.lab.traffic import Connection
+from kvctl.model.net import Family
+from tests.builders import service
+from tests.kernel.node import VIPS, Worker, lab_pod
+
+POD, OUTSIDE = "10.0.0.1", "192.168.0.250"
+
+
+def trace(lab: Lab, *arguments: str) -> int:
+    """The exit status of the command on the worker of a lab."""
+    with lab["worker"].entered():
+        return cli._invoke(["egress", "trace", *arguments])
+
+
+def test_the_first_line_is_the_answer_and_the_way_follows(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Worker(lab).apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
+    assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:5060", "--proto", "udp") == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == (
+        f"udp from {POD} to {OUTSIDE}:5060: leaves by eth1 with 192.168.0.245, the VIP of sip/sip-client"
+    )
+    assert any("-A POSTROUTING -j KVCTL-EGRESS" in line for line in rest)
+    assert any(line.endswith("-p udp -m udp --dport 5060 -j SNAT --to-source 192.168.0.245") for line in rest)
+    assert trace(lab, "--from", "fd00:10::1", "--to", "[2001:db8:1::250]:5060", "--proto", "udp") == 0
+    assert "leaves by eth1 with 2001:db8:1::245" in capsys.readouterr().out
+    assert trace(lab, "--from", POD, "--to", "172.16.0.2", "--proto", "icmp") == 0
+    assert "stays here: 172.16.0.2 is an address of this node" in capsys.readouterr().out
+    assert trace(lab, "--from", POD, "--to", OUTSIDE, "--proto", "udp") == 1
+    assert "the port is not given" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_json_has_the_same_and_what_cannot_be_judged_is_status_1(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = Worker(lab)
+    arguments = ("--from", POD, "--to", f"{OUTSIDE}:443", "-o", "json")
+    assert trace(lab, *arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["schemaVersion"], told["judged"], told["verdict"]) == (1, True, "translated")
+    assert (told["source"], told["interface"]) == ("192.168.0.240", "eth1")
+    assert told["decidedBy"]["rule"].endswith("-j MASQUERADE")
+    assert told["steps"][-1] == told["decidedBy"]
+    chance = ("-m", "statistic", "--mode", "random", "--probability", "0.5")
+    worker.iptables(Family.IPV4, "-t", "nat", "-I", "POSTROUTING", "1", *chance, "-j", "ACCEPT")
+    assert trace(lab, *arguments) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["judged"], told["verdict"], told["source"]) == (False, None, None)
+    assert "chance decides" in told["unknown"][0]
+
+
+def test_the_connection_that_is_there_counts(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    worker = Worker(lab)
+    with (
+        Echo(lab["outside"], ports=(5060,)),
+        Connection(lab["pod"], destination=OUTSIDE, port=5060) as connection,
+    ):
+        before = connection.ask()
+        assert before is not None
+        worker.apply(service(vip=VIPS), lab_pod(), keep_connections=True)
+        arguments = ("--from", POD, "--to", f"{OUTSIDE}:5060", "--proto", "udp")
+        assert trace(lab, *arguments, "--source-port", str(connection.local_port)) == 0
+        first = capsys.readouterr().out.splitlines()[0]
+        after = connection.ask()
+        assert after is not None
+        assert after.source == before.source == "192.168.0.240"
+        assert "leaves by eth1 with 192.168.0.240, as the connection that it is part of began" in first
+        assert trace(lab, *arguments) == 0
+        text = capsys.readouterr().out
+        assert "leaves by eth1 with 192.168.0.245, the VIP of sip/sip-client" in text.splitlines()[0]
+        assert "1 connection to the same destination" in text
+
+
+def test_a_native_nft_chain_that_translates_first_gives_no_verdict(
+    make_lab: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make_lab(backend="nft")  # type: ignore[operator]
+    Worker(lab).apply(service(vip=VIPS), lab_pod())
+    native = "table ip other { chain c { type nat hook postrouting priority 50; ip saddr 10.0.0.0/16 masquerade; } }\n"
+    assert lab["worker"].run(["nft", "-f", "-"], stdin=native).status == 0
+    assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:443") == 1
+    caught = capsys.readouterr()
+    assert "cannot be judged: nft chain c of table ip other" in caught.out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--from", "pod", "--to", OUTSIDE), '--from "pod" is not an IP address'),
+        (("--from", POD, "--to", f"{OUTSIDE}:0"), "the port is not a number from 1 to 65535"),
+        (("--from", POD, "--to", f"{OUTSIDE}:x"), "the port is not a number from 1 to 65535"),
+        (("--from", POD, "--to", "[2001:db8::1"), "is not an IP address"),
+        (("--from", POD, "--to", "2001:db8::1"), "are not of one address family"),
+        (("--from", POD, "--to", f"{OUTSIDE}:443", "--proto", "icmp"), "icmp has no ports"),
+    ],
+)
+def test_what_is_no_packet_is_refused(arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        cli._invoke(["egress", "trace", *arguments])
+    assert says in error.value.message
+    assert error.value.hint
+
+
+def test_the_node_itself_is_no_pod(lab: Lab) -> None:
+    with pytest.raises(InputError, match="is an address of this node, not of a pod"):
+        trace(lab, "--from", "172.16.0.2", "--to", OUTSIDE)

@@ -1,0 +1,167 @@
+"""The verdict, and that there is none where it would be a guess."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvctl.model.flows import Flow, Tuple
+from kvctl.model.net import Family, parse_address
+from kvctl.trace.judge import Judgement, Verdict, judge
+from kvctl.trace.packet import Packet
+from kvctl.trace.story import sentence
+from tests.trace.packets import FACTS, nat, packet, reading
+
+SNAT = "-j SNAT --to-source 192.0.2.245"
+HOOK = '-m comment --comment "kvctl:aaaaaaaaaaaaaaaa egress" -j KVCTL-EGRESS'
+OURS = """:KVCTL-EGRESS - [0:0]
+:KVCTL-SVC-X - [0:0]
+-A KVCTL-EGRESS -d 10.0.0.0/16 -m comment --comment "kvctl:aaaaaaaaaaaaaaaa exclude pod-cidr" -j RETURN
+-A KVCTL-EGRESS -s 10.0.0.1/32 -m comment --comment "kvctl:aaaaaaaaaaaaaaaa 11700000000 sip/client a-0" -j KVCTL-SVC-X
+-A KVCTL-SVC-X -p udp -m udp --dport 5060 -m comment --comment "kvctl:aaaaaaaaaaaaaaaa sip/client" \
+-j SNAT --to-source 192.0.2.245"""
+
+
+def told(
+    text: str = "", *, which: Packet | None = None, legacy: str = "", flows: tuple[Flow, ...] = ()
+) -> Judgement:
+    return judge(which or packet(), reading(text, legacy), FACTS, flows)
+
+
+def flow(*, source: str = "10.0.0.1", seen: str = "192.0.2.245", protocol: str = "udp") -> Flow:
+    here, there, vip = (parse_address(each) for each in (source, "192.0.2.1", seen))
+    return Flow(
+        family=Family.IPV4,
+        protocol=protocol,
+        original=Tuple(here, there, 40_000, 5060),
+        reply=Tuple(there, vip, 5060, 40_000),
+        replied=True,
+    )
+
+
+def test_our_rule_rewrites_and_its_service_is_named() -> None:
+    judged = told(nat(HOOK, "-j MASQUERADE", chains=OURS))
+    assert (judged.verdict, str(judged.source), str(judged.service)) == (
+        Verdict.REWRITTEN,
+        "192.0.2.245",
+        "sip/client",
+    )
+    assert sentence(judged) == (
+        "udp from 10.0.0.1:40000 to 192.0.2.1:5060: leaves by eth0 with 192.0.2.245, the VIP of sip/client"
+    )
+
+
+def test_what_is_not_rewritten_has_its_reason() -> None:
+    text = nat(HOOK, "-j MASQUERADE", chains=OURS)
+    assert "because sip/client rewrites only udp:5060" in sentence(told(text, which=packet(port=53)))
+    assert "10.0.0.0/16, which is never rewritten to (pod-cidr)" in sentence(
+        told(text, which=packet("10.0.9.9"))
+    )
+    elsewhere = nat(HOOK, "-j MASQUERADE", chains=OURS.replace("-s 10.0.0.1/32", "-s 10.0.0.2/32"))
+    assert "because no Service's rules name the pod 10.0.0.1" in sentence(told(elsewhere))
+    assert "because kvctl has no rules in the kernel" in sentence(told())
+
+
+def test_a_masquerade_above_our_jump_is_told() -> None:
+    judged = told(nat("-s 10.0.0.0/16 -j MASQUERADE", HOOK, chains=OURS))
+    assert (judged.verdict, str(judged.source)) == (Verdict.TRANSLATED, "172.16.0.2")
+    assert "by MASQUERADE (another program's), because its rule is asked before kvctl's" in sentence(judged)
+
+
+def test_a_rule_that_returns_before_our_jump_is_told() -> None:
+    judged = told(nat("-d 192.0.2.0/24 -j RETURN", HOOK, chains=OURS))
+    assert judged.verdict is Verdict.UNCHANGED
+    assert "ends the walk before kvctl's rules are asked" in judged.reason
+
+
+def test_an_unknown_match_is_no_obstacle_where_it_changes_nothing() -> None:
+    judged = told(nat("-m set --match-set a dst -j LOG", f"-m statistic --probability 0.5 {SNAT}", SNAT))
+    assert (judged.verdict, str(judged.source)) == (Verdict.TRANSLATED, "192.0.2.245")
+
+
+def test_an_unknown_match_that_changes_the_source_is_named() -> None:
+    judged = told(nat("-m set --match-set a dst -j RETURN", SNAT))
+    assert judged.verdict is None
+    (unknown,) = judged.unknown
+    assert unknown.startswith("nat -A POSTROUTING -m set --match-set a dst -j RETURN: ")
+    assert unknown.endswith("members of ipsets are not read")
+
+
+@pytest.mark.parametrize(
+    "target", ["-j NFQUEUE --queue-num 1", "-j TPROXY --on-port 1", "-j SNAT --to-source 192.0.2.1-192.0.2.9"]
+)
+def test_a_target_that_is_not_known_gives_no_verdict(target: str) -> None:
+    judged = told(nat(target))
+    assert judged.verdict is None
+    assert target.split(" ")[1] in sentence(judged)
+
+
+def test_two_back_ends_that_disagree_give_no_verdict_and_two_that_agree_do() -> None:
+    other = nat("-j SNAT --to-source 192.0.2.9")
+    assert told(nat(SNAT), legacy=nat("-s 10.0.9.9/32 -j MASQUERADE")).verdict is Verdict.TRANSLATED
+    assert told(nat(SNAT), legacy=nat(SNAT)).verdict is Verdict.TRANSLATED
+    judged = told(nat(SNAT), legacy=other)
+    assert judged.verdict is None
+    assert "both back ends" in sentence(judged)
+
+
+def test_the_policy_of_a_chain_drops() -> None:
+    text = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT\n"
+    assert told(text).verdict is Verdict.DROPPED
+    assert "by the policy of the chain" in sentence(told(text))
+    assert told(text, which=packet(protocol="tcp")).verdict is Verdict.UNCHANGED
+
+
+def test_what_may_be_dropped_on_the_way_is_a_note() -> None:
+    judged = told(
+        "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set bad dst -j DROP\nCOMMIT\n" + nat(SNAT)
+    )
+    assert judged.verdict is Verdict.TRANSLATED
+    assert len(judged.notes) == 1
+    assert "may be dropped" in judged.notes[0]
+
+
+def test_a_mark_set_before_the_routing_decides_the_interface() -> None:
+    text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.1/32 -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"
+    assert told(text).interface == "eth1"
+    assert told().interface == "eth0"
+
+
+def test_a_connection_that_is_there_counts_and_nat_is_not_asked() -> None:
+    judged = told(nat("-j SNAT --to-source 192.0.2.9"), flows=(flow(),))
+    assert (judged.verdict, str(judged.source)) == (Verdict.TRANSLATED, "192.0.2.245")
+    assert "as the connection that it is part of began" in sentence(judged)
+    assert not [step for step in judged.steps if step.place.table == "nat"]
+
+
+def test_the_answer_in_a_connection_from_outside_leaves_with_the_address_that_was_asked() -> None:
+    client, vip, pod = (parse_address(each) for each in ("192.0.2.1", "192.0.2.245", "10.0.0.1"))
+    inward = Flow(
+        family=Family.IPV4,
+        protocol="udp",
+        original=Tuple(client, vip, 5060, 40_000),
+        reply=Tuple(pod, client, 40_000, 5060),
+        replied=True,
+    )
+    judged = told(nat("-j MASQUERADE"), flows=(inward,))
+    assert (judged.verdict, judged.source) == (Verdict.TRANSLATED, vip)
+
+
+def test_without_a_source_port_connections_are_only_told_of() -> None:
+    judged = told(
+        nat("-j SNAT --to-source 192.0.2.9"),
+        which=packet(source_port=None),
+        flows=(flow(), flow(protocol="tcp")),
+    )
+    assert str(judged.source) == "192.0.2.9"
+    assert judged.others == (flow(),)
+
+
+def test_chains_that_lead_into_each_other_come_to_an_end() -> None:
+    judged = told(nat("-j A", chains=":A - [0:0]\n:B - [0:0]\n-A A -j B\n-A B -j A"))
+    assert judged.verdict is None
+    assert "lead into each other" in judged.unknown[0]
+
+
+def test_a_return_from_a_chain_that_was_gone_to_goes_back_to_where_that_was_left_from() -> None:
+    chains = ":A - [0:0]\n:B - [0:0]\n-A A -g B\n-A A -j SNAT --to-source 192.0.2.8\n-A B -j RETURN"
+    assert str(told(nat("-j A", SNAT, chains=chains)).source) == "192.0.2.245"
