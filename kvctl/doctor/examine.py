@@ -10,10 +10,12 @@ from kvctl.doctor import (
     binaries,
     conntrack,
     extensions,
+    heartbeats,
     lockfile,
     order,
     privileges,
     ranges,
+    routing,
     settings,
     vips,
 )
@@ -55,6 +57,8 @@ def examine(scene: Scene) -> Examination:
         (ranges.CHECK, lambda: ranges.check(scene)),
         (order.CHECK, lambda: order.check(scene)),
         (vips.CHECK, lambda: vips.check(scene)),
+        (heartbeats.CHECK, lambda: heartbeats.check(scene)),
+        (routing.CHECK, lambda: routing.check(scene)),
         ("agent", lambda: [_agent(scene)]),
     )
     findings: list[Finding] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from kvctl.doctor.privileges import Privileges, read_privileges
@@ -14,6 +13,7 @@ from kvctl.model.way import DEFAULT_SPACE
 from kvctl.netfilter.kernel import Reading, read_everything
 from kvctl.node.host import read_host
 from kvctl.node.routing import read_routing
+from kvctl.node.routing_plan import Found
 from kvctl.reconcile.look import Look, look
 
 
@@ -29,13 +29,18 @@ class Scene(NamedTuple):
     blindness: KvctlError | None
     """Why not."""
     host: Host
-    marks: Mapping[str, int]
-    """The mark of each interface that traffic is led out by."""
+    routing: Found
+    """Routing rules and routes of kvctl's, and of others in their way."""
     privileges: Privileges
     objects: Objects | None = None
     """None: no source was named."""
     agent: str | None = None
     """The agent that lives in this network namespace, in words."""
+
+    @property
+    def led_out_by(self) -> frozenset[str]:
+        """The interfaces that traffic is led out by with a mark."""
+        return frozenset(self.routing.marks(DEFAULT_SPACE))
 
 
 def read_scene(
@@ -55,7 +60,7 @@ def read_scene(
         look=found,
         blindness=blindness,
         host=read_host(),
-        marks=read_routing().marks(DEFAULT_SPACE),
+        routing=read_routing(),
         privileges=read_privileges(),
         objects=objects,
         agent=agent,

@@ -56,7 +56,7 @@ def _interfaces(scene: Scene) -> tuple[set[str], set[str]]:
     needed = {
         name for vip in installed_vips(scene) if vip.version == 4 and (name := host.holds(vip)) is not None
     }
-    needed |= set(scene.marks)
+    needed |= scene.led_out_by
     if scene.settings.interface is not None:
         needed.add(scene.settings.interface)
     spare = {

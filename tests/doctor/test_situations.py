@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from kvctl.doctor import conntrack, extensions, lockfile
 from kvctl.doctor.finding import Level, verdict
 from kvctl.doctor.privileges import Privileges
 from kvctl.lab.topology import BACKENDS
-from kvctl.model.net import Family
-from kvctl.netfilter import binaries
+from kvctl.model.net import Family, parse_address
+from kvctl.netfilter import binaries, fence
+from kvctl.policy.layout import fence_name
 from tests.builders import node as a_node
 from tests.builders import objects, pod, service, settings
-from tests.doctor.host import POD, TOLD, VIP, elsewhere, look_at, of_level, said
+from tests.doctor.host import POD, TOLD, VIP, VIP6, WANTED, elsewhere, look_at, of_level, said
 from tests.robustness.foreign_rules import rules_of
 from tests.robustness.node import Node
 
@@ -168,6 +170,55 @@ class TestVips:
         found = look_at(node)
         assert said(found) == f"the VIP {VIP} of sip/sip-client is on eth1, which is down"
         assert found.findings[0].mend == "ip link set dev eth1 up"
+
+
+class TestHeartbeats:
+    def test_they_do_not_come_any_more(self, node: Node) -> None:
+        elected = replace(node, settings=replace(TOLD, elects=True, fence_seconds=10))
+        elected.apply(WANTED)
+        found = look_at(node)
+        assert said(found).startswith(
+            f"sip/sip-client ({VIP}): no heartbeat has come, and it counts for 10 s: its pods' traffic leaves without"
+        )
+        assert found.exit_status == 1
+        with node.namespace.entered():
+            assert fence.beat([(Family.IPV4, fence_name(parse_address(VIP)))]) == []
+        assert look_at(node).exit_status == 0
+
+
+class TestRouting:
+    def test_a_rule_of_others_has_bits_of_our_mask(self, bare: Node) -> None:
+        bare.run("ip", "rule", "add", "fwmark", "0x4/0x4", "lookup", "100")
+        found = look_at(bare)
+        assert "of another program uses bits of kvctl's mask 0x3c" in said(found)
+        assert found.findings[0].mend == "set egress_fwmark_mask to others"
+
+
+class TestBothFamilies:
+    @pytest.fixture
+    def dual(self, node: Node) -> Node:
+        node.namespace.batch(
+            [
+                "addr add 2001:db8::10/64 dev eth1 nodad",
+                f"addr add {VIP6}/128 dev eth1 nodad",
+                "addr add fd00:244:0:1::1/64 dev cni0 nodad",
+            ]
+        )
+        node.apply(objects(service(vip=(VIP, VIP6)), pod("sip/sip-client-0", POD, "fd00:244:0:1::5")))
+        return node
+
+    def test_all_is_well(self, dual: Node) -> None:
+        found = look_at(dual)
+        assert of_level(found, Level.FAILURE, Level.WARNING) == []
+        assert any("ipv6: kvctl's jump comes first" in each.message for each in found.findings)
+
+    def test_a_masquerade_above(self, dual: Node) -> None:
+        dual.iptables("-I", "POSTROUTING", "-j", "MASQUERADE", family=Family.IPV6)
+        assert said(look_at(dual)).endswith("before kvctl's jump in POSTROUTING of nat (ipv6)")
+
+    def test_the_vip_is_on_no_interface(self, dual: Node) -> None:
+        dual.namespace.batch([f"addr del {VIP6}/128 dev eth1"])
+        assert said(look_at(dual)).startswith(f"the VIP {VIP6} of sip/sip-client is on no interface")
 
 
 class TestBackEnds:
