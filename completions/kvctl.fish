@@ -153,10 +153,14 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l nftables -l no-nftabl
 
 # kvctl egress trace
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l from -x -a '(__kvctl_values addresses)' -d 'The address of the pod'
+complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l pod -x -d 'The pod instead of its address, which comes from the cluster or from -f FILE'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l to -x -d 'Where it sends to; IPv6 with port: [DST]:PORT'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l proto -x -a 'tcp udp sctp icmp' -d 'The protocol; icmp is a ping, in IPv6 too'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l source-port -x -d 'The pod\'s own port: the connection it may have is found by it'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l in-interface -x -a '(__kvctl_interfaces)' -d 'The interface the packet comes in by'
+complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -s f -l filename -r -F -d 'Read objects from FILE (JSON or YAML, also lists as kubectl prints them; - is standard input), and ask no cluster'
+complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l kubeconfig -r -F -d 'How to reach the cluster'
+complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l context -x -a '(__kvctl_values contexts)' -d 'A context of the kubeconfig'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -s o -l output -x -a 'table wide json yaml' -d 'How to print: table, wide, json or yaml'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -s h -l help -d 'Show this message and exit'
 
@@ -238,7 +242,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl lab\'' -s h -l help -d 'Show this messa
 # kvctl lab demo
 complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
 complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l manifest -d 'Print the Service and Pod that the demo applies, and do nothing'
-complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l workers -x -d 'More than one: show a failover instead, with an agent on each (serviceElection)'
+complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l workers -x -d 'More than one, 5 at most: show a failover instead, with an agent on each (serviceElection)'
 complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl lab up

@@ -48,6 +48,7 @@ class Option(NamedTuple):
     default: str
     """Empty: none, or told by the text."""
     repeatable: bool
+    required: bool
 
 
 class Argument(NamedTuple):
@@ -145,6 +146,7 @@ def _option(option: click.Option, context: click.Context) -> Option:
         variables=tuple(said["variables"].split(", ")) if said and said["variables"] else (),
         default=default,
         repeatable=option.multiple,
+        required=option.required,
     )
 
 

@@ -81,7 +81,8 @@ def _options(page: Page) -> Iterator[str]:
             yield f".SS {_SECTIONS.get(title, title)}"
         for option in options:
             yield from (".TP", _flags(option))
-            yield from _text(" ".join(filter(None, (option.text, _default(option)))))
+            need = "Required." if option.required else ""
+            yield from _text(" ".join(filter(None, (option.text, need, _default(option)))))
 
 
 def _flags(option: Option) -> str:

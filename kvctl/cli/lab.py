@@ -36,7 +36,8 @@ command = lab
     default=1,
     show_default=True,
     metavar="NUMBER",
-    help="More than one: show a failover instead, with an agent on each (serviceElection). Needs root.",
+    help=f"More than one, {_MOST_WORKERS} at most: show a failover instead, with an agent on each (serviceElection). "
+    "Needs root.",
 )
 def demo(nftables: bool | None, manifest: bool, workers: int) -> None:
     """Show what egress does, with real packets, in a lab that is removed afterwards."""
