@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,8 +12,10 @@ from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.items import flow_json, flow_text
 from kvctl.cli.output import Json, note, print_json, print_yaml, printable
-from kvctl.errors import UsageError
+from kvctl.cli.source import load
+from kvctl.errors import InputError, UsageError
 from kvctl.model.net import Address, parse_address
+from kvctl.model.objects import Objects
 from kvctl.model.text import plural, quote
 from kvctl.trace.judge import Judgement
 from kvctl.trace.packet import WITH_PORTS
@@ -25,7 +28,12 @@ _PORT = click.IntRange(1, 65535)
 
 
 @click.command(cls=Command)
-@click.option("--from", "source", required=True, metavar="POD_IP", help="The address of the pod.")
+@click.option("--from", "source", metavar="POD_IP", help="The address of the pod.")
+@click.option(
+    "--pod",
+    metavar="NAMESPACE/NAME",
+    help="The pod instead of its address, which comes from the cluster or from -f FILE.",
+)
 @click.option(
     "--to",
     "destination",
@@ -52,10 +60,16 @@ _PORT = click.IntRange(1, 65535)
     metavar="INTERFACE",
     help="The interface the packet comes in by. [default: that of the route to the pod]",
 )
+@options.files
+@options.configuration
 @options.output()
 def command(
     *,
-    source: str,
+    source: str | None,
+    pod: str | None,
+    filenames: Sequence[str],
+    kubeconfig: str | None,
+    context: str | None,
     destination: str,
     protocol: str,
     source_port: int | None,
@@ -67,8 +81,14 @@ def command(
     Follows the packet through the rules that are in the kernel of this node now, everybody's. Where a rule
     cannot be judged and matters, it says which, and the exit status is 1. Sends nothing, changes nothing.
     """
-    its_source = _address(source, "--from")
     target, port = _target(destination)
+    if (source is None) is (pod is None):
+        raise UsageError("whose packet is not told", hint="give either --from POD_IP or --pod NAMESPACE/NAME")
+    if pod is None:
+        its_source = _address(source or "", "--from")
+    else:
+        objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
+        its_source = _address_of(pod, objects, version=target.version)
     if protocol not in WITH_PORTS and (port is not None or source_port is not None):
         raise UsageError("icmp has no ports", hint="leave the port away, or give another --proto")
     if protocol == "icmp" and its_source.version == 6:
@@ -89,6 +109,20 @@ def command(
         for text in judgement.notes:
             note(printable(text))
     return 0 if judgement.verdict is not None else 1
+
+
+def _address_of(pod: str, objects: Objects, *, version: int) -> Address:
+    """The address of a pod that lives, of this IP version."""
+    found = [each for each in objects.pods if f"{each.namespace}/{each.name}" == pod and not each.finished]
+    if not found:
+        raise InputError(f"there is no pod {quote(pod)} in the source", hint="write it as NAMESPACE/NAME")
+    address = next((a for each in found for a in each.addresses if a.version == version), None)
+    if address is None:
+        raise InputError(
+            f"{pod} has no IPv{version} address",
+            hint="give a --to of the other address family, or wait until it has one",
+        )
+    return address
 
 
 def _address(text: str, option: str) -> Address:

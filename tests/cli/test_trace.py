@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -89,7 +90,8 @@ def test_a_native_nft_chain_that_translates_first_gives_no_verdict(
 ) -> None:
     lab = make_lab(backend="nft")  # type: ignore[operator]
     Worker(lab).apply(service(vip=VIPS), lab_pod())
-    native = "table ip other { chain c { type nat hook postrouting priority 50; ip saddr 10.0.0.0/16 masquerade; } }\n"
+    chain = ("type nat hook postrouting priority 50;", "ip saddr 10.0.0.0/16 masquerade")
+    native = "\n".join(("table ip other {", "chain c {", *chain, "}", "}", ""))
     assert lab["worker"].run(["nft", "-f", "-"], stdin=native).status == 0
     assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:443") == 1
     caught = capsys.readouterr()
@@ -99,6 +101,8 @@ def test_a_native_nft_chain_that_translates_first_gives_no_verdict(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("--to", OUTSIDE), "whose packet is not told"),
+        (("--from", POD, "--pod", "sip/a", "--to", OUTSIDE), "whose packet is not told"),
         (("--from", "pod", "--to", OUTSIDE), '--from "pod" is not an IP address'),
         (("--from", POD, "--to", f"{OUTSIDE}:0"), "the port is not a number from 1 to 65535"),
         (("--from", POD, "--to", f"{OUTSIDE}:x"), "the port is not a number from 1 to 65535"),
@@ -117,3 +121,26 @@ def test_what_is_no_packet_is_refused(arguments: tuple[str, ...], says: str) -> 
 def test_the_node_itself_is_no_pod(lab: Lab) -> None:
     with pytest.raises(InputError, match="is an address of this node, not of a pod"):
         trace(lab, "--from", "172.16.0.2", "--to", OUTSIDE)
+
+
+POD_FILE = """\
+apiVersion: v1
+kind: Pod
+metadata: {namespace: sip, name: sip-client-0}
+spec: {nodeName: worker}
+status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+"""
+
+
+def test_a_pod_may_be_named_where_its_address_is_known(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pods.yaml"
+    file.write_text(POD_FILE)
+    named = ("--pod", "sip/sip-client-0", "-f", str(file), "--proto", "udp")
+    assert trace(lab, *named, "--to", f"{OUTSIDE}:5060") == 0
+    assert capsys.readouterr().out.startswith(f"udp from {POD} to {OUTSIDE}:5060: leaves by eth1")
+    with pytest.raises(InputError, match="sip/sip-client-0 has no IPv6 address"):
+        trace(lab, *named, "--to", "2001:db8:1::250")
+    with pytest.raises(InputError, match='there is no pod "sip/other" in the source'):
+        trace(lab, "--pod", "sip/other", "-f", str(file), "--to", OUTSIDE)
