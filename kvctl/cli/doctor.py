@@ -17,6 +17,8 @@ from kvctl.cli.output import Json, print_json, print_yaml, printable
 from kvctl.doctor.examine import Examination, examine
 from kvctl.doctor.finding import Finding, Level, verdict
 from kvctl.doctor.scene import read_scene
+from kvctl.errors import ClusterError
+from kvctl.model.objects import Objects
 
 _COLOURS = {Level.FAILURE: "red", Level.WARNING: "yellow", Level.UNKNOWN: "yellow", Level.FINE: "green"}
 _SCHEMA_VERSION = 1
@@ -35,10 +37,14 @@ def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
     Exit status: 0 fine, or warnings only; 1 a failure; 4 where the rules could not be read at all.
     """
     told, settings = options.told_backend(nftables), inputs.settings()
-    objects = inputs.objects() if inputs.name_a_source else None
+    objects, silence = _source(inputs)
     agent = find_agent()
     scene = read_scene(
-        settings=settings, told=told, objects=objects, agent=str(agent) if agent is not None else None
+        settings=settings,
+        told=told,
+        objects=objects,
+        silence=silence,
+        agent=str(agent) if agent is not None else None,
     )
     found = examine(scene)
     if output in ("json", "yaml"):
@@ -48,6 +54,16 @@ def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
         click.echo(printable(verdict(found.findings)))
         click.echo("\n".join(_lines(found.findings, is_wide=output == "wide")))
     return found.exit_status
+
+
+def _source(inputs: Inputs) -> tuple[Objects | None, ClusterError | None]:
+    """What the source holds, or why a cluster did not answer: that keeps nobody from looking at the host."""
+    if not inputs.name_a_source:
+        return None, None
+    try:
+        return inputs.objects(), None
+    except ClusterError as error:
+        return None, error
 
 
 def _document(found: Examination, *, node: str | None) -> Json:

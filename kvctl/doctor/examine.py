@@ -19,7 +19,7 @@ from kvctl.doctor import (
     settings,
     vips,
 )
-from kvctl.doctor.finding import Finding, Level, fine, unknown, worst_first
+from kvctl.doctor.finding import Finding, Level, fine, from_error, unknown, worst_first
 from kvctl.doctor.scene import Scene
 from kvctl.errors import KvctlError
 from kvctl.netfilter.binaries import Backend
@@ -60,6 +60,7 @@ def examine(scene: Scene) -> Examination:
         (heartbeats.CHECK, lambda: heartbeats.check(scene)),
         (routing.CHECK, lambda: routing.check(scene)),
         ("agent", lambda: [_agent(scene)]),
+        ("cluster", lambda: _cluster(scene)),
     )
     findings: list[Finding] = []
     for name, check in checks:
@@ -77,3 +78,8 @@ def _agent(scene: Scene) -> Finding:
     if scene.agent is not None:
         return fine("agent", f"an agent keeps the rules of this node: {scene.agent}")
     return fine("agent", "no agent lives here: rules change only by hand (kvctl egress apply)")
+
+
+def _cluster(scene: Scene) -> list[Finding]:
+    """What was asked and did not answer: rules go on to act, but nothing follows the cluster."""
+    return [] if scene.silence is None else [from_error("cluster", scene.silence, level=Level.WARNING)]

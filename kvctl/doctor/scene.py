@@ -33,7 +33,9 @@ class Scene(NamedTuple):
     """Routing rules and routes of kvctl's, and of others in their way."""
     privileges: Privileges
     objects: Objects | None = None
-    """None: no source was named."""
+    """None: no source was named, or it did not answer."""
+    silence: KvctlError | None = None
+    """Why the source did not answer."""
     agent: str | None = None
     """The agent that lives in this network namespace, in words."""
 
@@ -44,7 +46,12 @@ class Scene(NamedTuple):
 
 
 def read_scene(
-    *, settings: Settings, told: bool | None, objects: Objects | None = None, agent: str | None = None
+    *,
+    settings: Settings,
+    told: bool | None,
+    objects: Objects | None = None,
+    silence: KvctlError | None = None,
+    agent: str | None = None,
 ) -> Scene:
     """Look at everything. Raises KvctlError where this host's addresses cannot be read either."""
     reading = read_everything()
@@ -63,5 +70,6 @@ def read_scene(
         routing=read_routing(),
         privileges=read_privileges(),
         objects=objects,
+        silence=silence,
         agent=agent,
     )

@@ -91,6 +91,15 @@ def test_a_source_tells_the_ranges(host: Namespace, tmp_path: Path) -> None:
     )
 
 
+def test_a_cluster_that_does_not_answer_keeps_nobody_from_looking(host: Namespace, tmp_path: Path) -> None:
+    done = doctor(host, *FITTING, "--kubeconfig", str(tmp_path / "config"))
+    assert done.status == 0
+    assert done.stdout.splitlines()[0].startswith(
+        "nothing found that keeps egress from working, but: cannot read the kubeconfig"
+    )
+    assert "programs" in done.stdout
+
+
 def test_without_root_it_does_what_it_can(host: Namespace) -> None:
     host.write_sysctls({"ipv4/ip_forward": "0"})
     done = doctor(host, *FITTING, "--nftables", before=_OTHER_USER)
