@@ -195,7 +195,8 @@ class Agent:
             ended=self._now(),
             contested=kept.contested,
         )
-        return replace(done, errors=(*done.errors, *kept.routing_errors))
+        unplaced = self._tenure.unplaced() if self._tenure is not None else {}
+        return replace(done, errors=(*done.errors, *kept.routing_errors), unplaced=unplaced)
 
     def _keep(self, objects: Objects, *, read_kernel: bool, asked: bool) -> Kept:
         """The run of the keeper, between what is bound before it and what is given up after it."""

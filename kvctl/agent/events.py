@@ -68,7 +68,7 @@ class Events:
         self._clock = clock
         self._count = count
         self._states: dict[Subject, Note] = {}
-        self._disputes: dict[ServiceRef, Note] = {}
+        self._disputes: dict[tuple[ServiceRef, Reason], Note] = {}
         self._told: dict[str, _Told] = {}
         self._allowances: dict[ServiceRef, _Allowance] = {}
         self._teller = _Teller(connection, node=node, now=now)
@@ -94,9 +94,9 @@ class Events:
                 self._tell(note, done, is_state=False)
                 if note.reason is Reason.REMOVED:
                     self._states.pop(Subject(note.ref, turn.item.family), None)
-        disputes = {note.ref: note for note in disputes_of(done, node=self._node)}
-        for ref, note in disputes.items():
-            if self._disputes.get(ref) != note:
+        disputes = {(note.ref, note.reason): note for note in disputes_of(done, node=self._node)}
+        for what, note in disputes.items():
+            if self._disputes.get(what) != note:
                 self._tell(note, done, is_state=True)
         self._disputes = disputes
         self._count_on()

@@ -26,6 +26,7 @@ class Health:
         self._clock = clock
         self._promise: tuple[float, str] | None = None
         self._missing: str | None = "the agent has just started"
+        self._question: Callable[[], str | None] = lambda: None
 
     def promise(self, *, seconds: float, doing: str) -> None:
         """The loop will promise again within `seconds`; until then it is `doing`."""
@@ -34,6 +35,10 @@ class Health:
     def lacks(self, missing: str) -> None:
         """The agent is not ready: what it waits for."""
         self._missing = missing
+
+    def asks(self, question: Callable[[], str | None]) -> None:
+        """Ready only if `question`, asked each time, has nothing that is missing either. From any thread."""
+        self._question = question
 
     def complete(self) -> None:
         """The first full picture is in, and the rules that follow from it are in the kernel."""
@@ -51,6 +56,6 @@ class Health:
         return Verdict(good=True, reason=doing)
 
     def ready(self) -> Verdict:
-        """Whether `complete` was said since `lacks`."""
-        missing = self._missing
+        """Whether `complete` was said since `lacks`, and nothing else is missing."""
+        missing = self._missing or self._question()
         return Verdict(good=missing is None, reason=missing or "the rules are in the kernel")

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     REPAIRED = "DriftRepaired"
     CONTESTED = "RulesContested"
     DISAGREEMENT = "HolderDisputed"
+    UNPLACED = "VIPNotPlaced"
     CONNECTIONS = "ConnectionsDropped"
 
 
@@ -68,6 +69,9 @@ MEANINGS: dict[Reason, Meaning] = {
         WARNING, "Another program keeps undoing the rules; the agent waits longer before each repair."
     ),
     Reason.DISAGREEMENT: Meaning(WARNING, "The evidence about which node holds the VIP contradicts itself."),
+    Reason.UNPLACED: Meaning(
+        WARNING, "A node that could have the VIP cannot put it where it belongs; the message says why."
+    ),
     Reason.CONNECTIONS: Meaning(NORMAL, "Connections that had the wrong source were dropped."),
 }
 
@@ -144,9 +148,13 @@ def incidents_of(turn: Turn, done: Round, *, node: str) -> Iterable[Note]:
 
 
 def disputes_of(done: Round, *, node: str) -> Iterable[Note]:
-    """Where the evidence about the holder contradicts itself."""
-    for ref, sentence in sorted(done.disagreements.items()):
-        yield Note(ref, Reason.DISAGREEMENT, f"{one_line(sentence, longest=800)} (node {node})", True)
+    """Where the evidence about the holder contradicts itself, and where a VIP cannot be placed."""
+    for reason, sentences in (
+        (Reason.DISAGREEMENT, done.disagreements),
+        (Reason.UNPLACED, done.unplaced),
+    ):
+        for ref, sentence in sorted(sentences.items()):
+            yield Note(ref, reason, f"{one_line(sentence, longest=800)} (node {node})", True)
 
 
 def _what(item: Item) -> str:

@@ -52,6 +52,8 @@ class Prober:
         """Those that were not free, and when they may be asked for again."""
         self._tries: dict[Address, int] = {}
         """How many times in a row an address was not free."""
+        self._why: Mapping[Address, str] = {}
+        """What was in the way of each of them."""
         self._failure: Exception | None = None
         self._news = False
         self._stopped = False
@@ -93,6 +95,11 @@ class Prober:
             free = {each for each in addresses if self._free.pop(each, -math.inf) > now}
             self._put(each for each in addresses if each not in free)
             return free
+
+    def obstacle(self, address: Address) -> str | None:
+        """What has kept an address from being taken more than once, in words."""
+        with self._changed:
+            return self._why.get(address) if self._tries.get(address, 0) > 1 else None
 
     def has_news(self) -> bool:
         """Whether `notify` was called since the last `take`, or is about to be."""
@@ -182,3 +189,4 @@ class Prober:
         for address in answers:
             tries = self._tries[address] = self._tries.get(address, 0) + 1
             self._taken[address] = now + AGAIN[min(tries, len(AGAIN)) - 1]
+        self._why = {a: why for a, why in {**self._why, **answers}.items() if a in self._tries}

@@ -98,6 +98,8 @@ class Round:
     """The sentence about a program that keeps undoing what the agent writes."""
     disagreements: Mapping[ServiceRef, str] = field(default_factory=dict)
     """A sentence where the evidence about who holds the VIP does not agree."""
+    unplaced: Mapping[ServiceRef, str] = field(default_factory=dict)
+    """A sentence where a VIP is not where this node could put it (serviceElection)."""
     before: tuple[Item, ...] = ()
     """As the kernel was found, so that counters that the round reset are not lost."""
     complete: bool = True

@@ -95,6 +95,8 @@ def run_agent(connection: Connection, options: Options) -> None:
             stack.callback(gates.stop)
             outputs.append(gates)
         tenure = stack.enter_context(_elected(options, connection, inbox, journal, metrics))
+        if tenure is not None:
+            health.asks(tenure.unheard)
         agent = Agent(
             cluster=cluster,
             keeper=keeper,

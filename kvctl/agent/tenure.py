@@ -39,6 +39,7 @@ class Probes(Protocol):
     def want(self, addresses: Iterable[Announced]) -> None: ...
     def take(self, addresses: Collection[Announced]) -> set[Announced]: ...
     def has_news(self) -> bool: ...
+    def obstacle(self, address: Address) -> str | None: ...
     def is_asking(self, addresses: Iterable[Announced]) -> bool: ...
 
 
@@ -100,6 +101,8 @@ class Tenure:
         """The interfaces of the VIPs of what is held."""
         self._prospects: Mapping[LeaseKey, Mapping[Address, str]] = {}
         """The same of what is not held, so that what is won is known to be free when the loop comes to it."""
+        self._unable: Mapping[LeaseKey, str] = {}
+        """Why this node could not use other Leases."""
         self._unbound: Mapping[LeaseKey, float] = {}
         """What is held, and not all bound; from when on trying again is worth a round."""
         self._undecided: frozenset[Address] = frozenset()
@@ -133,6 +136,7 @@ class Tenure:
         self._leaving = self._of.leaving().keys() - held.keys()
         self._belong = {key: located.interfaces[key] for key in held}
         self._prospects = {key: its for key, its in located.interfaces.items() if key not in held}
+        self._unable = located.unable
         if self._bind(held, host):
             host = reread()
         self._unbound = self._left_to_bind(held, host)
@@ -237,6 +241,28 @@ class Tenure:
         if any(at <= now for key, at in self._unbound.items() if key in held):
             return True
         return not all(probes.is_asking(self._prospect(key)) for key in held - self._belong.keys())
+
+    def unplaced(self) -> Mapping[ServiceRef, str]:
+        """Of which Services a VIP is not where it could be, and what is in the way: a sentence."""
+        found = {
+            ref: f"this node does not contend for Lease {key}: {why}"
+            for key, why in self._unable.items()
+            for ref in self._campaign.refs(key)
+        }
+        for key in self._unbound:
+            for address in self._belong.get(key, {}):
+                if (why := self._wires.probes.obstacle(address)) is not None:
+                    sentence = f"this node holds Lease {key}, and the VIP {address} is not bound: {why}"
+                    found |= dict.fromkeys(self._campaign.refs(key), sentence)
+        return found
+
+    def unheard(self) -> str | None:
+        """Why nothing is known of any Lease that this node contends for; None: something is, or there is none."""
+        states = self._of.states().values()
+        if not states or any(state.held or state.holder is not None for state in states):
+            return None
+        errors = sorted({state.last_error for state in states if state.last_error is not None})
+        return f"no Lease could be read: {errors[0]}" if errors else "no Lease has been read yet"
 
     def _prospect(self, key: LeaseKey) -> list[Announced]:
         return [Announced(address, where) for address, where in self._prospects.get(key, {}).items()]

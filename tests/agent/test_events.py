@@ -136,6 +136,11 @@ def test_programmed_is_told_as_the_api_wants_it(api: FakeApi, teller: Teller) ->
             Reason.DISAGREEMENT,
             "two say so",
         ),
+        (
+            replace(round_with(known(), pod()), unplaced={ref("sip/sip-client"): "eth1 has no carrier"}),
+            Reason.UNPLACED,
+            "eth1 has no carrier",
+        ),
     ],
 )
 def test_how_a_service_stands_is_told(teller: Teller, done: Round, reason: Reason, words: str) -> None:

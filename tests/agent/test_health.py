@@ -36,3 +36,12 @@ def test_ready_is_what_is_complete_and_lacks_nothing() -> None:
     assert health.ready() == (False, "Pods have not been listed yet")
     health.complete()
     assert health.ready().good
+
+
+def test_what_another_says_is_missing_is_missing_each_time_it_is_asked() -> None:
+    health = Health(clock=Clock())
+    said: list[str | None] = ["no Lease could be read", None]
+    health.asks(lambda: said.pop(0))
+    health.complete()
+    assert health.ready() == (False, "no Lease could be read")
+    assert health.ready() == (True, "the rules are in the kernel")

@@ -136,6 +136,8 @@ def test_what_is_not_free_is_asked_for_again_soon_then_later_and_told_if_that_wa
         network.now += pause / 2
         network.probe(ONE)
         assert network.asked.pop() == {ONE}
+    assert network.prober.obstacle(ONE.address) == "somebody has it"
+    assert network.prober.obstacle(OTHER.address) is None
     assert set(network.complaints) == {
         "the VIP 192.168.0.1 is not bound: somebody has it; find who it is, or give the Service another address"
     }

@@ -41,6 +41,7 @@ class Electors:
         self.holdings: dict[LeaseKey, Holding] = {}
         self.giving_up: dict[LeaseKey, str] = {}
         self.known = True
+        self.error: str | None = None
         self.done: list[str] = []
 
     def contend(self, wanted: Mapping[LeaseKey, Candidacy]) -> None:
@@ -67,7 +68,7 @@ class Electors:
     def states(self) -> Mapping[LeaseKey, LeaseState]:
         holder = "kvctl/other" if self.known else None
         return {
-            key: LeaseState(key, holder, held=False, leaving=None, transitions=0, last_error=None)
+            key: LeaseState(key, holder, held=False, leaving=None, transitions=0, last_error=self.error)
             for key in self.wanted
         }
 
@@ -84,6 +85,7 @@ class World:
         self.asking: set[Announced] = set()
         self.free = {Announced(VIP, "eth1")}
         """What a probe has found to be free, at the next question."""
+        self.obstacles: dict[Address, str] = {}
         self.fails: list[KvctlError] = []
         self.host = Host(
             addresses=(OWN,), routes=(Route(parse_network("192.168.0.0/24"), "eth1"),), interfaces=("eth1",)
@@ -119,6 +121,9 @@ class World:
 
     def want(self, addresses: Iterable[Announced]) -> None:
         self.done += [f"probe {each.address}" for each in addresses]
+
+    def obstacle(self, address: Address) -> str | None:
+        return self.obstacles.get(address)
 
     def has_news(self) -> bool:
         return self.news
@@ -491,3 +496,29 @@ def test_heartbeats_go_to_the_lists_of_what_is_held_once_its_rules_are_written(
     world.now += 1.2
     world.tenure.renewed(world.electors.holdings[KEY])
     assert beats == [1, 1]
+
+
+def test_whoever_asks_why_a_vip_is_not_where_it_could_be_is_told(world: World) -> None:
+    world.round()
+    assert world.tenure.unplaced() == {}
+    world.hold()
+    world.free, world.obstacles = set(), {VIP: "somebody has it"}
+    world.round()
+    assert world.tenure.unplaced() == {
+        ref("sip/sip-client"): f"this node holds Lease {KEY}, and the VIP {VIP} is not bound: somebody has it"
+    }
+    world.host = world.host._replace(interfaces=())
+    world.round()
+    (sentence,) = world.tenure.unplaced().values()
+    assert sentence.startswith(f"this node does not contend for Lease {KEY}: the VIP {VIP} of sip/sip-client")
+
+
+def test_an_agent_that_can_read_no_lease_says_so(world: World) -> None:
+    world.electors.known = False
+    assert world.tenure.unheard() is None
+    world.round()
+    assert world.tenure.unheard() == "no Lease has been read yet"
+    world.electors.error = "forbidden"
+    assert world.tenure.unheard() == "no Lease could be read: forbidden"
+    world.electors.known = True
+    assert world.tenure.unheard() is None
