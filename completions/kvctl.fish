@@ -92,7 +92,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress apply\'' -l node -x -a '(__kvctl
 complete -c kvctl -n '__kvctl_at \'kvctl egress apply\'' -l interface -x -a '(__kvctl_interfaces)' -d 'The interface of Services that name none'
 complete -c kvctl -n '__kvctl_at \'kvctl egress apply\'' -l without-vip -x -a 'drop node-address' -d 'What becomes of traffic where the VIP is not: it is dropped, or leaves with the node\'s address'
 complete -c kvctl -n '__kvctl_at \'kvctl egress apply\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
-complete -c kvctl -n '__kvctl_at \'kvctl egress apply\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress apply\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 
 # kvctl egress diff
 complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -a '(__kvctl_values services)'
@@ -113,7 +113,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -l node -x -a '(__kvctl_
 complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -l interface -x -a '(__kvctl_interfaces)' -d 'The interface of Services that name none'
 complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -l without-vip -x -a 'drop node-address' -d 'What becomes of traffic where the VIP is not: it is dropped, or leaves with the node\'s address'
 complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
-complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress diff\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 
 # kvctl egress list
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -s f -l filename -r -F -d 'Read objects from FILE (JSON or YAML, also lists as kubectl prints them; - is standard input), and ask no cluster'
@@ -130,7 +130,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l node -x -a '(__kvctl_
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l interface -x -a '(__kvctl_interfaces)' -d 'The interface of Services that name none'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l without-vip -x -a 'drop node-address' -d 'What becomes of traffic where the VIP is not: it is dropped, or leaves with the node\'s address'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
-complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 
 # kvctl egress show
 complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -a '(__kvctl_values services)'
@@ -149,7 +149,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l node -x -a '(__kvctl_
 complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l interface -x -a '(__kvctl_interfaces)' -d 'The interface of Services that name none'
 complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l without-vip -x -a 'drop node-address' -d 'What becomes of traffic where the VIP is not: it is dropped, or leaves with the node\'s address'
 complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
-complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 
 # kvctl egress trace
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l from -x -a '(__kvctl_values addresses)' -d 'The address of the pod'
@@ -172,7 +172,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -s o -l output -x -a 't
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l keep-connections -d 'Leave connections that have the wrong source now; without it they are dropped, to begin anew'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l force -d 'Go on even if an agent (kvctl egress watch) lives on this node, which may undo it'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l lock-timeout -x -d 'How long to wait while another kvctl changes rules'
-complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl egress watch
@@ -196,7 +196,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress watch\'' -l node -x -a '(__kvctl
 complete -c kvctl -n '__kvctl_at \'kvctl egress watch\'' -l interface -x -a '(__kvctl_interfaces)' -d 'The interface of Services that name none'
 complete -c kvctl -n '__kvctl_at \'kvctl egress watch\'' -l without-vip -x -a 'drop node-address' -d 'What becomes of traffic where the VIP is not: it is dropped, or leaves with the node\'s address'
 complete -c kvctl -n '__kvctl_at \'kvctl egress watch\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
-complete -c kvctl -n '__kvctl_at \'kvctl egress watch\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress watch\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 
 # kvctl egress move
 complete -c kvctl -n '__kvctl_at \'kvctl egress move\' none' -a '(__kvctl_values services)'
@@ -230,7 +230,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl doctor\'' -l node -x -a '(__kvctl_value
 complete -c kvctl -n '__kvctl_at \'kvctl doctor\'' -l interface -x -a '(__kvctl_interfaces)' -d 'The interface of Services that name none'
 complete -c kvctl -n '__kvctl_at \'kvctl doctor\'' -l without-vip -x -a 'drop node-address' -d 'What becomes of traffic where the VIP is not: it is dropped, or leaves with the node\'s address'
 complete -c kvctl -n '__kvctl_at \'kvctl doctor\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
-complete -c kvctl -n '__kvctl_at \'kvctl doctor\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl doctor\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 
 # kvctl lab
 complete -c kvctl -n '__kvctl_at \'kvctl lab\'' -a demo -d 'Show what egress does, with real packets; removes what it has built.'
@@ -240,13 +240,13 @@ complete -c kvctl -n '__kvctl_at \'kvctl lab\'' -a exec -d 'Run CMD inside, with
 complete -c kvctl -n '__kvctl_at \'kvctl lab\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl lab demo
-complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l manifest -d 'Print the Service and Pod that the demo applies, and do nothing'
 complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -l workers -x -d 'More than one, 5 at most: show a failover instead, with an agent on each (serviceElection)'
 complete -c kvctl -n '__kvctl_at \'kvctl lab demo\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl lab up
-complete -c kvctl -n '__kvctl_at \'kvctl lab up\'' -l nftables -l no-nftables -d 'Write by iptables-nft, or by iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl lab up\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 complete -c kvctl -n '__kvctl_at \'kvctl lab up\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl lab down

@@ -68,6 +68,7 @@ class Page(NamedTuple):
     """What it does, in a line."""
     summary: str
     paragraphs: tuple[str, ...]
+    """Those with line breaks stand as they are."""
     usage: str
     """What follows the command's name."""
     sections: tuple[tuple[str, tuple[Option, ...]], ...]
@@ -112,7 +113,7 @@ def _page(command: click.Command, context: click.Context, path: Path) -> Page:
         path=path,
         title=in_group.get(path[-1] if path else "", _one_line(first)),
         summary=_one_line(first),
-        paragraphs=tuple(_one_line(text) for text in rest),
+        paragraphs=tuple(text[2:] if text.startswith("\b\n") else _one_line(text) for text in rest),
         usage=" ".join(command.collect_usage_pieces(context)),
         sections=tuple(
             (title, tuple(_option(option, context) for option in options))

@@ -47,7 +47,9 @@ def _lines(page: Page, pages: list[Page]) -> Iterator[str]:
     yield ".SH DESCRIPTION"
     for at, paragraph in enumerate((page.summary, *page.paragraphs)):
         yield from (".PP",) * bool(at)
-        yield from _text(paragraph)
+        yield from (
+            _as_it_stands(textwrap.dedent(paragraph).split("\n")) if "\n" in paragraph else _text(paragraph)
+        )
     if page.commands:
         yield from _rows("COMMANDS", {f"{page.name} {name}": text for name, text in page.commands})
     if arguments := _arguments(page):
@@ -55,9 +57,11 @@ def _lines(page: Page, pages: list[Page]) -> Iterator[str]:
     yield from _options(page)
     if not page.path:
         yield from _rows("ANNOTATIONS", texts.ANNOTATIONS)
-    if variables := _variables(page):
+    # kvctl(1) is where somebody looks who does not know by which command something is read.
+    options = page.options if page.path else tuple(option for other in pages for option in other.options)
+    if variables := _variables(options):
         yield from _rows("ENVIRONMENT", variables)
-    yield from _files(page)
+    yield from _files(options)
     yield from _rows("EXIT STATUS", texts.STATUSES.get(page.path, texts.ANY_STATUS))
     yield from _examples(page)
     yield ".SH SEE ALSO"
@@ -101,9 +105,9 @@ def _default(option: Option) -> str:
     return " ".join(filter(None, said))
 
 
-def _variables(page: Page) -> dict[str, str]:
+def _variables(options: Iterable[Option]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for option in page.options:
+    for option in options:
         flag = option.flags[-1]
         first: str | None = None
         for name in option.variables:
@@ -119,9 +123,9 @@ def _variables(page: Page) -> dict[str, str]:
     return found
 
 
-def _files(page: Page) -> Iterator[str]:
+def _files(options: Iterable[Option]) -> Iterator[str]:
     files: dict[str, str] = {}
-    for option in page.options:
+    for option in options:
         files |= texts.FILES.get(option.flags[-1], {})
     if files:
         yield from _rows("FILES", files)
@@ -134,9 +138,14 @@ def _examples(page: Page) -> Iterator[str]:
     for at, example in enumerate(page.examples):
         yield ".PP" if at else ".SH EXAMPLES"
         yield from _text(f"{example.does}:")
-        yield from (".PP", ".in +4n", ".nf")
-        yield from (_safe(_escaped(line).replace("'", r"\(aq")) for line in example.lines)
-        yield from (".fi", ".in")
+        yield ".PP"
+        yield from _as_it_stands(example.lines)
+
+
+def _as_it_stands(lines: Iterable[str]) -> Iterator[str]:
+    yield from (".in +4n", ".nf")
+    yield from (_safe(_escaped(line.rstrip()).replace("'", r"\(aq")) for line in lines)
+    yield from (".fi", ".in")
 
 
 def _related(page: Page, pages: list[Page]) -> list[str]:

@@ -43,9 +43,7 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
         Example("See what there is on this node", "kvctl egress list", Needs.NODE),
     ),
     ("egress",): (
-        Example(
-            "See what would change, make it so, and look", "kvctl egress diff -f sip.yaml", Needs.NODE, 3
-        ),
+        Example("See what would change", "kvctl egress diff -f sip.yaml", Needs.NODE, 3),
         Example("Make it so", "kvctl egress apply -f sip.yaml", Needs.NODE),
         Example("Look at what is there", "kvctl egress show sip/sip-client", Needs.NODE),
         Example("Take it away", "kvctl egress flush sip/sip-client", Needs.NODE),

@@ -84,7 +84,9 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def kvctl(*, debug: bool) -> None:
     """Let pods leave the cluster with their Service's load-balancer address.
 
-    A Service of type LoadBalancer with the annotation kube-vip.io/egress: "true" asks for it.
+    A Service of type LoadBalancer with the annotation kube-vip.io/egress: "true" asks for it: what its pods send out
+    of the cluster then has the Service's address (the VIP) as its source. kvctl does it by iptables rules on the node
+    that has the VIP: by hand, or by an agent on every node (kvctl egress watch).
     """
 
 
@@ -92,7 +94,21 @@ def kvctl(*, debug: bool) -> None:
 def egress() -> None:
     """Rewrite the source address of pods, and see that it works.
 
-    SERVICE is NAMESPACE/NAME, or NAME with -n. Objects come from -f FILE or from the cluster.
+    A Service asks for it that has type LoadBalancer, externalTrafficPolicy Local, an address (the VIP) in its status,
+    and these annotations, of which only the first is needed:
+
+    \b
+      kube-vip.io/egress: "true"
+      kube-vip.io/egress-destination-ports: "udp:5060,tcp:8000-8100"
+      kube-vip.io/egress-allowed-networks: "192.168.0.0/24"
+      kube-vip.io/egress-denied-networks: "192.168.0.1/32"
+      kube-vip.io/serviceInterface: eth1
+
+    SERVICE is NAMESPACE/NAME, or NAME with -n. Objects come from -f FILE or from the cluster. kvctl lab demo --manifest
+    prints a Service and a Pod to try with.
+
+    Exit status: 0 done; 1 something failed, or a Service that was named is skipped; 2 wrong usage; 3 diff has found
+    something; 4 no access to netfilter; 5 none to the cluster.
     """
 
 

@@ -143,7 +143,7 @@ backend = click.option(
     "--nftables/--no-nftables",
     "nftables",
     default=None,
-    help="Write by iptables-nft, or by iptables-legacy. "
+    help="Work with iptables-nft, or with iptables-legacy. "
     "[environment: egress_withnftables; default: what this host uses]",
 )
 assume_vip = click.option(
