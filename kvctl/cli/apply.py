@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -14,9 +14,15 @@ from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import error_message, note, printable, warning
+from kvctl.cli.placing import Placed, place, take_leftover, tell_leftover
+from kvctl.errors import KvctlError
+from kvctl.model.net import Address
 from kvctl.model.text import plural
 from kvctl.netfilter.lock import namespace_lock
+from kvctl.node.addresses import Bound, bound
+from kvctl.node.routing import read_routing
 from kvctl.reconcile.changed import action_on, changed_items
+from kvctl.reconcile.leftover import find_leftover, vips_now
 from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Item
 from kvctl.reconcile.run import Applied, apply
@@ -61,31 +67,63 @@ def command(
     scope = Scope(named=refs, prune=prune)
     if not (force or dry_run):
         refuse_beside_agent()
-    status = 0
     objects = inputs.objects()
     if dry_run:
-        difference = find_difference(objects, settings=settings, scope=scope, told=told, with_vip=with_vip)
+        difference = find_difference(
+            objects, settings=settings, scope=scope, told=told, with_vip=with_vip, force=force
+        )
         difference.print(output, node=settings.this_node)
         status = difference.report()
         note("dry run: nothing was changed")
         return status
-    if with_vip:
-        from kvctl.cli.placing import place
-
-        status = place(objects, settings=settings, scope=scope)
+    placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
     wanted = read_wanted(objects, settings=settings, scope=scope)
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
+        routing = routing_now()
         errors = wanted.led.open()
         applied = apply(found, wanted.wish, drop_connections=not keep)
         if scope.named is None and not any(outcome.errors for outcome in applied.outcomes):
             errors += wanted.led.close()
+    status = placed.status
     for error in errors:
         error_message(error)
         status = max(status, error.exit_status)
     items = print_changes(applied, output, node=settings.this_node)
     status = max(status, wanted.report(), named_but_skipped(items, refs))
-    return max(status, report_applied(applied, items))
+    routed = report_routing(routing)
+    leftover = _leftover(applied, scope=scope, needed=placed.vips)
+    if with_vip:
+        status = max(status, take_leftover(leftover))
+    else:
+        tell_leftover(leftover)
+    quiet = not (routed or placed.changed or (with_vip and leftover))
+    return max(status, report_applied(applied, items, quiet=quiet))
+
+
+def _leftover(applied: Applied, *, scope: Scope, needed: Collection[Address]) -> tuple[Bound, ...]:
+    """The addresses that were placed and are not needed any more; none where what is needed is not certain."""
+    if any(outcome.errors for outcome in applied.outcomes):
+        return ()
+    found = applied.found
+    return find_leftover(bound(), found, needed={*needed, *vips_now(found)}, scope=scope)
+
+
+def routing_now() -> frozenset[object]:
+    """The routes and routing rules of kvctl's; none where they cannot be read, which a run tells by itself."""
+    try:
+        found = read_routing()
+    except KvctlError:
+        return frozenset()
+    return frozenset((*found.rules, *found.routes))
+
+
+def report_routing(before: frozenset[object]) -> bool:
+    """Say how many routes and routing rules there were not, or are not any more; whether there are any."""
+    several = len(before ^ routing_now())
+    if several:
+        note(f"changed {several} of the routes and routing rules that lead out by a named interface")
+    return bool(several)
 
 
 def print_changes(applied: Applied, output: str, *, node: str | None) -> list[Item]:
@@ -102,11 +140,11 @@ def print_changes(applied: Applied, output: str, *, node: str | None) -> list[It
     return items
 
 
-def report_applied(applied: Applied, items: Sequence[Item]) -> int:
-    """Say what there is to know beside the table; the exit status this makes."""
+def report_applied(applied: Applied, items: Sequence[Item], *, quiet: bool = True) -> int:
+    """Say what there is to know beside the table; the exit status. `quiet`: nothing but rules was touched."""
     report_look(applied.found)
     explain(items)
-    return report_run(applied, unchanged=f"nothing to change ({count_by_status(items)})")
+    return report_run(applied, unchanged=f"nothing to change ({count_by_status(items)})" if quiet else None)
 
 
 def report_run(applied: Applied, *, unchanged: str | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -12,19 +12,19 @@ from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, document, explain, print_items, report_look
 from kvctl.cli.node import Wanted, named_but_skipped, read_wanted
-from kvctl.cli.output import note, print_json, print_yaml, printable, warning
+from kvctl.cli.output import note, print_json, print_yaml, printable
+from kvctl.cli.placing import Placing, find_places, removal, tell_leftover
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
 from kvctl.netfilter.diff import Change, restore_text
+from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
 from kvctl.node.routing_plan import RoutingPlan
 from kvctl.reconcile.compare import Compared, compare
+from kvctl.reconcile.leftover import find_leftover, vips_to_be
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.target import Scope
-
-if TYPE_CHECKING:
-    from kvctl.cli.placing import Placing
 
 DIFFERENCES = 3
 
@@ -93,20 +93,26 @@ class Difference(NamedTuple):
     found: Look
     compared: Compared
     placing: Placing | None
+    leftover: tuple[Bound, ...]
+    """What was placed and nobody needs: with `placing` it goes, else it stays."""
     routing: RoutingPlan
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.compared.differs or self.routing or self._addresses)
+        return bool(self.compared.differs or self.routing or self._placed or self._taken)
 
     @property
-    def _addresses(self) -> tuple[str, ...]:
+    def _placed(self) -> tuple[str, ...]:
         return self.placing.lines() if self.placing is not None else ()
+
+    @property
+    def _taken(self) -> tuple[str, ...]:
+        return tuple(map(removal, self.leftover)) if self.placing is not None else ()
 
     def print(self, output: str, *, node: str | None) -> None:
         """The items, and in a table after them every change once."""
         items, backend = self.compared.items, str(self.found.choice.backend)
-        network = (*self._addresses, *self.routing.lines())
+        network = (*self._placed, *self.routing.lines(), *self._taken)
         if output in ("json", "yaml"):
             shown = {
                 **document(items, backend=backend, node=node),
@@ -122,28 +128,42 @@ class Difference(NamedTuple):
     def report(self) -> int:
         """Say what there is to know beside that; the exit status this makes."""
         status = self.wanted.report()
-        for text in self.placing.warnings if self.placing is not None else ():
-            warning(printable(text))
+        if self.placing is not None:
+            status = max(status, self.placing.report())
+        else:
+            tell_leftover(self.leftover)
         report_look(self.found)
         explain(self.compared.items)
         return status
 
 
 def find_difference(
-    objects: Objects, *, settings: Settings, scope: Scope, told: bool | None, with_vip: bool
+    objects: Objects,
+    *,
+    settings: Settings,
+    scope: Scope,
+    told: bool | None,
+    with_vip: bool,
+    force: bool = False,
 ) -> Difference:
-    """Compare the kernel with what the objects ask for. `with_vip`: as `apply --with-vip` would make it."""
+    """Compare the kernel with what the objects ask for. `with_vip`, `force`: as `apply` would make it with these."""
     placing = host = None
     if with_vip:
-        from kvctl.cli.placing import find_places
-
         host = read_host()
-        placing = find_places(objects, settings=settings, scope=scope, host=host)
+        placing = find_places(objects, settings=settings, scope=scope, host=host, force=force)
         host = placing.on(host)
     wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
     found = look(told=told)
     compared = compare(found, wanted.wish, scope=scope)
-    return Difference(wanted, found, compared, placing, wanted.led.plan(whole=scope.named is None))
+    needed = {*vips_to_be(found, wanted.wish), *(placing.vips if placing is not None else ())}
+    return Difference(
+        wanted=wanted,
+        found=found,
+        compared=compared,
+        placing=placing,
+        leftover=find_leftover(bound(), found, needed=needed, scope=scope),
+        routing=wanted.led.plan(whole=scope.named is None),
+    )
 
 
 def _line(family: Family, change: Change) -> str:

@@ -34,7 +34,10 @@ def command(
     # The programs that read run while the rest of kvctl is loaded; a source may take its time, so it comes first.
     read = read_everything if compares else start_reading_everything()
     from kvctl.cli.items import explain, print_items, report_look
+    from kvctl.cli.placing import tell_leftover
+    from kvctl.node.addresses import bound
     from kvctl.reconcile.compare import compare
+    from kvctl.reconcile.leftover import find_leftover, vips_now
     from kvctl.reconcile.look import look
     from kvctl.reconcile.target import Scope
 
@@ -55,6 +58,7 @@ def command(
         status = wanted.report()
     report_look(found)
     explain(items)
+    tell_leftover(find_leftover(bound(), found, needed=vips_now(found)))
     if not items:
         note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status

@@ -8,7 +8,7 @@ from kvctl.agent.inbox import Inbox
 from kvctl.agent.round import Cause
 from kvctl.agent.sign import refuse_beside_agent
 from kvctl.agent.start import Options, new_keeper
-from kvctl.cli.apply import print_changes, report_applied
+from kvctl.cli.apply import print_changes, report_applied, report_routing, routing_now
 from kvctl.cli.output import note, printable
 from kvctl.cli.source import report_problems, report_source
 from kvctl.cluster.connection import Connection
@@ -33,11 +33,12 @@ def once(connection: Connection, told: Options, *, output: str) -> int:
         objects = _picture(connection, told)
         # One may have come while the cluster was waited for.
         refuse_beside_agent(can_force=False)
+        routing = routing_now()
         kept = new_keeper(told).keep(objects, read_kernel=True, asked=True)
     resolution = kept.wish.resolution
     items = print_changes(kept.applied, output, node=told.node)
     status = max(report_source(kept.objects, resolution, pruned=True), report_problems(resolution, None))
-    return max(status, report_applied(kept.applied, items))
+    return max(status, report_applied(kept.applied, items, quiet=not report_routing(routing)))
 
 
 def _picture(connection: Connection, told: Options) -> Objects:
