@@ -140,6 +140,23 @@ class TestTheOrder:
         bare.run("nft", f"table ip cni {{ chain out {chain} ; }}")
         assert said(look_at(bare)).startswith("nft chain out of table ip cni (priority 90)")
 
+    @pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
+    def test_pods_are_not_tracked(self, node: Node, target: str) -> None:
+        node.restore(f"*raw\n-A PREROUTING -s 10.0.0.0/8 -j {target}\nCOMMIT\n")
+        assert said(look_at(node)) == (
+            "another program exempts pods from connection tracking (ipv4): nat never sees them"
+        )
+
+    def test_what_else_is_not_tracked_does_no_harm(self, node: Node) -> None:
+        rules = ("-d 169.254.20.10/32 -p udp -j NOTRACK", "! -s 10.244.0.0/16 -j NOTRACK")
+        node.restore("\n".join(["*raw", *(f"-A PREROUTING {rule}" for rule in rules), "COMMIT\n"]))
+        assert look_at(node).exit_status == 0
+
+    def test_cilium_may_rewrite_where_nobody_sees(self, node: Node) -> None:
+        node.namespace.batch(["link add cilium_host type veth peer name cilium_net"])
+        (found,) = of_level(look_at(node), Level.UNKNOWN)
+        assert found.message.startswith("Cilium is on this host: whether it masquerades in eBPF")
+
     def test_kube_vip_programs_egress_too(self, node: Node) -> None:
         node.restore(KUBE_VIP)
         found = look_at(node)
