@@ -178,6 +178,11 @@ def _address_type(which: str) -> Callable[[Values, Packet, Facts], Judged]:
         asked = {each.lower() for each in values[0].split(",")}
         if asked - {"local", "unicast", "broadcast", "multicast"}:
             return "this type is not known here"
+        if address.version == 6 and len(asked) > 1:
+            return "several types mean something else in IPv6"
+        if address.version == 6 and asked == {"unicast"}:
+            # match_type6 in xt_addrtype.c: this node's own addresses, too.
+            return not address.is_multicast
         if address.is_multicast:
             return "multicast" in asked
         return facts.kind_of(address) in asked

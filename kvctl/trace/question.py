@@ -12,11 +12,13 @@ from kvctl.netfilter.conntrack import dump
 from kvctl.netfilter.kernel import Reading, read_everything
 from kvctl.netfilter.nft import read_objects
 from kvctl.netfilter.overrides import find_override
+from kvctl.node.host import read_host
 from kvctl.node.lookup import Sought, look_up
 from kvctl.trace.facts import kernels_facts
 from kvctl.trace.judge import Judgement, Verdict, judge
 from kvctl.trace.packet import Packet, first_packet
 
+_IPVS = "kube-ipvs0"
 _OPAQUE = ("raw", "mangle", "nat")
 _HOOKS = ("prerouting", "forward", "postrouting", "ingress", "egress")
 _FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
@@ -57,8 +59,7 @@ def trace(
     judged = judge(packet, reading, kernels_facts(), flows)
     notes += [*judged.notes, *_beside(reading, packet)]
     override = _override(reading, packet, judged)
-    if override is not None:
-        unknown.append(override)
+    unknown += [text for text in (override, _taken_by_ipvs(judged)) if text is not None]
     if not unknown:
         return replace(judged, notes=tuple(notes))
     return replace(judged, notes=tuple(notes), verdict=None, source=None, unknown=(*judged.unknown, *unknown))
@@ -125,10 +126,20 @@ def _override(reading: Reading, packet: Packet, judged: Judgement) -> str | None
         return None
     step = judged.decided
     by_legacy = step is not None and step.place.backend == str(Backend.LEGACY)
+    # Which of them was registered later than a legacy table cannot be read.
     return find_override(
-        backend=Backend.LEGACY if by_legacy else Backend.NFT,
+        backend=Backend.NFT,
         family=family_of(packet.source),
         pods=(host_network(packet.source),),
         nft_chains=reading.nft_chains,
-        later_too=judged.verdict is Verdict.UNCHANGED,
+        later_too=judged.verdict is Verdict.UNCHANGED or by_legacy,
     )
+
+
+def _taken_by_ipvs(judged: Judgement) -> str | None:
+    """Why what seems to end at this node may go on: kube-proxy in IPVS mode binds every ClusterIP here."""
+    if judged.verdict is not Verdict.DELIVERED or judged.destination is None:
+        return None
+    if all(each.interface != _IPVS for each in read_host().having(judged.destination)):
+        return None
+    return f"{judged.destination} is on {_IPVS}: which back end IPVS sends it to is not read"

@@ -16,7 +16,7 @@ from kvctl.trace.packet import Packet
 from kvctl.trace.ruleset import AnyRule, parse_any
 from kvctl.trace.targets import PASSING, End, Unknown, changed
 
-MOST_WAYS = 128
+MOST_WAYS = 1024
 """So many different ways of a packet are followed."""
 # nf_tables takes no walk of more than 16 chains, legacy's stack has as many places as the table has chains.
 _DEEPEST = 512

@@ -98,6 +98,19 @@ def test_a_native_nft_chain_that_translates_first_gives_no_verdict(
     assert "cannot be judged: nft chain c of table ip other" in caught.out.splitlines()[0]
 
 
+def test_what_ipvs_takes_over_gives_no_verdict(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    # kube-proxy binds ClusterIPs to it; what kind of interface it is does not matter here.
+    lab["worker"].batch(
+        [
+            "link add kube-ipvs0 type veth peer name other-end",
+            "link set kube-ipvs0 up",
+            "addr add 10.96.0.99/32 dev kube-ipvs0",
+        ]
+    )
+    assert trace(lab, "--from", POD, "--to", "10.96.0.99:443") == 1
+    assert "10.96.0.99 is on kube-ipvs0" in capsys.readouterr().out.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

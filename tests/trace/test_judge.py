@@ -165,3 +165,21 @@ def test_chains_that_lead_into_each_other_come_to_an_end() -> None:
 def test_a_return_from_a_chain_that_was_gone_to_goes_back_to_where_that_was_left_from() -> None:
     chains = ":A - [0:0]\n:B - [0:0]\n-A A -g B\n-A A -j SNAT --to-source 192.0.2.8\n-A B -j RETURN"
     assert str(told(nat("-j A", SNAT, chains=chains)).source) == "192.0.2.245"
+
+
+def test_a_service_of_many_back_ends_has_one_verdict_for_all_of_them() -> None:
+    jumps = "\n".join(
+        f"-A PREROUTING -m statistic --mode random --probability 0.1 -j EP-{n}" for n in range(200)
+    )
+    ends = "\n".join(f":EP-{n} - [0:0]\n-A EP-{n} -j DNAT --to-destination 10.1.0.{n}:80" for n in range(200))
+    judged = told(nat("-d 10.1.0.0/16 -j RETURN", SNAT, chains=f"{ends}\n{jumps}\n-A PREROUTING -j EP-0"))
+    assert (judged.verdict, str(judged.source)) == (Verdict.UNCHANGED, "10.0.0.1")
+    assert "one of several" in judged.notes[0]
+    assert told(nat("-d 10.1.0.7/32 -j RETURN", SNAT, chains=f"{ends}\n{jumps}")).verdict is None
+
+
+def test_matches_that_lead_to_too_many_ways_give_no_verdict() -> None:
+    marks = [f"-m statistic --probability 0.5 -j MARK --set-xmark {1 << n:#x}/{1 << n:#x}" for n in range(20)]
+    judged = told(nat(*marks, SNAT))
+    assert judged.verdict is None
+    assert "too many" in judged.unknown[0]

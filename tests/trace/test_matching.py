@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from kvctl.model.net import parse_address
 from kvctl.trace.matching import matches
 from kvctl.trace.ruleset import parse_any
 from tests.trace.packets import FACTS, packet
@@ -113,3 +114,13 @@ def test_a_fence_of_ours_asks_for_its_heartbeats(negation: str, name: str, holds
 def test_a_heartbeat_that_is_just_becoming_too_old_is_not_judged() -> None:
     facts = FACTS._replace(heartbeat=lambda name: 9.5)
     assert isinstance(matches(parse_any(FENCED.format("", COMING)), packet(), facts), str)
+
+
+def test_in_ipv6_unicast_is_every_address_that_is_not_multicast() -> None:
+    ends = [replace(packet(), destination=parse_address(text)) for text in ("2001:db8::1", "ff02::1")]
+    facts = FACTS._replace(kind_of=lambda address: "local")
+    judged = [matches(parse_any("-m addrtype --dst-type UNICAST -j DROP"), end, facts) for end in ends]
+    assert judged == [True, False]
+    assert matches(parse_any("-m addrtype --dst-type LOCAL -j DROP"), ends[0], facts) is True
+    several = matches(parse_any("-m addrtype --dst-type LOCAL,UNICAST -j DROP"), ends[0], facts)
+    assert "something else in IPv6" in str(several)
