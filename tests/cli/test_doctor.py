@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
+import subprocess
 import sys
-from collections.abc import Sequence
+import termios
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -74,6 +82,33 @@ def test_json_and_yaml_tell_the_same(host: Namespace) -> None:
 
 def test_wide_shows_what_was_read_of_all(host: Namespace) -> None:
     assert "seen: net/ipv4/ip_forward is 1" in doctor(host, *FITTING, "-o", "wide").stdout
+
+
+def on_a_terminal(host: Namespace, *, columns: int, env: Mapping[str, str]) -> list[str]:
+    """The lines that a terminal of this width is sent."""
+    screen, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    argv = host.argv([sys.executable, "-m", "kvctl", "doctor"])
+    with subprocess.Popen(argv, stdout=end, env={**os.environ, "TERM": "xterm", **env}):
+        os.close(end)
+        sent = b""
+        # Linux says EIO when the last process has closed its end.
+        with suppress(OSError):
+            while part := os.read(screen, 65536):
+                sent += part
+    os.close(screen)
+    return sent.decode("ascii").replace("\r", "").splitlines()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal_lines_fit_and_levels_have_colours(host: Namespace, columns: int) -> None:
+    plain = on_a_terminal(host, columns=columns, env={"NO_COLOR": "1"})
+    # The first line is a sentence that the terminal may break.
+    assert max(map(len, plain[1:])) <= columns
+    assert not any("\x1b" in line for line in plain)
+    coloured = on_a_terminal(host, columns=columns, env={"NO_COLOR": ""})
+    assert [re.sub(r"\x1b\[[0-9]*m", "", line) for line in coloured] == plain
+    assert any(line.startswith("\x1b[32mfine\x1b[0m") for line in coloured)
 
 
 def test_a_source_tells_the_ranges(host: Namespace, tmp_path: Path) -> None:
