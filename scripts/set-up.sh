@@ -32,13 +32,25 @@ install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
 }
 
-install_programs() {
-    kvctl_missing=''
-    for kvctl_pair in $kvctl_programs; do
-        command -v "${kvctl_pair%%:*}" >/dev/null || kvctl_missing="$kvctl_missing ${kvctl_pair#*:}"
+# missing PROGRAM:PACKAGE...   the packages of those programs that are not there.
+missing() {
+    for kvctl_pair in "$@"; do
+        command -v "${kvctl_pair%%:*}" >/dev/null || printf '%s\n' "${kvctl_pair#*:}"
     done
+}
+
+install_programs() {
     # shellcheck disable=SC2086 # a list of names
+    kvctl_missing=$(missing $kvctl_programs)
+    # shellcheck disable=SC2086
     [ -z "$kvctl_missing" ] || install $kvctl_missing
+}
+
+# install_if_possible PROGRAM:PACKAGE...   what a few tests use, which are skipped without it.
+install_if_possible() {
+    kvctl_missing=$(missing "$@")
+    # shellcheck disable=SC2086
+    [ -z "$kvctl_missing" ] || (install $kvctl_missing) || say "Going on without: the tests that use them are skipped"
 }
 
 # The first Python in PATH that is new enough and can make virtual environments; empty if there is none.
