@@ -20,6 +20,7 @@ from kvctl.netfilter.kernel import read_everything
 from kvctl.trace.facts import kernels_facts
 from kvctl.trace.judge import Judgement, Verdict, judge
 from kvctl.trace.packet import first_packet
+from kvctl.trace.question import trace
 from tests.builders import service
 from tests.kernel.node import SECOND_VIPS, VIPS, Packets, Worker, lab_pod, show_server_the_way
 from tests.trace.random_rules import PORTS, Foreign
@@ -144,3 +145,35 @@ def test_the_verdict_is_what_the_other_end_sees(worker: Worker, family: Family) 
     assert counted["translated"] > 0
     # What cannot be judged is no contradiction, but were all like that the test would say nothing.
     assert counted["None"] < counted.total() / 4
+
+
+def test_rules_of_both_back_ends_are_followed(worker: Worker) -> None:
+    lab, who = worker.lab, STANDARD[Family.IPV4]
+    worker.apply(service(vip=VIPS), lab_pod())
+    other = f"iptables-{'legacy' if lab.topology.backend == 'nft' else 'nft'}"
+    for rule in (
+        f"-t nat -A POSTROUTING -p udp --dport 53 -j SNAT --to-source {SECOND_VIPS[0]}",
+        f"-t nat -A POSTROUTING -p udp --dport 443 -j SNAT --to-source {who.vip}",
+        "-t mangle -A FORWARD -p udp --dport 7000 -j DROP",
+    ):
+        assert lab["worker"].run([other, "-w", "5", *rule.split()]).status == 0
+    told = {port: asked(worker, port) for port in (53, 443, 5060, 7000)}
+    assert told[53].verdict is None
+    assert "both back ends have rules for it" in told[53].unknown[0]
+    assert told[7000].verdict is Verdict.DROPPED
+    for port in (443, 5060, 7000):
+        seen = probe(lab["pod"], destination=who.outside_eth1, port=port, timeout=_PATIENCE)
+        assert not contradicts(told[port], seen.source if seen is not None else None)
+        assert (seen is None) is (port == 7000)
+
+
+def asked(worker: Worker, port: int) -> Judgement:
+    """What is told of UDP of the lab's pod to the outside."""
+    who = STANDARD[Family.IPV4]
+    with worker.lab["worker"].entered():
+        return trace(
+            source=parse_address(who.pod),
+            destination=parse_address(who.outside_eth1),
+            protocol="udp",
+            destination_port=port,
+        )
