@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import pytest
 
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD, ClusterIp, standard
 from kvctl.lab.traffic import Connection, probe
-from kvctl.model.net import Family
+from kvctl.model.net import Family, parse_address
 from tests.conftest import MakeLab
 from tests.kernel.test_commands import FLAGS, pod, service
 from tests.kernel.test_with_vip import NAMED, Node
 
+SOON = 0.2
+"""Seconds without an answer after which there is none: the lab's wires take microseconds."""
 BEHIND = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8:77::7"}
 """Behind the gateway on eth1; by eth0, which the main table says, it is not to be had."""
 BALANCED = {Family.IPV4: "192.168.0.246", Family.IPV6: "2001:db8:1::246"}
 """A load balancer's address on the VIP's own network that nobody has: kube-proxy sends it on to the other pod."""
 GATEWAYS = ",".join(who.outside_eth1 for who in STANDARD.values())
+# linux/if_ether.h; enough for the headers of a frame
+_ETH_P_ALL, _LONGEST = 0x0003, 96
 LED = {**NAMED, "kvctl.io/gateway": GATEWAYS}
 
 
@@ -130,11 +137,145 @@ def test_without_a_gateway_only_the_networks_of_the_interface_are_reached_and_th
         assert node.seen_behind(family) is None
 
 
+class Leaks:
+    """Counts what comes to the outside's eth0 with a VIP as source, until the end of the block; a context manager."""
+
+    def __init__(self, node: SecondWay) -> None:
+        self._socket = node.lab.outside.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.setblocking(False)
+        self._socket.bind(("eth0", _ETH_P_ALL))
+        self._vips = [parse_address(who.vip).packed for who in STANDARD.values()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._socket.close()
+
+    def count(self) -> int:
+        """How many packets have come since it was asked last."""
+        found = 0
+        while True:
+            try:
+                frame = self._socket.recv(_LONGEST)
+            except BlockingIOError:
+                return found
+            source = frame[26:30] if frame[12:14] == b"\x08\x00" else frame[22:38]
+            found += source in self._vips
+
+
+class Bad(NamedTuple):
+    """A state in which there is no way out by the interface that a Service names."""
+
+    annotations: dict[str, str]
+    down: bool
+    status: int
+    """Of `apply`."""
+    said: str
+    """Of the VIP, in a warning."""
+
+
+FAR = {**NAMED, "kvctl.io/gateway": "10.9.9.9,fd99::9"}
+STATES = {
+    "gateway": Bad(
+        FAR, False, 1, "the gateway {far} (kvctl.io/gateway) is on no network of eth1, which has "
+    ),
+    "down": Bad(LED, True, 0, "the interface eth1 is down: ip link set eth1 up"),
+    "missing": Bad(
+        {**LED, "kube-vip.io/serviceInterface": "eth7"},
+        False,
+        0,
+        "this host has no interface eth7 (kube-vip.io/serviceInterface): name one of eth0, eth1",
+    ),
+}
+
+
+def bind_by_hand(node: SecondWay) -> None:
+    """The addresses of eth1, of which IPv6 forgets its own when the interface goes down."""
+    v4, v6 = STANDARD[Family.IPV4], STANDARD[Family.IPV6]
+    node.lab.worker.batch(
+        [
+            f"addr replace {v4.vip}/32 dev eth1",
+            f"addr replace {v6.worker_eth1}/64 dev eth1 nodad",
+            f"addr replace {v6.vip}/128 dev eth1 nodad preferred_lft 0",
+        ]
+    )
+
+
+def is_refused(node: SecondWay, to: str) -> bool:
+    """Whether nothing comes back from there, and the pod is told so at once instead of waiting.
+
+    Linux tells a UDP socket of it only where that asks for it (IP_RECVERR, ip(7)).
+    """
+    begun = time.monotonic()
+    tcp = probe(node.lab.pod, destination=to, port=5060, protocol="tcp", timeout=5.0)
+    soon = time.monotonic() - begun < 2.5
+    return tcp is None and soon and probe(node.lab.pod, destination=to, port=5060, timeout=SOON) is None
+
+
 @pytest.mark.parametrize("backend", ["nft"])
-def test_a_gateway_that_is_none_is_told(node: SecondWay) -> None:
-    node.write(service(annotations={**NAMED, "kvctl.io/gateway": "10.77.0.1"}, vips=()), pod())
-    done = node.apply("--with-vip")
-    assert "the gateway 10.77.0.1 (kvctl.io/gateway) is on no network of eth1" in done.stderr
+@pytest.mark.parametrize("was_good", [False, True], ids=["fresh", "after"])
+@pytest.mark.parametrize("state", STATES)
+def test_without_a_way_nothing_leaves_with_the_vip_whatever_was_before(
+    node: SecondWay, state: str, was_good: bool
+) -> None:
+    bad = STATES[state]
+    bind_by_hand(node)
+    if was_good:
+        node.write(service(annotations=LED, vips=()), pod())
+        assert node.apply("--assume-vip").status == 0
+        assert [node.seen_behind(family) for family in Family] == [who.vip for who in STANDARD.values()]
+    node.write(service(annotations=bad.annotations, vips=()), pod())
+    with Leaks(node) as leaks:
+        if bad.down:
+            node.lab.worker.batch(["link set eth1 down"])
+        if was_good and bad.down:
+            # Before anybody has looked.
+            assert all(is_refused(node, who.outside_eth0) for who in STANDARD.values())
+        done = node.apply("--assume-vip")
+        assert done.status == bad.status, done.stderr
+        for who, far in zip(STANDARD.values(), ("10.9.9.9", "fd99::9"), strict=True):
+            assert f"nothing leaves with {who.vip}: {bad.said.format(far=far)}" in done.stderr
+            assert is_refused(node, who.outside_eth0)
+        for flag in ("-4", "-6"):
+            routes = node.lab.worker.run(["ip", flag, "route", "show", "table", "all", "proto", "75"]).stdout
+            (only,) = routes.splitlines()
+            assert only.startswith("unreachable default ")
+        assert leaks.count() == 0
+        # The same again writes nothing.
+        before = node.everything()
+        again = node.apply("--assume-vip")
+        assert (again.status, "nothing to change" in again.stderr) == (bad.status, True)
+        assert node.everything() == before
+    node.lab.worker.batch(["link set eth1 up"])
+    bind_by_hand(node)
+    node.write(service(annotations=LED, vips=()), pod())
+    good = node.apply("--assume-vip")
+    assert good.status == 0, good.stderr
+    assert [node.seen_behind(family) for family in Family] == [who.vip for who in STANDARD.values()]
+    assert node.flush("--all").status == 0
+    assert "proto 75" not in node.everything()
+    # What is counted is there to be counted.
+    node.write(
+        service(annotations={"kube-vip.io/loadbalancerIPs": NAMED["kube-vip.io/loadbalancerIPs"]}, vips=()),
+        pod(),
+    )
+    assert node.apply("--assume-vip").status == 0
+    with Leaks(node) as leaks:
+        probe(node.lab.pod, destination=STANDARD[Family.IPV4].outside_eth0, port=5060, timeout=0.5)
+        assert leaks.count() > 0
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_show_and_list_tell_that_there_is_no_way(node: SecondWay) -> None:
+    bind_by_hand(node)
+    node.write(service(annotations=FAR, vips=()), pod())
+    assert node.apply("--assume-vip").status == 1
+    for command in ("list", "show", "diff"):
+        words = ("egress", command, "-f", str(node.source), "--node", "worker", *FLAGS, "--assume-vip")
+        done = node.lab.kvctl(*words, env={})
+        assert done.status == 1, done
+        assert f"nothing leaves with {STANDARD[Family.IPV4].vip}: " in done.stdout + done.stderr, command
 
 
 @pytest.mark.parametrize("backend", ["nft"])
