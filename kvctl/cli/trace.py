@@ -16,7 +16,7 @@ from kvctl.cli.source import load
 from kvctl.errors import InputError, UsageError
 from kvctl.model.net import Address, parse_address
 from kvctl.model.objects import Objects
-from kvctl.model.text import plural, quote
+from kvctl.model.text import one_line, plural, quote
 from kvctl.trace.judge import Judgement
 from kvctl.trace.packet import WITH_PORTS
 from kvctl.trace.question import trace
@@ -25,6 +25,7 @@ from kvctl.trace.story import sentence, why
 from kvctl.trace.walk import Step
 
 _PORT = click.IntRange(1, 65535)
+_LONGEST = 10_000
 
 
 @click.command(cls=Command)
@@ -105,7 +106,8 @@ def command(
         (print_json if output == "json" else print_yaml)(_json(judgement))
     else:
         for line in _lines(judgement, wide=output == "wide"):
-            click.echo(printable(line))
+            # A comment in anybody's rule may hold anything, line ends too.
+            click.echo(one_line(line, longest=_LONGEST))
         for text in judgement.notes:
             note(printable(text))
     return 0 if judgement.verdict is not None else 1

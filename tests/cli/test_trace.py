@@ -55,12 +55,27 @@ def test_json_has_the_same_and_what_cannot_be_judged_is_status_1(
     assert (told["source"], told["interface"]) == ("192.168.0.240", "eth1")
     assert told["decidedBy"]["rule"].endswith("-j MASQUERADE")
     assert told["steps"][-1] == told["decidedBy"]
-    chance = ("-m", "statistic", "--mode", "random", "--probability", "0.5")
+    assert trace(lab, *arguments[:-2], "-o", "wide") == 0
+    assert '-m comment --comment "the pod network"' in capsys.readouterr().out
+    chance = (
+        "-m",
+        "comment",
+        "--comment",
+        "a\n\x1b[31mb",
+        "-m",
+        "statistic",
+        "--mode",
+        "random",
+        "--probability",
+        "0.5",
+    )
     worker.iptables(Family.IPV4, "-t", "nat", "-I", "POSTROUTING", "1", *chance, "-j", "ACCEPT")
     assert trace(lab, *arguments) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["judged"], told["verdict"], told["source"]) == (False, None, None)
     assert "chance decides" in told["unknown"][0]
+    assert trace(lab, *arguments[:-2], "-o", "wide") == 1
+    assert "a\\n\\x1b[31mb" in capsys.readouterr().out
 
 
 def test_the_connection_that_is_there_counts(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
