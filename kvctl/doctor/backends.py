@@ -17,6 +17,8 @@ from kvctl.netfilter.nft import IPTABLES_TABLE
 from kvctl.netfilter.savetext import SavedTables
 
 CHECK = "back end"
+# As `choose_backend` says why.
+_KUBELET, _ALONE = "kubelet uses it", "it alone holds rules"
 # iptables-nft 1.8.9, with status 3, for one such rule in whatever table it is (measured).
 _PARSING_FAILED = "Parsing nftables rule failed"
 # What iptables prints for a match or target that it knows, in a revision that it does not: another version wrote it.
@@ -69,14 +71,15 @@ def _contradiction(scene: Scene, backend: Backend) -> Finding | None:
         shown: Choice = choose_backend(scene.reading, told=None)
     except KvctlError:
         return None
-    if shown.backend is backend or shown.why not in ("kubelet uses it", "it alone holds rules"):
+    if shown.backend is backend or shown.why not in (_KUBELET, _ALONE):
         return None
     text = (
         f"{backend.setting} chooses the {backend} back end, but this host uses {shown.backend}: {shown.why}"
     )
-    return failure(
-        CHECK, text, evidence=_rules(scene.reading), mend=f"set {shown.backend.setting}, or unset it"
-    )
+    mend = f"set {shown.backend.setting}, or unset it"
+    # Of translations in both the one registered later wins; where kubelet is, others translate, too.
+    level = Level.FAILURE if shown.why == _KUBELET else Level.WARNING
+    return Finding(CHECK, level, text, _rules(scene.reading), mend)
 
 
 def _rules(reading: Reading) -> str:
