@@ -69,8 +69,9 @@ def judge(packet: Packet, reading: Reading, facts: Facts, flows: Sequence[Flow] 
     `flows`: the connections between its ends that conntrack has. Raises KvctlError when the kernel does not answer.
     """
     ours = [flow for flow in flows if _may_be_of(flow, packet)]
-    # Without its port it begins a connection of its own, as each ping does.
-    flow = next((each for each in ours if packet.source_port is not None), None)
+    # Without both ports it is one of a connection of its own, as each ping is.
+    whole = packet.source_port is not None and packet.destination_port is not None
+    flow = ours[0] if whole and ours else None
     start = packet if flow is None else later_packet(packet, flow)
     others = () if flow is not None else tuple(ours)
     try:

@@ -154,6 +154,8 @@ def test_without_a_source_port_connections_are_only_told_of() -> None:
     )
     assert str(judged.source) == "192.0.2.9"
     assert judged.others == (flow(),)
+    nowhere = told(which=packet(port=None), flows=(flow(),))
+    assert (nowhere.flow, nowhere.others) == (None, (flow(),))
 
 
 def test_chains_that_lead_into_each_other_come_to_an_end() -> None:
