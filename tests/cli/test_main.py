@@ -180,3 +180,8 @@ def test_a_closed_standard_output_is_quiet() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_for_shells_alone_is_not_shown() -> None:
+    assert "complete" not in run("--help").stdout
+    assert run("complete", "services", "--", "kvctl").returncode == 0

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kvctl.cli.examples import EXAMPLES, Needs
 from kvctl.cli.examples import Path as Words
 from kvctl.lab.build import Lab
 from kvctl.lab.demo import MANIFEST
 from reference.files import ROOT
+from tests.apiserver import serving
 from tests.conftest import MakeLab
 
 ON_A_NODE = {
@@ -21,6 +24,17 @@ ON_A_NODE = {
     if path[:1] != ("lab",) and any(example.needs is Needs.NODE for example in examples)
 }
 """The lab's own examples build another lab: tests/lab does that."""
+NOT_HERE = ("--node worker", "--elect", "egress wait", "egress move")
+"""Of what needs a cluster: agents that stay, and what asks them. tests/agent and tests/cli have these."""
+IN_A_CLUSTER = {
+    path: there
+    for path, examples in EXAMPLES.items()
+    if (
+        there := [
+            e for e in examples if e.needs is Needs.CLUSTER and not any(word in e.line for word in NOT_HERE)
+        ]
+    )
+}
 AFTER_APPLY = {("egress", "list"), ("egress", "show"), ("egress", "trace"), ("egress", "flush")}
 """Commands that say more where there are rules."""
 
@@ -31,6 +45,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "sip.yaml").write_text(MANIFEST)
     (tmp_path / "kvctl").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m kvctl "$@"\n')
     (tmp_path / "kvctl").chmod(0o755)
+    (tmp_path / "kubectl").write_text("#!/bin/sh\ncat sip.yaml\n")
+    (tmp_path / "kubectl").chmod(0o755)
     return tmp_path
 
 
@@ -40,11 +56,16 @@ def node(make_lab: MakeLab) -> Lab:
     return make_lab(backend="nft")
 
 
-def shell(place: Path, line: str) -> subprocess.CompletedProcess[str]:
-    """What a shell makes of the line."""
+def shell(place: Path, line: str, *, config: str = "/nonexistent") -> subprocess.CompletedProcess[str]:
+    """What a shell makes of the line; `config`: the kubeconfig that there is."""
     told = 'cd $1 && export PATH=$1:$PATH NODE_NAME=worker && eval "$2"'
     return subprocess.run(
-        ["sh", "-c", told, "sh", place, line], capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-c", told, "sh", place, line],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "KUBECONFIG": config},
     )
 
 
@@ -71,3 +92,16 @@ def test_what_needs_a_node_runs_on_one(path: Words, node: Lab, place: Path) -> N
                 done = shell(place, example.line)
                 assert done.returncode == example.status, (example.line, done.stdout, done.stderr)
                 assert done.stdout or done.stderr
+
+
+@pytest.mark.parametrize("path", IN_A_CLUSTER, ids=" ".join)
+def test_what_needs_a_cluster_runs_in_one(path: Words, node: Lab, place: Path) -> None:
+    with node["worker"].entered(), serving() as server:
+        config = server.kubeconfig(place / "config")
+        server.put("nodes", {"metadata": {"name": "worker"}})
+        for each in yaml.safe_load_all(MANIFEST):
+            server.put(f"{each['kind'].lower()}s", each)
+        for example in IN_A_CLUSTER[path]:
+            done = shell(place, example.line, config=config)
+            assert done.returncode == example.status, (example.line, done.stdout, done.stderr)
+            assert done.stdout
