@@ -185,3 +185,33 @@ def test_matches_that_lead_to_too_many_ways_give_no_verdict() -> None:
     judged = told(nat(*marks, SNAT))
     assert judged.verdict is None
     assert "too many" in judged.unknown[0]
+
+
+RECENT = "-m recent {}--rcheck --seconds 10 --name {} --mask 0.0.0.0 --rsource -m comment"
+GUARDS = """*mangle
+:POSTROUTING ACCEPT [0:0]
+:KVCTL-DROP - [0:0]
+:KVCTL-GRD-X - [0:0]
+-A POSTROUTING -m conntrack --ctdir ORIGINAL -m comment --comment "kvctl:aaaaaaaaaaaaaaaa drop" -j KVCTL-DROP
+-A KVCTL-DROP -s 10.0.0.1/32 -m comment --comment "kvctl:aaaaaaaaaaaaaaaa guard 11700000000 sip/client a-0" \
+-j KVCTL-GRD-X
+-A KVCTL-GRD-X -m conntrack --ctrepldst 192.0.2.245 {} --comment "kvctl:aaaaaaaaaaaaaaaa guard sip/client" -j DROP
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("beat", "comes"), [("kvctl-aaaaaaaaaaaaaaaa", True), ("kvctl-bbbbbbbbbbbbbbbb", False)]
+)
+def test_a_fence_without_heartbeats_is_the_reason(beat: str, comes: bool) -> None:
+    fenced = OURS.replace("--dport 5060 -m comment", f"--dport 5060 {RECENT.format('', beat)}")
+    text = nat(HOOK, "-j MASQUERADE", chains=fenced) + GUARDS.format(RECENT.format("! ", beat))
+    judged, later = told(text), told(text, flows=(flow(),))
+    if comes:
+        assert (judged.verdict, later.verdict) == (Verdict.REWRITTEN, Verdict.REWRITTEN)
+        assert str(later.service) == "sip/client"
+        return
+    assert judged.verdict is Verdict.TRANSLATED
+    assert judged.reason == "the heartbeats of sip/client have stopped"
+    assert later.verdict is Verdict.DROPPED
+    assert "the heartbeats of sip/client have stopped, and its VIP may be elsewhere" in sentence(later)
