@@ -78,6 +78,19 @@ def test_json_has_the_same_and_what_cannot_be_judged_is_status_1(
     assert "a\\n\\x1b[31mb" in capsys.readouterr().out
 
 
+def test_silence_where_the_vip_is_not_is_told_with_its_service(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = service(vip="192.168.0.99", ports="udp:5060", annotations={"kvctl.io/without-vip": "drop"})
+    Worker(lab).apply(silent, lab_pod())
+    assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:5060", "--proto", "udp") == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "is dropped in mangle KVCTL-DROP-" in first
+    assert "sip/sip-client wants silence where its VIP is not" in first
+    assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:5061", "--proto", "udp") == 0
+    assert "leaves by eth1 with 192.168.0.240" in capsys.readouterr().out
+
+
 def test_the_connection_that_is_there_counts(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     worker = Worker(lab)
     with (
