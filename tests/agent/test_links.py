@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from kvctl.lab.traffic import Sender
+from kvctl.lab.echo import Echo
+from kvctl.lab.topology import STANDARD, standard
+from kvctl.lab.traffic import Sender, probe
 from kvctl.model.net import Family
 from tests.agent.electing import (
     WORKERS,
@@ -20,8 +23,10 @@ from tests.agent.electing import (
     until_all_have_the_vip,
 )
 from tests.agent.onlooker import Onlooker
-from tests.agent.process import eventually
+from tests.agent.process import eventually, node_object, pod_object, service_object, watching
+from tests.apiserver import serving
 from tests.conftest import MakeLab
+from tests.kernel.test_second_interface import GATEWAYS, Leaks
 
 
 @pytest.fixture
@@ -88,3 +93,35 @@ def test_where_no_node_has_a_link_nobody_has_the_vip_and_the_first_to_get_one_ha
     eventually(lambda: not nodes.having() and nodes.holder() is None, why=nodes.told)
     nodes.lab.outside.batch([f"link set {ports['worker-2']} up"])
     assert nodes.settled(on="worker-2") == "worker-2"
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_the_way_out_is_shut_with_its_interface_and_opens_with_it(
+    make_lab: MakeLab, backend: str, tmp_path: Path
+) -> None:
+    lab = make_lab(standard(backend=backend))
+    who = STANDARD[Family.IPV4]
+    led = {"kube-vip.io/serviceInterface": "eth1", "kvctl.io/gateway": GATEWAYS}
+
+    def source() -> str | None:
+        """What the outside's address on eth0 sees, which eth1 leads to as well."""
+        answer = probe(lab.pod, destination=who.outside_eth0, port=5060, timeout=0.2)
+        return answer.source if answer is not None else None
+
+    with ExitStack() as stack:
+        with lab.worker.entered():
+            server = stack.enter_context(serving())
+        server.put("nodes", node_object())
+        server.put("services", service_object(annotations=led, ports=None))
+        server.put("pods", pod_object())
+        stack.enter_context(Echo(lab.outside, ports=(5060,)))
+        agent = stack.enter_context(watching(lab, server, tmp_path))
+        agent.wait_ready()
+        assert source() == who.vip
+        with Leaks(lab) as leaks:
+            lab.worker.batch(["link set eth1 down"])
+            eventually(lambda: f"nothing leaves with {who.vip}: the interface eth1 is down" in agent.text())
+            assert source() is None
+            lab.worker.batch(["link set eth1 up"])
+            eventually(lambda: source() == who.vip, why=agent.text)
+            assert leaks.count() == 0

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 import pytest
 
+from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD, ClusterIp, standard
 from kvctl.lab.traffic import Connection, probe
@@ -140,8 +141,8 @@ def test_without_a_gateway_only_the_networks_of_the_interface_are_reached_and_th
 class Leaks:
     """Counts what comes to the outside's eth0 with a VIP as source, until the end of the block; a context manager."""
 
-    def __init__(self, node: SecondWay) -> None:
-        self._socket = node.lab.outside.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    def __init__(self, lab: Lab) -> None:
+        self._socket = lab.outside.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.setblocking(False)
         self._socket.bind(("eth0", _ETH_P_ALL))
         self._vips = [parse_address(who.vip).packed for who in STANDARD.values()]
@@ -226,7 +227,7 @@ def test_without_a_way_nothing_leaves_with_the_vip_whatever_was_before(
         assert node.apply("--assume-vip").status == 0
         assert [node.seen_behind(family) for family in Family] == [who.vip for who in STANDARD.values()]
     node.write(service(annotations=bad.annotations, vips=()), pod())
-    with Leaks(node) as leaks:
+    with Leaks(node.lab) as leaks:
         if bad.down:
             node.lab.worker.batch(["link set eth1 down"])
         if was_good and bad.down:
@@ -261,7 +262,7 @@ def test_without_a_way_nothing_leaves_with_the_vip_whatever_was_before(
         pod(),
     )
     assert node.apply("--assume-vip").status == 0
-    with Leaks(node) as leaks:
+    with Leaks(node.lab) as leaks:
         probe(node.lab.pod, destination=STANDARD[Family.IPV4].outside_eth0, port=5060, timeout=0.5)
         assert leaks.count() > 0
 
