@@ -66,6 +66,27 @@ class Group(click.Group):
         """Each command with what it does, in a line."""
         return [(name, command.get_short_help_str(1000)) for name, command in self.commands.items()]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Whoever mistypes a command is told which one it may be."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            meant = self._meant(ctx, args[0])
+            ctx.fail(
+                f"No such command {args[0]!r}."
+                + (f" Did you mean {ctx.command_path} {meant}?" if meant else "")
+            )
+        return super().resolve_command(ctx, args)
+
+    def _meant(self, context: click.Context, name: str) -> str | None:
+        """The same name in a group within this one, else a name that looks like it."""
+        from difflib import get_close_matches
+
+        for at, group in self.commands.items():
+            if isinstance(group, Group) and name in group.list_commands(context):
+                return f"{at} {name}"
+        return next(iter(get_close_matches(name, self.list_commands(context), n=1)), None)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with what they do, which is never cut off."""
         with formatter.section("Commands"):

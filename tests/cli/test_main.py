@@ -39,6 +39,8 @@ def test_the_version_is_the_packages() -> None:
     ("arguments", "says"),
     [
         (["egress", "nope"], "No such command 'nope'"),
+        (["egress", "aply"], "No such command 'aply'. Did you mean kvctl egress apply?"),
+        (["list"], "No such command 'list'. Did you mean kvctl egress list?"),
         (["egress", "list", "--nope"], "No such option"),
         (["egress", "flush"], "flush needs either the Services to remove or --all"),
         (["egress", "flush", "a/b", "--all"], "flush needs either the Services to remove or --all"),
