@@ -42,7 +42,7 @@ _kvctl_about() {
         ;;
     'kvctl egress trace')
         options='--from --pod --to --proto --source-port --in-interface -f --filename --kubeconfig --context -o --output -h --help'
-        values='--from=addresses --pod=- --to=- --proto=:tcp,udp,sctp,icmp --source-port=- --in-interface=interfaces -f=files --filename=files --kubeconfig=files --context=contexts -o=:table,wide,json,yaml --output=:table,wide,json,yaml'
+        values='--from=addresses --pod=pods --to=- --proto=:tcp,udp,sctp,icmp --source-port=- --in-interface=interfaces -f=files --filename=files --kubeconfig=files --context=contexts -o=:table,wide,json,yaml --output=:table,wide,json,yaml'
         ;;
     'kvctl egress flush')
         options='-n --namespace --all -o --output --keep-connections --force --lock-timeout --nftables --no-nftables -h --help'

@@ -24,7 +24,7 @@ _VALUES = {
     "INTERFACE": "interfaces",
     "SERVICE": "services",
     "POD_IP": "addresses",
-    "NAMESPACE/POD": "pods",
+    "NAMESPACE/NAME": "pods",
     "-- CMD": "program",
 }
 """By metavar: what a shell offers. `files`, `interfaces` and `program` it knows itself, others it asks kvctl for."""

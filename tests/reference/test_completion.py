@@ -110,10 +110,12 @@ def test_bash_asks_for_values_with_the_words_before(programs: Path, tmp_path: Pa
     assert bash("kvctl egress apply -f x.yaml ", programs=programs) == ["sip/sip-client"]
     assert bash("kvctl egress show sip/a --cluster si", programs=programs) == ["sip/sip-client"]
     assert bash("kvctl egress flush -n ", programs=programs) == ["sip"]
+    assert bash("kvctl egress trace -f x.yaml --pod ", programs=programs) == []
     assert (tmp_path / "asked").read_text().splitlines() == [
         "complete services -- kvctl egress apply -f x.yaml",
         "complete services -- kvctl egress show sip/a --cluster",
         "complete namespaces -- kvctl egress flush -n",
+        "complete pods -- kvctl egress trace -f x.yaml --pod",
     ]
 
 
