@@ -13,6 +13,10 @@ from kvctl.cli.output import note
 from kvctl.netfilter.kernel import read_everything, start_reading_everything
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from kvctl.model.ref import ServiceRef
+    from kvctl.reconcile.look import Look
     from kvctl.reconcile.report import Item
 
 
@@ -52,7 +56,10 @@ def command(
     if compares:
         items = [wanted.with_holder(item) for item in items]
     elif items:
-        items = _doubted(items, assume_vip=options.told_assume_vip(inputs.assume_vip), node=node)
+        elected = _fenced(found)
+        items = _doubted(
+            items, assume_vip=options.told_assume_vip(inputs.assume_vip), node=node, elected=elected
+        )
     print_items(items, output, backend=str(found.choice.backend), node=node, holders=True)
     if compares:
         status = wanted.report()
@@ -64,7 +71,15 @@ def command(
     return status
 
 
-def _doubted(items: list[Item], *, assume_vip: bool, node: str) -> list[Item]:
+def _fenced(found: Look) -> frozenset[ServiceRef]:
+    """Services whose rules have a fence: only who elects writes one."""
+    services = [s for site in found.sites.values() for s in site.installed.services.values()]
+    return frozenset(s.ref for s in services if s.policy is not None and s.policy.fence is not None)
+
+
+def _doubted(
+    items: list[Item], *, assume_vip: bool, node: str, elected: Collection[ServiceRef]
+) -> list[Item]:
     """The items, with who has the VIP, and a warning where it is not where their rules need it."""
     from kvctl.node.host import read_host
     from kvctl.policy.holder import Evidence
@@ -72,7 +87,10 @@ def _doubted(items: list[Item], *, assume_vip: bool, node: str) -> list[Item]:
 
     host, evidence = read_host(), Evidence(node=node)
     items = [with_holder(item, host=host, evidence=evidence) for item in items]
-    doubted = [with_vip_warning(item, host=host, assume_vip=assume_vip) for item in items]
+    doubted = [
+        with_vip_warning(item, host=host, assume_vip=assume_vip, elected=item.ref in elected)
+        for item in items
+    ]
     if assume_vip or doubted == items:
         return doubted
     from kvctl.agent.sign import find_agent

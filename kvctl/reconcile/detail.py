@@ -136,9 +136,11 @@ class _FamilyView:
                 for hook, rule in self.in_the_way.items()
             ]
         acts = not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
-        away = (
-            not_here(item.vip, host=self.host, assume=assume_vip) if item.vip is not None and acts else None
-        )
+        beat = self.beats.get(item.ref) if item.ref is not None else None
+        away = None
+        if item.vip is not None and acts:
+            # Only who elects writes a fence.
+            away = not_here(item.vip, host=self.host, assume=assume_vip, elected=beat is not None)
         if away is not None:
             problems.append(f"{away}: replies will not come back here")
         interface = item.interface
@@ -147,7 +149,6 @@ class _FamilyView:
         fault = self.host.fault_of(interface) if interface is not None else None
         if acts and fault is not None:
             problems.append(f"{fault}: answers to {item.vip} do not come by it")
-        beat = self.beats.get(item.ref) if item.ref is not None else None
         if acts and beat is not None and beat.is_late:
             problems.append(beat.consequence)
         if wrong:

@@ -16,8 +16,11 @@ def with_holder(item: Item, *, host: Host, evidence: Evidence) -> Item:
     )
 
 
-def with_vip_warning(item: Item, *, host: Host, assume_vip: bool) -> Item:
-    """The item, with a warning if its rules rewrite but its VIP is not here, or drop but it is."""
+def with_vip_warning(item: Item, *, host: Host, assume_vip: bool, elected: bool = False) -> Item:
+    """The item, with a warning if its rules rewrite but its VIP is not here, or drop but it is.
+
+    `elected`: its rules have a fence, so that a Lease decides who has the VIP.
+    """
     if item.vip is None:
         return item
     if item.drops:
@@ -26,7 +29,7 @@ def with_vip_warning(item: Item, *, host: Host, assume_vip: bool) -> Item:
         return item if here is None else item._replace(warnings=(*item.warnings, late))
     if item.status not in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN):
         return item
-    away = not_here(item.vip, host=host, assume=assume_vip)
+    away = not_here(item.vip, host=host, assume=assume_vip, elected=elected)
     return (
         item
         if away is None

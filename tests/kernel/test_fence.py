@@ -159,6 +159,18 @@ def test_the_vip_is_used_while_heartbeats_come(
     assert worker.saved_tables() == before
 
 
+@pytest.mark.parametrize("backend", ["nft"])
+def test_a_fenced_vip_that_is_away_is_its_leases_to_decide(lab: Lab, worker: Worker) -> None:
+    elected, who = Elected(worker), STANDARD[Family.IPV4]
+    elected.apply(client(), lab_pod())
+    lab.worker.batch([f"addr flush to {who.vip}/32"])
+    said = f"the VIP {who.vip} is on no interface of this node (its Lease decides which node has it)"
+    assert any(text.startswith(said) for text in elected.problems(Family.IPV4))
+    listed = lab.kvctl("egress", "list", env={}).stderr
+    assert said in listed
+    assert "--with-vip" not in listed
+
+
 def test_a_heartbeat_counts_as_long_as_it_says(lab: Lab, worker: Worker, outside: Echo) -> None:
     elected = Elected(worker, seconds=1)
     elected.apply(client(), lab_pod())
