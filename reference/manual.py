@@ -93,7 +93,10 @@ def _flags(option: Option) -> str:
     words = ", ".join(f"\\fB{_escaped(flag)}\\fR" for flag in (*option.flags, *option.opposites))
     if option.metavar is None:
         return words
-    return f"{words} \\fI{_escaped(option.metavar.strip('[]').replace('|', ' | '))}\\fR"
+    value = (
+        " | ".join(option.choices) if option.metavar.startswith("[") and option.choices else option.metavar
+    )
+    return f"{words} \\fI{_escaped(value)}\\fR"
 
 
 def _default(option: Option) -> str:

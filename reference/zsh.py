@@ -81,7 +81,8 @@ def _specs(option: Option) -> Iterator[str]:
     value = ""
     if option.metavar is not None:
         action = f"({' '.join(option.choices)})" if option.choices else _action(option.offers)
-        value = f":{_escaped(option.metavar.strip('[]'))}:{action}"
+        title = "|".join(option.choices) or option.metavar
+        value = f":{_escaped(title)}:{action}"
     for flag in same:
         joins = ("=" if flag.startswith("--") else "+") if value else ""
         yield _quoted(f"{front}{flag}{joins}[{_escaped(first_sentence(option.text))}]{value}")

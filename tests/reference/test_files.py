@@ -84,9 +84,15 @@ def test_a_page_has_what_its_help_has() -> None:
         "egress_podcidr What --pod-cidr says, comma separated",
         "kvctl egress apply -f sip.yaml --dry-run",
         "130 Interrupted.",
+        "--without-vip drop | node-address What",
         "kvctl-egress-flush(1)",
     ):
         assert part in text.replace("\N{HYPHEN}", "-").replace("\N{MINUS SIGN}", "-")
+
+
+def test_a_value_that_has_brackets_of_its_own_keeps_them() -> None:
+    text = (ROOT / "man" / "kvctl-egress-watch.1").read_text()
+    assert r"\fB\-\-listen\fR \fI[ADDRESS]:PORT\fR" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
