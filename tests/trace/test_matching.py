@@ -78,6 +78,16 @@ def test_what_is_not_known_is_said_and_not_guessed(conditions: str, why: str) ->
     assert why in answer
 
 
+@pytest.mark.parametrize(
+    ("conditions", "holds"),
+    [("-o eth1", True), ("-o eth0", False), ("! -o eth+", False), ("! -o veth+", True), ("-o eth", False)],
+)
+def test_after_the_routing_the_interface_it_leaves_by_is_known(conditions: str, holds: bool) -> None:
+    leaving = replace(packet(), out_interface="eth1")
+    assert matches(parse_any(f"{conditions} -j DROP"), leaving, FACTS) is holds
+    assert isinstance(matches(parse_any(f"{conditions} -j DROP"), packet(), FACTS), str)
+
+
 def test_what_does_not_hold_decides_whatever_is_unknown_beside() -> None:
     rule = parse_any("-m set --match-set blocked dst -p tcp -j DROP")
     assert matches(rule, packet(), FACTS) is False
