@@ -24,7 +24,7 @@ from kvctl.policy.service_chains import (
     compile_marks,
     compile_passing,
     compile_service,
-    restore_rules,
+    restore_rule,
 )
 
 HOOK = Rule(comment=comments.comment("egress"), target=Target(verb=Verb.JUMP, chain=Hook.EGRESS.root))
@@ -227,7 +227,7 @@ def compile_mark_dispatch(
     head = tuple(rule for rule in exclusion_rules(exclusions) if rule.destination is not None)
     chains = _compile_tree(family, jumps, head, layout.MARKING)
     root = layout.MARKING.root
-    return {**chains, **marks.chains, root: (*restore_rules(mask), *chains[root])}
+    return {**chains, **marks.chains, root: (restore_rule(mask), *chains[root])}
 
 
 def _compile_tree(

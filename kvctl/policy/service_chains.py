@@ -154,13 +154,13 @@ def _marks(policy: EgressPolicy, mark: Mark) -> Marks:
     return Marks(chain=chain, chains={**chains, chain: (*chains[chain], save)})
 
 
-def restore_rules(mask: int) -> tuple[Rule, ...]:
-    """What the marking begins with: packets of a marked connection have its mark, and are done with."""
+def restore_rule(mask: int) -> Rule:
+    """What the marking begins with: packets of a marked connection have its mark, if nothing gives them another.
+
+    They are not done with by that: a connection that goes on under the same VIP follows its Service to another way.
+    """
     tag = comments.comment("marked", mask)
-    return (
-        Rule(comment=tag, target=Target(verb=Verb.RESTORE_MARK, mark=Mark(0, mask))),
-        Rule(comment=tag, target=RETURN, marked=mask),
-    )
+    return Rule(comment=tag, target=Target(verb=Verb.RESTORE_MARK, mark=Mark(0, mask)))
 
 
 def _matching(

@@ -293,3 +293,22 @@ def test_when_the_interface_is_not_named_any_more_the_way_goes(node: SecondWay) 
 def _without_vips(text: str) -> list[str]:
     """What is left of `ip` without the routes that each address on an interface brings."""
     return [line for line in text.splitlines() if not any(who.vip in line for who in STANDARD.values())]
+
+
+@pytest.mark.parametrize("backend", ["nft"])
+def test_what_is_connected_follows_the_service_to_another_interface(node: SecondWay) -> None:
+    bind_by_hand(node)
+    node.write(service(annotations=LED, vips=()), pod())
+    assert node.apply("--assume-vip").status == 0
+    for family, who in STANDARD.items():
+        with (
+            Leaks(node.lab) as leaks,
+            Connection(node.lab.pod, destination=who.outside_eth0, port=5060, timeout=SOON) as connection,
+        ):
+            assert connection.ask() is not None
+            node.write(service(annotations=STATES["missing"].annotations, vips=()), pod())
+            assert node.apply("--assume-vip").status == 0
+            assert (connection.ask(), leaks.count()) == (None, 0), family
+            node.write(service(annotations=LED, vips=()), pod())
+            assert node.apply("--assume-vip").status == 0
+            assert connection.ask() is not None

@@ -117,20 +117,19 @@ def test_without_a_mark_nothing_is_hooked_in_before_the_routing() -> None:
     assert {table_of(chain) for chain in ruleset.chains} == {Table.NAT}
 
 
-def test_answers_and_packets_of_marked_connections_are_done_with_at_once() -> None:
+def test_answers_are_left_alone_and_packets_of_marked_connections_begin_with_its_mark() -> None:
     ruleset = compiled([one()], Family.IPV4, ())
     assert render(ruleset.hooks[Hook.MARK]).startswith("-m conntrack --ctdir ORIGINAL ")
-    restore, done = ruleset.chains[Hook.MARK.root][:2]
+    restore = ruleset.chains[Hook.MARK.root][0]
     assert render(restore).endswith("-j CONNMARK --restore-mark --nfmask 0x3c --ctmask 0x3c")
-    assert render(done).startswith("-m mark ! --mark 0x0/0x3c ")
 
 
-def test_a_bystander_meets_two_rules_more_than_for_rewriting() -> None:
+def test_a_bystander_meets_one_rule_more_than_for_rewriting() -> None:
     it = one(pods=200)
     ruleset = compiled([it], Family.IPV4, ())
     packet = Packet(pod_address(it.family, 300), it.vip, it.vip, "tcp", 80)
-    assert rules_met(ruleset, packet, Hook.MARK) == rules_met(ruleset, packet) + 2
-    assert len(ruleset.chains[Hook.MARK.root]) <= 2 + MAX_LEAF
+    assert rules_met(ruleset, packet, Hook.MARK) == rules_met(ruleset, packet) + 1
+    assert len(ruleset.chains[Hook.MARK.root]) <= 1 + MAX_LEAF
 
 
 def test_services_with_one_mark_need_nothing_between_them() -> None:
