@@ -115,6 +115,11 @@ VARIABLES: Rows = {
 
 FURTHER_VARIABLES: Mapping[str, Rows] = {
     "--exclude-cidr": {"egress_excludenodes": "false: traffic to the addresses of Nodes may be rewritten."},
+    "--interface": {
+        "egress_fwmark_mask": "The bits of the packet mark that lead out by a named interface; 0x3c unless set.",
+        "egress_route_table": "The first of the routing tables that they lead to; 7500 unless set.",
+        "egress_rule_priority": "Of the first of the routing rules that do it; 7500 unless set.",
+    },
     "--agent": {
         "HOST_IP": "The address of the node, where neither --agent nor egress_agent names the agent."
     },

@@ -120,7 +120,7 @@ class Keeper:
         resolution = self._resolver.resolve(objects, host=host)
         if resolution.node_is_unknown:
             raise _unknown_node(self._settings, objects)
-        led = lead(resolution, host=host)
+        led = lead(resolution, host=host, space=self._settings.space)
         resolution = led.resolution
         wish = Wish(resolution=resolution, scope=_EVERYTHING, settings=self._settings, host=host)
         found, self._found = self._found, None
@@ -203,7 +203,7 @@ class Keeper:
         with namespace_lock(timeout=self._lock_timeout):
             found = look(told=self._told)
             flushed = flush(found, None, host=read_host(), drop_connections=not self._keep_connections)
-            for error in sweep():
+            for error in sweep(self._settings.space):
                 raise error
             return flushed
 

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.agent.sign import Agent, find_agent
 from kvctl.cli.inputs import Inputs
+from kvctl.cli.options import told_space
 from kvctl.cli.output import Json
 from kvctl.model.host import Host
 from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Address
 from kvctl.model.objects import Service
 from kvctl.model.ref import ServiceRef
-from kvctl.model.way import DEFAULT_SPACE
+from kvctl.model.rules import Mark
+from kvctl.model.way import DEFAULT_SPACE, MarkSpace
 from kvctl.netfilter import fence
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.routing import read_routing
+from kvctl.node.routing_plan import Found
 from kvctl.node.sysctls import checks
 from kvctl.policy.holder import VIP_HOST, Evidence
 from kvctl.reconcile.detail import Beat, Detail
@@ -38,8 +41,8 @@ class Around(NamedTuple):
     node: str | None
     agent: Agent | None
     placed: Mapping[Address, Bound]
-    marks: Mapping[str, int]
-    """Of the interfaces that are led to."""
+    routing: Found
+    space: MarkSpace = DEFAULT_SPACE
     wanted: Wanted | None = None
     leases: Mapping[LeaseKey, SeenLease] = {}
 
@@ -51,8 +54,9 @@ class Around(NamedTuple):
         else:
             item = with_holder(item, host=self.host, evidence=Evidence(node=self.node))
         more: tuple[str, ...] = ()
-        if item.family is not None and item.interface is not None and item.interface in self.marks:
-            more = tuple(checks(item.interface, item.family))
+        if item.family is not None and item.interface is not None and item.mark is not None:
+            broken = self.routing.broken(item.mark, item.family, self.space)
+            more = (*((broken,) if broken else ()), *checks(item.interface, item.family))
         return replace(each, item=item._replace(problems=(*(item.problems or ()), *more)))
 
     def facts(self, each: Detail) -> Facts:
@@ -69,12 +73,12 @@ class Around(NamedTuple):
         beat = self._fence(item.vip, each.beat)
         if beat is not None:
             facts.append(("fence", beat))
-        return [*facts, ("interface", self._interface(each.interface))]
+        return [*facts, ("interface", self._interface(each.interface, item.mark))]
 
     def json(self, each: Detail) -> Json:
         """The same for programs; what cannot be known is null."""
         vip, service, lease = each.item.vip, self._service(each.item.ref), self._lease(each.item.ref)
-        mark = self.marks.get(each.interface) if each.interface is not None else None
+        mark = each.item.mark
         return {
             "address": self._address(vip, each.item.vip_interface),
             "vipHost": service.annotations.get(VIP_HOST) if service is not None else None,
@@ -83,7 +87,7 @@ class Around(NamedTuple):
             "fence": None if each.beat is None else _beat_json(each.beat),
             "route": None
             if mark is None
-            else {"mark": mark, "mask": DEFAULT_SPACE.mask, "table": DEFAULT_SPACE.table(mark)},
+            else {"mark": mark.value, "mask": mark.mask, "table": self.space.table(mark.value)},
         }
 
     def _service(self, ref: ServiceRef | None) -> Service | None:
@@ -162,14 +166,13 @@ class Around(NamedTuple):
         why = fence.obstacle() or "its rules were written without a fence"
         return f"of the address alone: {why}"
 
-    def _interface(self, name: str | None) -> str:
+    def _interface(self, name: str | None, mark: Mark | None) -> str:
         """The interface, and how traffic is led out by it."""
         if name is None:
             return "-"
-        mark, space = self.marks.get(name), DEFAULT_SPACE
         led = (
-            f"led to by the mark {mark:#x}/{space.mask:#x} and the routing table {space.table(mark)}"
-            if mark
+            f"led to by the mark {mark} and the routing table {self.space.table(mark.value)}"
+            if mark is not None
             else None
         )
         return ", ".join(filter(None, (name, led, self.host.fault_of(name))))
@@ -180,6 +183,7 @@ def look_around(
 ) -> Around:
     """Look at addresses, routing and the agent; `wanted`: what the source asks for, of which the Services `shown`."""
     leases: Mapping[LeaseKey, SeenLease] = {}
+    space = told_space()
     if wanted is not None and not inputs.filenames:
         from kvctl.cli.leases import read_leases
         from kvctl.policy.lease import lease_of
@@ -192,7 +196,8 @@ def look_around(
         node=node,
         agent=find_agent(),
         placed={each.address: each for each in bound()},
-        marks=read_routing().marks(DEFAULT_SPACE, names=host.interfaces),
+        routing=read_routing(space),
+        space=space,
         wanted=wanted,
         leases=leases,
     )

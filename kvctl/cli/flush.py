@@ -54,13 +54,14 @@ def command(
     refs = options.parse_services(services, namespace=namespace, kubeconfig=None, context=None)
     told = options.told_backend(nftables)
     keep = options.told_keep_connections(keep_connections)
+    space = options.told_space()
     if not force:
         refuse_beside_agent()
     host = read_host()
     with namespace_lock(timeout=lock_timeout):
         found = look(told=told)
         flushed = flush(found, refs, host=host, drop_connections=not keep)
-        errors = sweep() if not _marks_remain(found) else []
+        errors = sweep(space) if not _marks_remain(found) else []
     for error in errors:
         error_message(error)
     there = {item.ref for item in flushed.before.items}

@@ -63,7 +63,7 @@ def read_wanted(objects: Objects, *, settings: Settings, scope: Scope, host: Hos
     `host`: as it is to be taken, instead of how it is.
     """
     settings, host = _as_its_agent(settings), read_host() if host is None else host
-    led = lead(resolve(objects, settings, host=host), host=host)
+    led = lead(resolve(objects, settings, host=host), host=host, space=settings.space)
     return Wanted(
         objects=objects, resolution=led.resolution, settings=settings, host=host, scope=scope, led=led
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kvctl.election.terms import Terms
     from kvctl.model.policy import WithoutVip
     from kvctl.model.settings import Settings
+    from kvctl.model.way import MarkSpace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -304,7 +305,31 @@ def settings(
         assume_vip=told_assume_vip(assume_vip),
         without_vip=told_without_vip(without_vip),
         interface=told_interface,
+        space=told_space(),
     )
+
+
+def told_space() -> MarkSpace:
+    """The marks, routing tables and rule priorities that the environment leaves to kvctl. Raises UsageError."""
+    from kvctl.model.way import DEFAULT_SPACE, mark_space
+
+    return mark_space(
+        mask=_number("egress_fwmark_mask", DEFAULT_SPACE.mask),
+        first_table=_number("egress_route_table", DEFAULT_SPACE.first_table),
+        priority=_number("egress_rule_priority", DEFAULT_SPACE.priority),
+    )
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    if not text:
+        return default
+    if not re.fullmatch(r"0x[0-9a-fA-F]{1,8}|[0-9]{1,10}", text):
+        raise UsageError(
+            f"environment variable {variable}: {quote(text)} is not a number",
+            hint=f"write it like {default:#x} or {default}",
+        )
+    return int(text, 16 if text.startswith("0x") else 10)
 
 
 def _networks(

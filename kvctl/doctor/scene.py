@@ -9,7 +9,6 @@ from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
-from kvctl.model.way import DEFAULT_SPACE
 from kvctl.netfilter.kernel import Reading, read_everything
 from kvctl.node.host import read_host
 from kvctl.node.routing import read_routing
@@ -42,7 +41,7 @@ class Scene(NamedTuple):
     @property
     def led_out_by(self) -> frozenset[str]:
         """The interfaces that traffic is led out by with a mark."""
-        return frozenset(self.routing.marks(DEFAULT_SPACE))
+        return frozenset(self.routing.marks(self.settings.space))
 
 
 def read_scene(
@@ -67,7 +66,7 @@ def read_scene(
         look=found,
         blindness=blindness,
         host=read_host(),
-        routing=read_routing(),
+        routing=read_routing(settings.space),
         privileges=read_privileges(),
         objects=objects,
         silence=silence,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kvctl.model.net import Network
 from kvctl.model.policy import WithoutVip
+from kvctl.model.way import DEFAULT_SPACE, MarkSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +32,7 @@ class Settings:
     """kvctl places the VIPs (serviceElection): where it has written a status, what the Service asks for counts."""
     fence_seconds: int | None = None
     """In election mode: how long rules use a VIP without a heartbeat; None: as long as they are there."""
+    space: MarkSpace = DEFAULT_SPACE
+    """The marks, routing tables and rule priorities that are kvctl's."""
     interface: str | None = None
     """The interface of Services that name none; None: found from addresses and routes."""

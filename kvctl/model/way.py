@@ -10,8 +10,8 @@ from typing import NamedTuple
 from kvctl.errors import UsageError
 from kvctl.model.net import Address, Family, Network, family_of
 
-# One to eight bits: 255 interfaces and tables at most.
-_ONES = frozenset((1 << bits) - 1 for bits in range(1, 9))
+# Two to eight bits: one mark is for what has no way, and there are 254 others and tables at most.
+_ONES = frozenset((1 << bits) - 1 for bits in range(2, 9))
 # compat, default, main and local of linux/rtnetlink.h
 _KERNELS_TABLES = frozenset((252, 253, 254, 255))
 # ip-rule(8): of the rule that every kernel begins with
@@ -75,7 +75,7 @@ def mark_space(*, mask: int, first_table: int, priority: int) -> MarkSpace:
     space = MarkSpace(mask=mask, first_table=first_table, priority=priority)
     if not 0 < mask < 1 << 32 or mask // space.unit not in _ONES:
         raise UsageError(
-            f"egress_fwmark_mask {mask:#x} is not one to eight bits that follow each other",
+            f"egress_fwmark_mask {mask:#x} is not two to eight bits that follow each other",
             hint=f"the default is {DEFAULT_SPACE.mask:#x}",
         )
     if not 0 < first_table < (1 << 32) - 256 or any(space.table(m) in _KERNELS_TABLES for m in space.marks):
@@ -91,6 +91,20 @@ def mark_space(*, mask: int, first_table: int, priority: int) -> MarkSpace:
     return space
 
 
+def way_name(interface: str, gateway: Address | None) -> str:
+    """How the way is called that a Service asks for; with a next hop it is another one than without, or by another."""
+    return interface if gateway is None else f"{interface} via {gateway}"
+
+
+def is_interface_name(name: str) -> bool:
+    """Whether a way of this name is the one without a next hop of its own: no interface's name has a space in it."""
+    return " " not in name
+
+
+DEAD_END = "no way out"
+"""The name of the way that leads nowhere, which all share that get no mark of their own."""
+
+
 class Way(NamedTuple):
     """How packets of one family leave by one interface: what its table holds."""
 
@@ -104,6 +118,13 @@ class Way(NamedTuple):
     """What is reached on the link, without a next hop; may be everything (a tunnel, PPP)."""
     via: tuple[tuple[Network, Address], ...] = ()
     """Networks behind other next hops on the link."""
+    key: str = ""
+    """By which it keeps its mark; empty: by its interface."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from all others of its family."""
+        return self.key or self.interface
 
     @property
     def is_shut(self) -> bool:

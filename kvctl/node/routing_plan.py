@@ -10,7 +10,8 @@
 The exclusions go on as if there were no mark, instead of looking into the main table at once: AWS, Calico and Cilium
 reach pods by rules and tables of their own. The last route is there even with a gateway: routes go with their
 interface, and an empty table would let the main one send packets with the VIP as source by another. Its metric is a
-number of the interface's name: so the table is known as that interface's while it holds nothing else.
+number of the way's name: so the table is known as that way's while it holds nothing else, and of several by one
+interface, each with a next hop of its own, it is known which is which.
 
 Everything has protocol 75, and only what has it is ever removed; the state is the kernel's.
 """
@@ -23,7 +24,8 @@ from typing import NamedTuple
 
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family, Network, collapse, family_of, parse_network, within
-from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
+from kvctl.model.rules import Mark
+from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way, is_interface_name
 from kvctl.node.routing_messages import (
     GOTO,
     LOOKUP,
@@ -54,9 +56,9 @@ class Found(NamedTuple):
     """Whether this kernel remembers who made a rule (since 4.17)."""
 
     def marks(self, space: MarkSpace, *, names: Iterable[str] = ()) -> dict[str, int]:
-        """The mark of each interface that has a way.
+        """The mark of each interface that has a way, or of each way in `names` that is not called as its interface is.
 
-        Where a way is shut, or its interface is down or gone, only the interfaces in `names` are known again.
+        Where a way is shut, or its interface is down or gone, only those in `names` are known again.
         """
         tables = {
             seen.rule.to: seen.rule.mark
@@ -64,11 +66,39 @@ class Found(NamedTuple):
             if seen.rule.action == LOOKUP and seen.rule.mask == space.mask and seen.rule.mark in space.marks
         }
         routes = [r for r in self.routes if r.table in tables and space.table(tables[r.table]) == r.table]
-        open_ways = {r.interface: tables[r.table] for r in routes if isinstance(r.interface, str)}
         last = {r.metric: tables[r.table] for r in routes if r.kind == UNREACHABLE}
-        others = {name: last[metric] for name in names if (metric := _last_metric(name)) in last}
+        known = {name: last[metric] for name in names if (metric := _last_metric(name)) in last}
+        # A renamed interface has its routes, and so the mark.
+        by_key = {name: mark for name, mark in known.items() if not is_interface_name(name)}
+        open_ways = {
+            r.interface: tables[r.table]
+            for r in routes
+            if isinstance(r.interface, str) and tables[r.table] not in by_key.values()
+        }
         taken = frozenset(open_ways.values())
-        return {name: mark for name, mark in others.items() if mark not in taken} | open_ways
+        return {name: mark for name, mark in known.items() if mark not in taken} | open_ways
+
+    def broken(self, mark: Mark, family: Family, space: MarkSpace) -> str | None:
+        """What keeps marked packets from their way, as a sentence with its mend; None: they are led."""
+        table = space.table(mark.value)
+        mend = "kvctl egress apply puts it right"
+        led = any(
+            (s.rule.family, s.rule.action, s.rule.to, s.rule.mark, s.rule.mask)
+            == (family, LOOKUP, table, mark.value, mark.mask)
+            for s in self.rules
+        )
+        if not led:
+            return (
+                f"no routing rule leads the mark {mark} to table {table}: it leaves by the main table; {mend}"
+            )
+        kinds = {r.kind for r in self.routes if r.table == table and family_of(r.network) is family}
+        if not kinds:
+            return (
+                f"the routing table {table} is empty: what is marked {mark} leaves by the main table; {mend}"
+            )
+        if kinds == {UNREACHABLE}:
+            return f"the routing table {table} leads nowhere: nothing that is marked {mark} leaves"
+        return None
 
 
 class AddedRoute(NamedTuple):
@@ -164,15 +194,15 @@ def _guards(family: Family, exclusions: Iterable[Network], *, space: MarkSpace) 
     ]
 
 
-def _last_metric(interface: str) -> int:
-    """That of the last route in the table of this interface."""
-    return _LAST_METRIC + crc32(interface.encode("utf-8", "surrogateescape")) % _NAME_NUMBERS
+def _last_metric(name: str) -> int:
+    """That of the last route in the table of the way of this name."""
+    return _LAST_METRIC + crc32(name.encode("utf-8", "surrogateescape")) % _NAME_NUMBERS
 
 
 def _table(way: Way, *, exclusions: Collection[Network]) -> list[AddedRoute]:
     """The routes of a way; neighbours before what is behind them. Excluded networks never get here."""
     metric, everything = _METRIC[way.family], _EVERYTHING[way.family]
-    last = _last_metric(way.interface)
+    last = _last_metric(way.name)
     away = TableRoute(table=way.table, network=everything, kind=UNREACHABLE, metric=last)
     on_link = TableRoute(way.table, everything, UNICAST, metric, interface=way.interface)
     networks = [n for n in way.networks if not within(n, exclusions)]

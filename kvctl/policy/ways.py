@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from kvctl.errors import InputError, KvctlError
 from kvctl.model.host import Host, Route
 from kvctl.model.net import Address, Family, Network, family_of, parse_network, within
-from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
+from kvctl.model.way import DEAD_END, DEFAULT_SPACE, MarkSpace, Way, is_interface_name, way_name
 
 _EVERYTHING = {Family.IPV4: parse_network("0.0.0.0/0"), Family.IPV6: parse_network("::/0")}
 # Never routed, so no table needs them (RFC 3927, RFC 4291, RFC 5771).
@@ -48,10 +48,12 @@ def way_of(
     problem = _unusable(interface, family, host=host, routes=routes)
     if problem is not None:
         return problem
-    mark = used.get(interface) or _free_mark(used, space=space)
+    name = way_name(interface, gateway)
+    mark = used.get(name) or _free_mark(used, space=space)
     if mark is None:
         return _no_mark_left(interface, used=used, space=space)
     way = Way(
+        key="" if is_interface_name(name) else name,
         interface=interface,
         family=family,
         mark=mark,
@@ -74,17 +76,29 @@ def way_of(
 
 
 def shut_way(
-    interface: str, family: Family, *, used: Mapping[str, int], space: MarkSpace = DEFAULT_SPACE
-) -> Way | None:
+    interface: str,
+    family: Family,
+    *,
+    used: Mapping[str, int],
+    gateway: Address | None = None,
+    space: MarkSpace = DEFAULT_SPACE,
+) -> Way:
     """What to want instead of a way that cannot be: it leads nowhere, so that what is marked for it leaves by no other.
 
-    None where no mark is left for the interface.
+    Where no mark is left for it, it is that of all such ways.
     """
-    mark = used.get(interface) or _free_mark(used, space=space)
+    name = way_name(interface, gateway)
+    mark = used.get(name) or _free_mark(used, space=space)
     if mark is None:
-        return None
+        name, mark = DEAD_END, space.marks[-1]
     return Way(
-        interface=interface, family=family, mark=mark, table=space.table(mark), gateway=None, networks=()
+        key="" if is_interface_name(name) else name,
+        interface=interface,
+        family=family,
+        mark=mark,
+        table=space.table(mark),
+        gateway=None,
+        networks=(),
     )
 
 
@@ -190,15 +204,16 @@ def _with_gateway(way: Way, gateway: Address, *, host: Host) -> Way | KvctlError
 
 
 def _free_mark(used: Mapping[str, int], *, space: MarkSpace) -> int | None:
+    """The last one is kept for the dead end."""
     taken = frozenset(used.values())
-    return next((mark for mark in space.marks if mark not in taken), None)
+    return next((mark for mark in space.marks[:-1] if mark not in taken), None)
 
 
 def _no_mark_left(interface: str, *, used: Mapping[str, int], space: MarkSpace) -> KvctlError:
     return InputError(
-        f"no mark is left for the interface {interface}: {len(used)} others have all {space.capacity}"
-        f" values of the mask {space.mask:#x}",
-        hint="set egress_fwmark_mask to more bits, which no other program on the node may use",
+        f"no mark is left for the interface {interface}: {len(used)} ways out have all {space.capacity - 1}"
+        f" values of the mask {space.mask:#x} that can be given",
+        hint="let Services share interface and kvctl.io/gateway, or give the interface a default route",
     )
 
 

@@ -6,6 +6,7 @@ names an interface by which there is no way, what is marked is led to a table th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from kvctl.errors import KvctlError
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, Network, family_of
 from kvctl.model.policy import EgressPolicy
+from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Mark
-from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
+from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way, way_name
 from kvctl.node.routing import carry_out, read_routing
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
 from kvctl.policy.annotations import GATEWAY, Annotations, Problem, read_annotations
@@ -73,47 +75,59 @@ def sweep(space: MarkSpace = DEFAULT_SPACE) -> list[KvctlError]:
 def lead(
     resolution: Resolution, *, host: Host, found: Found | None = None, space: MarkSpace = DEFAULT_SPACE
 ) -> Led:
-    """Give each policy that needs it the mark of its interface. `found`: the routing, if it was read already."""
+    """Give each policy that needs it the mark of its way out. `found`: the routing, if it was read already."""
     if not any(wanted.policy.interface for wanted in resolution.wanted):
         return Led(resolution, space=space)
-    names = {wanted.policy.interface for wanted in resolution.wanted if wanted.policy.interface is not None}
-    used = (found or read_routing(space)).marks(space, names=sorted(names))
-    leader = _Leader(resolution, host, used, space)
+    leader = _Leader(resolution, host, read_routing(space) if found is None else found, space)
     wanted = tuple(leader.led(each) for each in resolution.wanted)
-    marked = {_place_of(each.policy) for each in wanted if each.policy.mark is not None}
-    ways = tuple(way for place, way in leader.ways.items() if place in marked)
-    return Led(replace(resolution, wanted=wanted), ways, space)
+    marked = {(each.policy.family, each.policy.mark) for each in wanted if each.policy.mark is not None}
+    ways = (way for way in leader.ways.values() if way is not None)
+    used = tuple(way for way in ways if (way.family, Mark(way.mark, space.mask)) in marked)
+    return Led(replace(resolution, wanted=wanted), used, space)
 
 
-_Place = tuple[str, Family]
-"""An interface, and the family that is to leave by it: all Services share the way."""
+class _Asked(NamedTuple):
+    """A way as Services ask for it: all that ask for the same share it, and nobody else's next hop is theirs."""
+
+    interface: str
+    family: Family
+    gateway: Address | None
 
 
 class _Leader:
-    def __init__(self, resolution: Resolution, host: Host, used: dict[str, int], space: MarkSpace) -> None:
+    def __init__(self, resolution: Resolution, host: Host, found: Found, space: MarkSpace) -> None:
         self._services = resolution.services
         self._host = host
-        self._used = used
         self._space = space
-        self._known: dict[tuple[_Place, Address | None], Way | KvctlError] = {}
-        needing: dict[_Place, list[EgressPolicy]] = {}
+        self._in_the_way = found.in_the_way
+        self._own: dict[_Asked, Way | KvctlError] = {}
+        self.ways: dict[_Asked, Way | None] = {}
+        """None: the traffic goes as the routing table says."""
+        needing: dict[_Asked, list[EgressPolicy]] = {}
         exclusions = {f: [e.network for e in resolution.networks.exclusions[f]] for f in Family}
-        for policy in (wanted.policy for wanted in resolution.wanted):
-            place = _place_of(policy)
-            if place is not None and needs_way(
-                *place, policy.allowed, host=host, exclusions=exclusions[policy.family]
+        # Where marks run out, it is the youngest that get none.
+        for policy in sorted((wanted.policy for wanted in resolution.wanted), key=_age):
+            asked = self._asked(policy)
+            if asked is not None and needs_way(
+                asked.interface,
+                asked.family,
+                policy.allowed,
+                host=host,
+                exclusions=exclusions[policy.family],
             ):
-                needing.setdefault(place, []).append(policy)
-        self._needing = {place: {policy.ref for policy in its} for place, its in needing.items()}
-        self.ways = {place: way for place, its in needing.items() if (way := self._shared_way(place, its))}
+                needing.setdefault(asked, []).append(policy)
+        names = sorted({way_name(asked.interface, asked.gateway) for asked in needing})
+        self._used = found.marks(space, names=names)
+        self._needing = {asked: {policy.ref for policy in its} for asked, its in needing.items()}
+        for asked, its in needing.items():
+            self.ways[asked] = self._way(asked, its)
 
     def led(self, wanted: Wanted) -> Wanted:
         """With its mark, if it needs one; with what is wrong with its way, or why it has none."""
-        policy, place = wanted.policy, _place_of(wanted.policy)
-        if place is None or policy.ref not in self._needing.get(place, ()):
+        policy, asked = wanted.policy, self._asked(wanted.policy)
+        if asked is None or policy.ref not in self._needing.get(asked, ()):
             return wanted
-        gateway = self._gateway(policy)
-        own, way = self._way_by(place, gateway), self.ways.get(place)
+        own, way = self._own[asked], self.ways[asked]
         if way is not None and way.gateway is None and not self._follows(policy, way):
             way = None
         said = _said(policy, own, way)
@@ -122,9 +136,10 @@ class _Leader:
         ]
         problems = wanted.problems
         if isinstance(own, GatewayError):
-            problems = (*problems, Problem(GATEWAY, str(gateway), own.why, own.hint))
+            problems = (*problems, Problem(GATEWAY, str(asked.gateway), own.why, own.hint))
         if way is not None:
             policy = policy._replace(mark=Mark(way.mark, self._space.mask))
+            warnings += self._in_the_way
         return replace(
             wanted,
             policy=policy,
@@ -132,25 +147,17 @@ class _Leader:
             problems=problems,
         )
 
-    def _shared_way(self, place: _Place, policies: Sequence[EgressPolicy]) -> Way | None:
-        """The way by the first gateway that can be one; where there is no way, a shut one for those that insist."""
-        found = [self._way_by(place, g) for g in dict.fromkeys(map(self._gateway, policies))]
-        ways = sorted((way for way in found if isinstance(way, Way)), key=lambda way: way.gateway is None)
-        way = ways[0] if ways else None
+    def _way(self, asked: _Asked, policies: Sequence[EgressPolicy]) -> Way | None:
+        """What is asked for; where there is no such way, a shut one if somebody insists."""
+        interface, family, gateway = asked
+        own = way_of(interface, family, host=self._host, gateway=gateway, used=self._used, space=self._space)
+        self._own[asked] = own
+        way = own if isinstance(own, Way) else None
         if way is None and any(map(self._insists, policies)):
-            way = shut_way(*place, used=self._used, space=self._space)
+            way = shut_way(interface, family, used=self._used, gateway=gateway, space=self._space)
         if way is not None:
-            self._used[way.interface] = way.mark
+            self._used[way.name] = way.mark
         return way
-
-    def _way_by(self, place: _Place, gateway: Address | None) -> Way | KvctlError:
-        """The way that it would be with this gateway in a Service, were that the only one."""
-        key = (place, gateway)
-        if key not in self._known:
-            self._known[key] = way_of(
-                *place, host=self._host, gateway=gateway, used=self._used, space=self._space
-            )
-        return self._known[key]
 
     def _follows(self, policy: EgressPolicy, way: Way) -> bool:
         """Whether it is led by a way that does not reach everything.
@@ -163,6 +170,11 @@ class _Leader:
         """Whether the Service itself says by which way it is to leave, and not the setting for all."""
         return self._read(policy).interface is not None or self._gateway(policy) is not None
 
+    def _asked(self, policy: EgressPolicy) -> _Asked | None:
+        if policy.interface is None:
+            return None
+        return _Asked(policy.interface, policy.family, self._gateway(policy))
+
     def _gateway(self, policy: EgressPolicy) -> Address | None:
         return next((g for g in self._read(policy).gateways if family_of(g) is policy.family), None)
 
@@ -171,8 +183,8 @@ class _Leader:
         return read_annotations(service.annotations if service is not None else {})
 
 
-def _place_of(policy: EgressPolicy) -> _Place | None:
-    return (policy.interface, policy.family) if policy.interface is not None else None
+def _age(policy: EgressPolicy) -> tuple[int, ServiceRef]:
+    return (policy.created or sys.maxsize, policy.ref)
 
 
 def _said(policy: EgressPolicy, own: Way | KvctlError, way: Way | None) -> str | None:
@@ -182,19 +194,12 @@ def _said(policy: EgressPolicy, own: Way | KvctlError, way: Way | None) -> str |
         why = f"{own.message}: {own.hint}" if own.hint else own.message
         if way is None:
             return f"traffic leaves as the routing table says, not by {interface}: {why}"
-        if way.is_shut:
-            return f"nothing leaves with {policy.vip}: {why}"
-        return f"{_reach(way)}: {why}"
+        return f"nothing leaves with {policy.vip}: {why}"
     if way is None:
         return _NO_GATEWAY_BY_SETTING.format(interface)
-    if own.gateway is not None and own.gateway != way.gateway:
-        return f"another Service's gateway {way.gateway} counts on {interface}, not {own.gateway}"
     if way.gateway is None and not policy.allowed:
-        return f"{_reach(way)}: set kvctl.io/gateway, or kube-vip.io/egress-allowed-networks to what is meant"
+        return (
+            f"{interface} has no gateway, so only its own networks are reached by it: set kvctl.io/gateway, or "
+            "kube-vip.io/egress-allowed-networks to what is meant"
+        )
     return None
-
-
-def _reach(way: Way) -> str:
-    if way.gateway is None:
-        return f"{way.interface} has no gateway, so only its own networks are reached by it"
-    return f"another Service's gateway {way.gateway} counts on {way.interface}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAINS
+from kvctl.model.rules import HOOK_CHAINS, Mark
 from kvctl.netfilter.diff import Change
 from kvctl.reconcile.target import Scope
 
@@ -62,6 +62,8 @@ class Item(NamedTuple):
     """The node that has the VIP, where a command has looked."""
     vip_interface: str | None = None
     """The interface of this node that has it."""
+    mark: Mark | None = None
+    """What leads its traffic out by its interface."""
     lease: LeaseKey | None = None
     """By which it is held, where the source says that it is."""
 
@@ -84,6 +86,7 @@ def policy_item(
         vip=policy.vip,
         status=status,
         interface=policy.interface,
+        mark=policy.mark,
         pods=policy.pods,
         ports=tuple(map(str, policy.ports)),
         allowed=policy.allowed,

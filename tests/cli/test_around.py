@@ -12,6 +12,7 @@ from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import Family, parse_address
 from kvctl.netfilter import fence
 from kvctl.node.addresses import Bound
+from kvctl.node.routing_plan import Found
 from kvctl.node.rtnetlink import Mark
 from kvctl.reconcile.detail import Beat, Detail
 from kvctl.reconcile.report import Item, Status
@@ -28,7 +29,7 @@ def facts(*, agent: Agent | None, placed: Bound | None = ELECTED, beat: Beat | N
         addresses=(HostAddress(VIP, 32, "eth1", ours=placed is not None),), routes=(), interfaces=("eth1",)
     )
     its = {} if placed is None else {VIP: placed}
-    around = Around(host=here, node="worker", agent=agent, placed=its, marks={})
+    around = Around(host=here, node="worker", agent=agent, placed=its, routing=Found())
     return dict(around.facts(around.judged(replace(DETAIL, beat=beat))))
 
 

@@ -11,6 +11,7 @@ from kvctl.election.terms import Terms
 from kvctl.errors import UsageError
 from kvctl.model.policy import WithoutVip
 from kvctl.model.settings import Settings
+from kvctl.model.way import MarkSpace
 from kvctl.netfilter import fence
 from tests.builders import networks
 
@@ -125,6 +126,23 @@ def test_every_address_may_be_a_vip_but_never_an_excluded_network(monkeypatch: p
     monkeypatch.setenv("egress_excludecidrs", "::/0")
     with pytest.raises(UsageError, match="nothing would ever be rewritten"):
         made()
+
+
+def test_marks_tables_and_priorities_are_numbers_as_people_write_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert made().space == MarkSpace()
+    monkeypatch.setenv("egress_fwmark_mask", "0xff0")
+    monkeypatch.setenv("egress_route_table", "9000")
+    monkeypatch.setenv("egress_rule_priority", "900")
+    assert made().space == MarkSpace(0xFF0, 9000, 900)
+    for text in ("", "0x", "-1", "0xfffffffff", "many"):
+        monkeypatch.setenv("egress_fwmark_mask", text)
+        if text:
+            with pytest.raises(UsageError, match="egress_fwmark_mask"):
+                made()
+        else:
+            assert made().space.mask == 0x3C
 
 
 def test_nodes_are_excluded_unless_the_variable_says_no(monkeypatch: pytest.MonkeyPatch) -> None:

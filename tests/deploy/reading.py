@@ -26,7 +26,7 @@ Permission = tuple[str, str, str]
 """Group, resource and verb, as RBAC has them."""
 _GROUP = re.compile(r"/apis/(?P<group>[^/]+)/")
 _A_VARIABLE = re.compile(
-    r"(egress|vip)_[a-z]+|NODE_NAME|POD_NAME|POD_NAMESPACE|HOST_IP|KUBECONFIG|svc_election"
+    r"(egress|vip)_[a-z_]+|NODE_NAME|POD_NAME|POD_NAMESPACE|HOST_IP|KUBECONFIG|svc_election"
 )
 
 

@@ -43,7 +43,9 @@ class SecondWay(Node):
     def marked(self, family: Family) -> list[str]:
         """The connections to the load balancer's address that carry a mark of kvctl's."""
         listed = self.lab.worker.run(["conntrack", "-L", "-f", str(family), "-d", BALANCED[family]]).stdout
-        return [line for line in listed.splitlines() if " mark=4 " in f"{line} "]
+        # Each next hop has a mark of its own.
+        mark = 4 if family is Family.IPV4 else 8
+        return [line for line in listed.splitlines() if f" mark={mark} " in f"{line} "]
 
     def everything(self) -> str:
         """All routing rules and routes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvctl.model.net import Family, parse_address
+from kvctl.model.rules import Mark
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
 from kvctl.node.routing_messages import UNICAST, SeenRule, TableRoute, rule_payload
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
@@ -74,6 +75,30 @@ def test_the_marks_that_are_there_are_those_of_these_settings() -> None:
     assert there.marks(DEFAULT_SPACE) == {"eth1": 0x4}
     assert there.marks(MarkSpace(mask=0x3C00)) == {}
     assert there.marks(MarkSpace(first_table=8000)) == {}
+
+
+def test_what_is_broken_between_a_mark_and_its_way_is_told() -> None:
+    there = carried_out(plan([WAY], Found(), exclusions=EXCLUSIONS))
+    mark = Mark(0x4, 0x3C)
+    assert there.broken(mark, Family.IPV4, DEFAULT_SPACE) is None
+    for found, words in (
+        (there._replace(rules=()), "no routing rule leads the mark 0x4/0x3c to table 7500"),
+        (there._replace(routes=()), "the routing table 7500 is empty"),
+        (
+            carried_out(plan([WAY._replace(gateway=None, networks=())], Found(), exclusions=EXCLUSIONS)),
+            "the routing table 7500 leads nowhere",
+        ),
+    ):
+        broken = found.broken(mark, Family.IPV4, DEFAULT_SPACE)
+        assert broken is not None
+        assert broken.startswith(words)
+    assert there.broken(mark, Family.IPV6, DEFAULT_SPACE) is not None
+
+
+def test_two_ways_of_one_interface_are_told_apart_by_their_names() -> None:
+    other = WAY._replace(mark=0x8, table=7501, key="eth1 via 172.16.0.9")
+    there = carried_out(plan([WAY, other], Found(), exclusions=EXCLUSIONS))
+    assert there.marks(DEFAULT_SPACE, names=["eth1", other.name]) == {"eth1": 0x4, other.name: 0x8}
 
 
 def test_an_interface_that_has_gone_has_no_mark_by_name() -> None:

@@ -192,22 +192,22 @@ def test_each_interface_has_its_own_mark_and_table_and_keeps_it() -> None:
     assert way(*ETH1, used={"eth8": 0x4, **used})[2:4] == (0xC, 7502)
 
 
-def test_fifteen_interfaces_fit_and_the_sixteenth_is_an_error() -> None:
-    names = [f"eth{number}" for number in range(1, 17)]
-    at = host(*(f"10.{n}.0.0/24 dev eth{n}" for n in range(1, 17)), addresses=(), interfaces=("lo", *names))
+def test_fourteen_ways_fit_and_the_fifteenth_is_an_error() -> None:
+    names = [f"eth{number}" for number in range(1, 16)]
+    at = host(*(f"10.{n}.0.0/24 dev eth{n}" for n in range(1, 16)), addresses=(), interfaces=("lo", *names))
     used: dict[str, int] = {}
-    for name in names[:15]:
+    for name in names[:14]:
         found = way_of(name, Family.IPV4, host=at, gateway=None, used=used)
         assert isinstance(found, Way)
         used[name] = found.mark
-    assert sorted(used.values()) == [number << 2 for number in range(1, 16)]
+    assert sorted(used.values()) == [number << 2 for number in range(1, 15)]
     assert isinstance(way_of("eth3", Family.IPV4, host=at, gateway=None, used=used), Way)
-    last = way_of("eth16", Family.IPV4, host=at, gateway=None, used=used)
+    last = way_of("eth15", Family.IPV4, host=at, gateway=None, used=used)
     assert isinstance(last, KvctlError)
     assert last.message == (
-        "no mark is left for the interface eth16: 15 others have all 15 values of the mask 0x3c"
+        "no mark is left for the interface eth15: 14 ways out have all 14 values of the mask 0x3c that can be given"
     )
-    more = way_of("eth16", Family.IPV4, host=at, gateway=None, used=used, space=MarkSpace(mask=0x7C))
+    more = way_of("eth15", Family.IPV4, host=at, gateway=None, used=used, space=MarkSpace(mask=0x7C))
     assert isinstance(more, Way)
 
 
@@ -218,8 +218,24 @@ def test_a_way_that_cannot_be_is_shut_by_the_mark_that_there_is_or_a_new_one() -
     assert not way(*ETH1).is_shut
     fresh = shut_way("eth2", Family.IPV6, used={"eth1": 0x4})
     assert fresh == Way("eth2", Family.IPV6, 0x8, 7501, None, ())
-    full = {f"eth{number}": number << 2 for number in range(1, 16)}
-    assert shut_way("eth16", Family.IPV4, used=full) is None
+
+
+def test_those_for_which_no_mark_is_left_share_a_dead_end() -> None:
+    full = {f"eth{number}": number << 2 for number in range(1, 15)}
+    for name in ("eth15", "eth16"):
+        shut = shut_way(name, Family.IPV4, used=full)
+        assert (shut.name, shut.mark, shut.is_shut) == ("no way out", 0x3C, True)
+
+
+def test_with_a_next_hop_of_its_own_it_is_another_way() -> None:
+    used = {"eth1": 0x4, "eth1 via 172.16.0.1": 0x8}
+    assert (way(*ETH1, used=used).name, way(*ETH1, used=used).mark) == ("eth1", 0x4)
+    found = way(*ETH1, gateway="172.16.0.1", used=used)
+    assert (found.name, found.mark, found.gateway) == (
+        "eth1 via 172.16.0.1",
+        0x8,
+        parse_address("172.16.0.1"),
+    )
 
 
 class Need(NamedTuple):

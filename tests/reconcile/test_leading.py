@@ -43,7 +43,7 @@ def led(
     """What the worker's policies become, with shut ways of kvctl's alone in its routing for what is `used`."""
     resolution = resolve(objects(*things), settings(node="worker", interface=interface), host=host)
     shut = [
-        Way(name, Family.IPV4, mark, DEFAULT_SPACE.table(mark), gateway=None, networks=())
+        Way(name, Family.IPV4, mark, DEFAULT_SPACE.table(mark), gateway=None, networks=(), key=name)
         for name, mark in used.items()
     ]
     before = plan(shut, Found(), exclusions={})
@@ -76,19 +76,65 @@ def test_where_the_routing_table_uses_it_anyway_nothing_is_marked() -> None:
     assert led(service(annotations=ETH1, allowed="192.168.0.0/24"), pod()).ways == ()
 
 
-def test_two_services_of_one_interface_share_its_way_and_the_other_gateway_is_told() -> None:
-    one = service(annotations={**ETH1, "kvctl.io/gateway": "192.168.0.1"}, created=1)
-    two = service(
-        "sip/b", vip="192.168.0.246", annotations={**ETH1, "kvctl.io/gateway": "192.168.0.2"}, created=2
-    )
+def beside(one: dict[str, str], other: dict[str, str], *, older: str = "sip/sip-client") -> Led:
+    """Two Services of one interface, with these annotations besides."""
     host = HOST._replace(addresses=(*HOST.addresses, HostAddress(parse_address("192.168.0.246"), 32, "eth1")))
-    found = led(one, two, pod(), pod("sip/b-0", "10.0.0.2"), host=host)
+    return led(
+        service(annotations=ETH1 | one, created=1 if older == "sip/sip-client" else 3),
+        service("sip/b", vip="192.168.0.246", annotations=ETH1 | other, created=2),
+        pod(),
+        pod("sip/b-0", "10.0.0.2"),
+        host=host,
+    )
+
+
+def marks(found: Led) -> dict[str, Mark | None]:
+    return {each.policy.ref.name: each.policy.mark for each in found.resolution.wanted}
+
+
+ROUTER, OTHER_ROUTER = {"kvctl.io/gateway": "192.168.0.1"}, {"kvctl.io/gateway": "192.168.0.2"}
+
+
+@pytest.mark.parametrize("annotations", [{}, ROUTER])
+def test_services_that_ask_for_the_same_way_share_it(annotations: dict[str, str]) -> None:
+    found = beside(annotations, annotations)
     assert len(found.ways) == 1
-    by_name = {each.policy.ref.name: each for each in found.resolution.wanted}
-    assert {each.policy.mark for each in by_name.values()} == {MARK}
-    told = {name for name, each in by_name.items() if each.warnings}
-    assert len(told) == 1
-    assert "another Service's gateway 192.168.0." in by_name[told.pop()].warnings[0]
+    assert marks(found) == {"sip-client": MARK, "b": MARK}
+
+
+@pytest.mark.parametrize("older", ["sip/sip-client", "sip/b"])
+@pytest.mark.parametrize("other", [{}, OTHER_ROUTER])
+def test_the_next_hop_that_one_names_is_nobody_elses(other: dict[str, str], older: str) -> None:
+    found = beside(ROUTER, other, older=older)
+    one, two = marks(found)["sip-client"], marks(found)["b"]
+    assert one != two
+    by_mark = {Mark(way.mark, 0x3C): way for way in found.ways}
+    assert by_mark[one].gateway == parse_address("192.168.0.1")  # type: ignore[index]
+    gateway = other.get("kvctl.io/gateway")
+    assert by_mark[two].gateway == (parse_address(gateway) if gateway else None)  # type: ignore[index]
+    # Who came first has the first mark.
+    assert (one if older == "sip/sip-client" else two) == MARK
+
+
+def test_a_way_keeps_its_mark_when_another_of_its_interface_goes() -> None:
+    before = beside(ROUTER, OTHER_ROUTER)
+    there = plan(before.ways, Found(), exclusions={})
+    found = Found(
+        rules=tuple(SeenRule(rule, 75, b"") for rule in (*there.add_guards, *there.add_leads)),
+        routes=tuple(added.route for added in there.add_routes),
+    )
+    things = service("sip/b", annotations=ETH1 | OTHER_ROUTER), pod("sip/b-0", "10.0.0.2")
+    resolution = resolve(objects(*things), settings(node="worker"), host=HOST)
+    after = lead(resolution, host=HOST, found=found)
+    assert marks(after) == {"b": marks(before)["b"]}
+
+
+def test_what_is_in_the_way_of_what_is_led_is_told() -> None:
+    resolution = resolve(
+        objects(service(annotations=ETH1 | ROUTER), pod()), settings(node="worker"), host=HOST
+    )
+    found = lead(resolution, host=HOST, found=Found(in_the_way=("the rule 7501 is another's",)))
+    assert found.resolution.wanted[0].warnings == ("the rule 7501 is another's",)
 
 
 def test_without_a_gateway_the_services_own_word_counts_and_that_of_the_setting_does_not() -> None:
@@ -131,10 +177,13 @@ SHUT = Way("eth1", Family.IPV4, 0x4, 7500, None, ())
 def test_where_there_is_no_way_it_is_shut_whatever_was_before_and_that_is_told(
     annotations: dict[str, str], host: Host, said: str, used: dict[str, int]
 ) -> None:
+    name = "eth1 via 10.9.9.9" if annotations is FAR else "eth1"
+    used = {name if key == "eth1" else key: mark for key, mark in used.items()}
     found = led(service(annotations=annotations), pod(), host=host, used=used)
     (wanted,) = found.resolution.wanted
-    mark = used.get("eth1", 0x4)
-    assert found.ways == (SHUT._replace(mark=mark, table=DEFAULT_SPACE.table(mark)),)
+    mark = used.get(name, 0x4)
+    shut = SHUT._replace(mark=mark, table=DEFAULT_SPACE.table(mark), key="" if name == "eth1" else name)
+    assert found.ways == (shut,)
     assert wanted.policy.mark == Mark(mark, 0x3C)
     assert wanted.warnings == (said,)
     assert [problem.annotation for problem in wanted.problems] == (
@@ -151,39 +200,18 @@ def test_the_mere_setting_shuts_nothing() -> None:
         )
     # But a gateway says that there is a way to be.
     gateway = service(annotations={"kvctl.io/gateway": "192.168.0.1"})
-    assert led(gateway, pod(), host=GONE, interface="eth1").ways == (SHUT,)
+    (way,) = led(gateway, pod(), host=GONE, interface="eth1").ways
+    assert way == SHUT._replace(key="eth1 via 192.168.0.1")
 
 
-@pytest.mark.parametrize("bad", [1, 2])
-def test_a_gateway_that_cannot_be_one_shuts_no_other_service(bad: int) -> None:
-    one = service(annotations={**ETH1, "kvctl.io/gateway": "192.168.0.1"}, created=3 - bad)
-    two = service("sip/b", vip="192.168.0.246", annotations=FAR, created=bad)
-    host = HOST._replace(addresses=(*HOST.addresses, HostAddress(parse_address("192.168.0.246"), 32, "eth1")))
-    found = led(one, two, pod(), pod("sip/b-0", "10.0.0.2"), host=host)
-    (way,) = found.ways
-    assert way.gateway == parse_address("192.168.0.1")
+@pytest.mark.parametrize("older", ["sip/sip-client", "sip/b"])
+def test_a_gateway_that_cannot_be_one_shuts_no_other_service(older: str) -> None:
+    found = beside(ROUTER, FAR, older=older)
     by_name = {each.policy.ref.name: each for each in found.resolution.wanted}
-    assert {each.policy.mark for each in by_name.values()} == {MARK}
+    by_mark = {Mark(way.mark, 0x3C): way for way in found.ways}
+    assert by_mark[by_name["sip-client"].policy.mark].gateway == parse_address("192.168.0.1")  # type: ignore[index]
+    assert by_mark[by_name["b"].policy.mark].is_shut  # type: ignore[index]
     assert (by_name["sip-client"].warnings, by_name["sip-client"].problems) == ((), ())
     (said,) = by_name["b"].warnings
-    assert said.startswith(
-        "another Service's gateway 192.168.0.1 counts on eth1: the gateway 10.9.9.9 (kvctl.io/"
-    )
+    assert said.startswith("nothing leaves with 192.168.0.246: the gateway 10.9.9.9 (kvctl.io/")
     assert len(by_name["b"].problems) == 1
-
-
-@pytest.mark.parametrize("names", [("sip/sip-client", "sip/b"), ("sip/b", "sip/sip-client")])
-def test_a_gateway_counts_for_those_that_name_none(names: tuple[str, str]) -> None:
-    with_one, without = names
-    gateway = {**ETH1, "kvctl.io/gateway": "192.168.0.1"}
-    vips = {"sip/sip-client": "192.168.0.245", "sip/b": "192.168.0.246"}
-    host = HOST._replace(addresses=(*HOST.addresses, HostAddress(parse_address("192.168.0.246"), 32, "eth1")))
-    found = led(
-        service(with_one, vip=vips[with_one], annotations=gateway),
-        service(without, vip=vips[without], annotations=ETH1),
-        pod(),
-        pod("sip/b-0", "10.0.0.2"),
-        host=host,
-    )
-    assert [way.gateway for way in found.ways] == [parse_address("192.168.0.1")]
-    assert [each.warnings for each in found.resolution.wanted] == [(), ()]
