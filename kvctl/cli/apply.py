@@ -76,26 +76,26 @@ def command(
         status = difference.report()
         note("dry run: nothing was changed")
         return status
-    placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
-    wanted = read_wanted(objects, settings=settings, scope=scope)
     with namespace_lock(timeout=lock_timeout):
+        # Under the lock as well: who flushes at this moment takes the VIP away with the rules, or neither.
+        placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
+        wanted = read_wanted(objects, settings=settings, scope=scope)
         found = look(told=told)
         routing = routing_now()
         errors = wanted.led.open()
         applied = apply(found, wanted.wish, drop_connections=not keep)
         if scope.named is None and not any(outcome.errors for outcome in applied.outcomes):
             errors += wanted.led.close()
-    status = placed.status
+        leftover = _leftover(applied, scope=scope, needed=placed.vips)
+        left = take_leftover(leftover) if with_vip else 0
+    status = max(placed.status, left)
     for error in errors:
         error_message(error)
         status = max(status, error.exit_status)
     items = print_changes(applied, output, node=settings.this_node)
     status = max(status, wanted.report(), named_but_skipped(items, refs))
     routed = report_routing(routing)
-    leftover = _leftover(applied, scope=scope, needed=placed.vips)
-    if with_vip:
-        status = max(status, take_leftover(leftover))
-    else:
+    if not with_vip:
         tell_leftover(leftover)
     quiet = not (routed or placed.changed or (with_vip and leftover))
     return max(status, report_applied(applied, items, quiet=quiet))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -12,14 +12,16 @@ from kvctl.cli.apply import report_run
 from kvctl.cli.help import Command
 from kvctl.cli.items import IDENTITY, identity, print_items, report_look
 from kvctl.cli.output import Column, error_message, note, print_table
-from kvctl.cli.placing import take_down
+from kvctl.cli.placing import Placed, take_down, tell_leftover
 from kvctl.errors import UsageError
 from kvctl.netfilter.lock import namespace_lock
+from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
 from kvctl.reconcile.leading import sweep
+from kvctl.reconcile.leftover import find_leftover, vips_now
 from kvctl.reconcile.look import Look, look
 from kvctl.reconcile.report import Status
-from kvctl.reconcile.run import flush
+from kvctl.reconcile.run import Applied, flush
 
 
 @click.command(cls=Command)
@@ -62,6 +64,7 @@ def command(
         found = look(told=told)
         flushed = flush(found, refs, host=host, drop_connections=not keep)
         errors = sweep(space) if not _marks_remain(found) else []
+        taken, leftover = _take_down(flushed, everything=everything)
     for error in errors:
         error_message(error)
     there = {item.ref for item in flushed.before.items}
@@ -80,9 +83,19 @@ def command(
             f"{ref} has no rules on this node: nothing to remove"
             + (f" (there are: {others})" if others else "")
         )
-    status = take_down(None if everything else {item.vip for item in gone if item.vip is not None})
-    nothing = None if missing else "no rules of kvctl's on this node: nothing to remove"
-    return max(status, int(bool(errors)), report_run(flushed, unchanged=nothing))
+    tell_leftover(leftover)
+    nothing = None if missing or taken.changed else "no rules of kvctl's on this node: nothing to remove"
+    return max(taken.status, int(bool(errors)), report_run(flushed, unchanged=nothing))
+
+
+def _take_down(flushed: Applied, *, everything: bool) -> tuple[Placed, Collection[Bound]]:
+    """Take away the VIPs of what was flushed, but for those that others' rules use; and what no rules use besides."""
+    if everything:
+        return take_down(None), ()
+    used = vips_now(flushed.found)
+    left = {(item.ref, item.family) for item in flushed.after.items}
+    gone = {item.vip for item in flushed.before.items if item.vip and (item.ref, item.family) not in left}
+    return take_down(gone - used), find_leftover(bound(), flushed.found, needed=used)
 
 
 def _marks_remain(found: Look) -> bool:

@@ -59,7 +59,7 @@ def command(
     """Hand the VIP of SERVICE over to another node.
 
     The holder stops using the VIP, takes it down and frees its Lease; NODE takes it. Services that share the Lease go
-    with it. Takes serviceElection, and a pod of the Service on NODE.
+    with it. Takes serviceElection, and a pod of the Service on NODE, which is looked at before anything else.
     """
     refs = options.parse_services([service], namespace=namespace, kubeconfig=kubeconfig, context=context)
     assert refs is not None

@@ -179,7 +179,8 @@ keep_connections = click.option(
 force = click.option(
     "--force",
     is_flag=True,
-    help="Go on even if an agent (kvctl egress watch) lives on this node, which may undo it.",
+    help="Go on even if an agent (kvctl egress watch) lives on this node, which may undo it, or (--with-vip) a Lease "
+    "decides who has the VIP.",
 )
 lock_timeout = click.option(
     "--lock-timeout",

@@ -38,15 +38,22 @@ class Placing(NamedTuple):
     """Services whose VIP is a Lease's to decide."""
     vips: frozenset[Address] = frozenset()
     """All that are meant to be here, those that are already, too."""
+    moving: tuple[Bound, ...] = ()
+    """Those of `missing` that kvctl has on another interface."""
 
     def lines(self) -> tuple[str, ...]:
         """What is done, a line each, as ip(8) words addresses."""
-        return tuple(f"+ {_ip(vip, where)}, and announced there" for vip, where in self.missing)
+        return (
+            *(f"+ {_ip(vip, where)}, and announced there" for vip, where in self.missing),
+            *map(removal, self.moving),
+        )
 
     def on(self, host: Host) -> Host:
         """The host as it will be."""
         placed = (HostAddress(vip, vip.max_prefixlen, where, ours=True) for vip, where in self.missing)
-        return host._replace(addresses=(*host.addresses, *placed))
+        gone = {(each.address, each.interface) for each in self.moving}
+        stay = (each for each in host.addresses if (each.address, each.interface) not in gone)
+        return host._replace(addresses=(*stay, *placed))
 
     def report(self) -> int:
         """Say what is not placed, and why; the exit status this makes."""
@@ -91,7 +98,8 @@ def find_places(
         for ref, why in sorted(candidates.refused.items())
         if scope.covers(ref)
     ]
-    lent = {each.address: each.lifetime for each in bound() if each.lifetime is not None}
+    ours = bound()
+    lent = {each.address: each.lifetime for each in ours if each.lifetime is not None}
     interfaces: dict[Address, str] = {}
     refused: list[KvctlError] = []
     for key, its in candidates.by_lease.items():
@@ -112,7 +120,7 @@ def find_places(
     missing = (
         Announced(vip, where)
         for vip, where in sorted(interfaces.items(), key=str)
-        if host.holds(vip) is None or vip in lent
+        if host.holds(vip) is None or vip in lent or any(_moves(each, vip, where) for each in ours)
     )
     return Placing(
         missing=tuple(missing),
@@ -120,7 +128,13 @@ def find_places(
         notes=tuple(_nothing_of(resolution, scope)),
         refused=tuple(refused),
         vips=frozenset(interfaces),
+        moving=tuple(each for each in ours if _moves(each, each.address, interfaces.get(each.address))),
     )
+
+
+def _moves(placed: Bound, vip: Address, where: str | None) -> bool:
+    """Whether this is that VIP, on another interface than where it belongs by now."""
+    return placed.address == vip and where is not None and placed.interface != where
 
 
 def _of_a_lease(
@@ -207,8 +221,8 @@ def _announce(placed: Collection[Announced]) -> None:
         announcer.stop()
 
 
-def take_down(vips: Iterable[Address] | None) -> int:
-    """Take away what `place` has bound of these VIPs (None: all of it); the exit status."""
+def take_down(vips: Iterable[Address] | None) -> Placed:
+    """Take away what `place` has bound of these VIPs (None: all of it)."""
     ours = {each.address: each.interface for each in bound()}
     going = ours.keys() if vips is None else ours.keys() & set(vips)
     errors = unbind(going) if going else []
@@ -216,12 +230,12 @@ def take_down(vips: Iterable[Address] | None) -> int:
         error_message(error)
     for vip in sorted(going, key=str):
         note(f"{vip} is not on {ours[vip]} any more")
-    return 1 if errors else 0
+    return Placed(changed=bool(going), status=1 if errors else 0)
 
 
 def take_leftover(leftover: Collection[Bound]) -> int:
     """Take away what no Service has rules with any more; the exit status."""
-    return take_down({each.address for each in leftover}) if leftover else 0
+    return take_down({each.address for each in leftover}).status if leftover else 0
 
 
 def tell_leftover(leftover: Iterable[Bound]) -> None:

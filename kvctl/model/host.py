@@ -101,6 +101,15 @@ class Host(_Seen):
             or any(contains(n, address) for n in self._local_networks)
         )
 
+    def network_that_ends_at(self, address: Address) -> Network | None:
+        """The IPv4 network of this host whose own or broadcast address that is (RFC 1122, 3.2.1.3); None: no one's."""
+        for held in self.addresses:
+            if held.address.version == address.version == 4 and held.prefix_length < 31:
+                network = IPv4Network((int(held.address), held.prefix_length), strict=False)
+                if address in (network.network_address, network.broadcast_address):
+                    return network
+        return None
+
     def may_masquerade_as(self, address: Address) -> bool:
         """Whether this host itself may choose `address` as the source of what it sends or masquerades.
 

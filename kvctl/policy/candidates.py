@@ -104,6 +104,8 @@ def _obstacle(policy: EgressPolicy, interface: str | None, host: Host) -> str | 
         return "no route leads to it"
     if interface not in host.interfaces:
         return f"this node has no interface {interface}"
+    if (network := host.network_that_ends_at(policy.vip)) is not None:
+        return f"it is the first or the last address of {network}, which no host may have"
     fault = host.fault_of(interface)
     if fault is not None or policy.interface is not None:
         return fault

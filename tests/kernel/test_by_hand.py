@@ -127,3 +127,36 @@ def test_the_address_of_the_host_itself_is_told_as_that(node: Node) -> None:
     told = f"Warning: the VIP {V4.worker_eth1} is this host's own address ({V4.worker_eth1}/24 on eth1)"
     assert told in node.apply("--with-vip").stderr
     assert node.ours() == {}
+
+
+def test_a_vip_that_anothers_rules_use_outlives_the_flush_of_one(node: Node) -> None:
+    other = service(name="other", annotations={**NAMED_V4, PORTS: "tcp:5061"}, vips=())
+    node.write(service(annotations=NAMED_V4, vips=()), other, pod())
+    assert node.apply("--with-vip").status == 0
+    done = node.flush("sip/sip-client")
+    assert (done.status, "not on eth1" in done.stderr) == (0, False), done.stderr
+    assert node.ours() == {V4.vip: None}
+    assert f"{V4.vip} is not on eth1 any more" in node.flush("sip/other").stderr
+    assert node.ours() == {}
+
+
+def test_a_flush_that_finds_no_rules_tells_of_the_address_that_a_killed_run_has_left(node: Node) -> None:
+    with node.lab.worker.entered():
+        assert bind([Wanted(parse_address(V4.vip), "eth1", None)]) == []
+    assert f"Note: {V4.vip} stays on eth1: " in node.flush("sip/sip-client").stderr
+    assert f"{V4.vip} is not on eth1 any more" in node.flush("--all").stderr
+    assert node.ours() == {}
+
+
+def test_a_vip_goes_to_the_interface_that_its_service_names_by_now(node: Node) -> None:
+    assert node.apply("--with-vip").status == 0
+    moved = {**NAMED_V4, "kube-vip.io/serviceInterface": "eth0"}
+    node.write(service(annotations=moved, vips=()), pod())
+    assert lines(node) == (
+        3,
+        [f"+ ip addr {V4.vip}/32 dev eth0, and announced there", f"- ip addr {V4.vip}/32 dev eth1"],
+    )
+    done = node.apply("--with-vip")
+    assert (done.status, f"{V4.vip} is on eth0 now" in done.stderr) == (0, True), done.stderr
+    assert lines(node) == (0, [])
+    assert f"{V4.vip} is not on eth0 any more" in node.flush("--all").stderr

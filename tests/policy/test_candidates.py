@@ -188,6 +188,21 @@ def test_a_vip_does_not_move_to_the_default_route_when_its_own_interface_is_down
     assert named.located(host).unable == {}
 
 
+@pytest.mark.parametrize("ends", ["192.168.0.0", "192.168.0.255"])
+def test_the_ends_of_a_network_are_no_hosts_to_have(ends: str) -> None:
+    own = HostAddress(parse_address("192.168.0.240"), 24, "eth1")
+    near = Route(parse_network("192.168.0.0/24"), "eth1")
+    at = Host(addresses=(own,), routes=(near,), interfaces=("eth1",))
+    candidates = found(service(vip=ends), pod())
+    assert candidates.located(at).unable == {
+        OWN: f"the VIP {ends} of sip/sip-client cannot be here: it is the first or the last address of "
+        "192.168.0.0/24, which no host may have"
+    }
+    # What other hosts call the ends of theirs is not known here.
+    beside = at._replace(addresses=(HostAddress(parse_address("192.168.0.240"), 31, "eth1"),))
+    assert candidates.located(beside).unable == {}
+
+
 def test_a_lease_is_for_hosts_with_an_interface_for_each_of_its_vips() -> None:
     near = Route(parse_network("192.168.0.0/24"), "eth1")
     candidates = found(service(), pod())
