@@ -160,17 +160,18 @@ def moves_once(nodes: Electing, first: str) -> str:
     return second
 
 
-@pytest.mark.skipif(not LONG, reason="takes a minute: KVCTL_LONG=1")
-@pytest.mark.parametrize("backend", ["nft"])
-def test_with_the_terms_of_a_cluster_it_is_the_same_and_slower(
-    make_lab: MakeLab, family: Family, tmp_path: Path
-) -> None:
-    terms = {"vip_leaseduration": "15", "vip_renewdeadline": "10", "vip_retryperiod": "2"}
-    with three_nodes(make_lab(three_workers(backend="nft")), tmp_path, family=family, env=terms) as nodes:
-        nodes.server.put("services", elected_service())
-        second = moves_once(nodes, nodes.settled())
-        with senders(nodes) as sending:
-            fails_once(nodes, sending, second, kill)
+if LONG:  # a minute
+
+    @pytest.mark.parametrize("backend", ["nft"])
+    def test_with_the_terms_of_a_cluster_it_is_the_same_and_slower(
+        make_lab: MakeLab, family: Family, tmp_path: Path
+    ) -> None:
+        terms = {"vip_leaseduration": "15", "vip_renewdeadline": "10", "vip_retryperiod": "2"}
+        with three_nodes(make_lab(three_workers(backend="nft")), tmp_path, family=family, env=terms) as nodes:
+            nodes.server.put("services", elected_service())
+            second = moves_once(nodes, nodes.settled())
+            with senders(nodes) as sending:
+                fails_once(nodes, sending, second, kill)
 
 
 @pytest.mark.parametrize("backend", ["nft"])

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -103,6 +103,12 @@ class Handler(BaseHTTPRequestHandler):
         """What the requests are about."""
         assert isinstance(self.server, Listener)
         return self.server.objects
+
+    def finish(self) -> None:
+        """Close both ends of the connection, also where the client has gone before it had its whole answer."""
+        for stream in (self.wfile, self.rfile):
+            with suppress(OSError):
+                stream.close()
 
     def do_GET(self) -> None:
         self._serve()

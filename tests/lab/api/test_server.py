@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import socket
+import struct
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
@@ -12,7 +17,8 @@ import pytest
 
 from kvctl.lab.api.objects import ApiObjects
 from kvctl.lab.api.patches import JSON, MERGE
-from kvctl.lab.api.server import PORT, serving
+from kvctl.lab.api.requests import Request
+from kvctl.lab.api.server import PORT, Handler, listening, serving
 from kvctl.lab.netns import Namespace
 from tests.conftest import MakeNamespace
 from tests.waiting import until
@@ -303,3 +309,29 @@ def test_each_namespace_has_the_same_objects(make_namespace: MakeNamespace) -> N
             assert names(client.ask("GET", SERVICES)[1]) == ["a"]
         assert objects.get("services", "a", namespace="sip") is not None
         assert objects.get("services", "b", namespace="sip") is None
+
+
+def test_a_client_that_goes_before_its_answer_leaves_no_socket_open() -> None:
+    gone, threads = threading.Event(), threading.active_count()
+
+    class Late(Handler):
+        """Answers when nobody is there any more."""
+
+        def answer(self, request: Request) -> None:
+            assert gone.wait(10)
+            # Whatever is part of a circle is taken away in any order.
+            self.itself = self
+            self.begin(200, {"Content-Length": "2"})
+            self.wfile.write(b"{}")
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with listening(ApiObjects(), Late, port=0) as port:
+            with closing(socket.create_connection(("127.0.0.1", port))) as client:
+                client.sendall(f"GET {SERVICES} HTTP/1.1\r\nHost: lab\r\n\r\n".encode())
+                # Closed so, the other end is told to forget it (socket(7), SO_LINGER).
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.set()
+        until(lambda: threading.active_count() <= threads)
+        gc.collect()
+    assert [str(each.message) for each in said] == []
