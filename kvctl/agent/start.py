@@ -81,19 +81,7 @@ def run_agent(connection: Connection, options: Options) -> None:
             tell=Outages(journal).tell,
         )
         metrics = Metrics(version=__version__, states=lambda: {s.name: s for s in cluster.states()})
-        outputs: list[Output] = [metrics, journal]
-        if options.events:
-            events = Events(
-                connection, node=options.node, complain=journal.complain, count=metrics.count_report
-            )
-            events.start()
-            stack.callback(events.stop, patience=_EVENTS_PATIENCE)
-            outputs.append(events)
-        if options.gates:
-            gates = Gates(connection, complain=journal.complain, count=metrics.count_report)
-            gates.start()
-            stack.callback(gates.stop)
-            outputs.append(gates)
+        outputs: list[Output] = [metrics, journal, *_reporters(options, connection, journal, metrics, stack)]
         tenure = stack.enter_context(_elected(options, connection, inbox, journal, metrics))
         if tenure is not None:
             health.asks(tenure.unheard)
@@ -126,6 +114,24 @@ def run_agent(connection: Connection, options: Options) -> None:
         stack.callback(cluster.stop)
         agent.run()
         journal.stopped(why=stop(), rules=_farewell(keeper, options, journal))
+
+
+def _reporters(
+    options: Options, connection: Connection, journal: Journal, metrics: Metrics, stack: ExitStack
+) -> list[Output]:
+    """Who tells the cluster of each round, begun; they end with `stack`."""
+    found: list[Output] = []
+    if options.events:
+        events = Events(connection, node=options.node, complain=journal.complain, count=metrics.count_report)
+        events.start()
+        stack.callback(events.stop, patience=_EVENTS_PATIENCE)
+        found.append(events)
+    if options.gates:
+        gates = Gates(connection, complain=journal.complain, count=metrics.count_report)
+        gates.start()
+        stack.callback(gates.stop)
+        found.append(gates)
+    return found
 
 
 @contextmanager

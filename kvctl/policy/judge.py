@@ -163,18 +163,7 @@ def _judge_family(
         )
         if fault is not None
     ]
-    evidence = evidence_of(
-        service.annotations,
-        announced=context.announced.get(service.ref, frozenset()),
-        node=context.settings.this_node,
-    )
-    away = not_here(
-        vip.address,
-        host=context.host,
-        assume=context.settings.assume_vip,
-        evidence=evidence,
-        elected=context.settings.elects and managed_elsewhere(service, announced=evidence.announced) is None,
-    )
+    away = _away(service, vip, context)
     lacks = [sentence for sentence in (away, others) if sentence is not None]
     if state:
         return replace(skipped, reason=_sentence([*lacks, *state], skipped.problems))
@@ -205,6 +194,19 @@ def _judge_family(
     if context.host is not None:
         warnings = (*warnings, *interface_warnings(policy, context.host))
     return Wanted(policy=policy, warnings=warnings)
+
+
+def _away(service: Service, vip: Vip, context: Context) -> str | None:
+    """The sentence that says that the VIP is not here; None: it is."""
+    settings = context.settings
+    announced = context.announced.get(service.ref, frozenset())
+    return not_here(
+        vip.address,
+        host=context.host,
+        assume=settings.assume_vip,
+        evidence=evidence_of(service.annotations, announced=announced, node=settings.this_node),
+        elected=settings.elects and managed_elsewhere(service, announced=announced) is None,
+    )
 
 
 def _fenced(policy: EgressPolicy, service: Service, context: Context, *, drops: bool) -> EgressPolicy:
