@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
 import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 from kvctl.agent.inbox import Inbox
 from kvctl.agent.round import Cause
@@ -44,6 +49,35 @@ def test_a_stop_wakes_who_waits_and_stays() -> None:
     assert found == [{}]
     assert inbox.stopped
     assert inbox.wait(timeout=DEADLINE) == {}
+
+
+def test_a_signal_between_any_two_lines_of_waiting_ends_it() -> None:
+    """A handler runs in the thread that waits, also between its last look and its sleep."""
+
+    def stopped_at(line: int) -> bool:
+        """Whether waiting came to its `line`-th line, where it is told to stop; it has ended when this returns."""
+        inbox, lines, came = Inbox(), itertools.count(), threading.Event()
+
+        def trace(frame: FrameType, event: str, value: object) -> Callable[..., Any]:
+            if event == "line" and next(lines) == line:
+                inbox.stop()
+                came.set()
+            return trace
+
+        def wait() -> None:
+            sys.settrace(trace)
+            inbox.wait(timeout=6 * DEADLINE)
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        reached = came.wait(0.5)
+        if not reached:
+            inbox.stop()
+        waiting.join(DEADLINE)
+        assert not waiting.is_alive(), f"stopped at line {line}, it waits on"
+        return reached
+
+    assert sum(itertools.takewhile(bool, map(stopped_at, itertools.count()))) > 1
 
 
 def test_a_burst_is_one_round_or_a_few() -> None:
