@@ -6,21 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvctl.agent.sign import Agent, find_agent
 from kvctl.cli.inputs import Inputs
 from kvctl.cli.options import told_space
 from kvctl.cli.output import Json
+from kvctl.cli.ways_out import Announcer, WaysOut, look_at_ways_out
 from kvctl.model.host import Host
 from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Address
 from kvctl.model.objects import Service
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import Mark
-from kvctl.model.way import DEFAULT_SPACE, MarkSpace
 from kvctl.netfilter import fence
-from kvctl.node.addresses import Bound, bound
-from kvctl.node.routing import read_routing
-from kvctl.node.routing_plan import Found
 from kvctl.node.sysctls import checks
 from kvctl.policy.holder import VIP_HOST, Evidence
 from kvctl.reconcile.detail import Beat, Detail
@@ -33,16 +28,19 @@ if TYPE_CHECKING:
 Facts = list[tuple[str, str]]
 """Title and text, in order."""
 
+_ANNOUNCED = {
+    Announcer.ONCE: "once, when kvctl apply --with-vip placed it; the kernel answers for it",
+    Announcer.NOBODY: "by nobody any more: its agent has ended; the kernel answers for it until its time is over",
+    Announcer.OTHER: "by whoever has placed it",
+}
+
 
 class Around(NamedTuple):
     """What there is of kvctl's besides rules, and what the source says of it, where one was named."""
 
     host: Host
     node: str | None
-    agent: Agent | None
-    placed: Mapping[Address, Bound]
-    routing: Found
-    space: MarkSpace = DEFAULT_SPACE
+    ways: WaysOut
     wanted: Wanted | None = None
     leases: Mapping[LeaseKey, SeenLease] = {}
 
@@ -55,7 +53,7 @@ class Around(NamedTuple):
             item = with_holder(item, host=self.host, evidence=Evidence(node=self.node))
         more: tuple[str, ...] = ()
         if item.family is not None and item.interface is not None and item.mark is not None:
-            broken = self.routing.broken(item.mark, item.family, self.space)
+            broken = self.ways.broken(item)
             more = (*((broken,) if broken else ()), *checks(item.interface, item.family))
         return replace(each, item=item._replace(problems=(*(item.problems or ()), *more)))
 
@@ -73,21 +71,18 @@ class Around(NamedTuple):
         beat = self._fence(item.vip, each.beat)
         if beat is not None:
             facts.append(("fence", beat))
-        return [*facts, ("interface", self._interface(each.interface, item.mark))]
+        return [*facts, ("interface", self._interface(each))]
 
     def json(self, each: Detail) -> Json:
         """The same for programs; what cannot be known is null."""
         vip, service, lease = each.item.vip, self._service(each.item.ref), self._lease(each.item.ref)
-        mark = each.item.mark
         return {
+            **self.ways.json(each.item),
             "address": self._address(vip, each.item.vip_interface),
             "vipHost": service.annotations.get(VIP_HOST) if service is not None else None,
             "statusAddresses": [ingress.ip for ingress in service.ingress] if service is not None else None,
             "lease": lease.json() if lease is not None else None,
             "fence": None if each.beat is None else _beat_json(each.beat),
-            "route": None
-            if mark is None
-            else {"mark": mark.value, "mask": mark.mask, "table": self.space.table(mark.value)},
         }
 
     def _service(self, ref: ServiceRef | None) -> Service | None:
@@ -112,7 +107,7 @@ class Around(NamedTuple):
         """The VIP, where it is, and whether kvctl has put it there."""
         if vip is None:
             return "-"
-        found, there = self.placed.get(vip), self.host.holds(vip)
+        found, there = self.ways.placed.get(vip), self.host.holds(vip)
         if found is None:
             return (
                 f"{vip} on {there}, placed by another program or by hand" if there is not None else str(vip)
@@ -126,28 +121,21 @@ class Around(NamedTuple):
 
     def _announcer(self, vip: Address | None, there: str | None) -> str | None:
         """Who tells the network where the VIP is; None: it is not here."""
-        if there is None or vip is None:
-            return None
-        found = self.placed.get(vip)
-        if found is None:
-            return "by whoever has placed it"
-        if found.lifetime is None:
-            return "once, when kvctl apply --with-vip placed it; the kernel answers for it"
-        if self.agent is None or self.agent.election is None:
-            return "by nobody any more: its agent has ended; the kernel answers for it until its time is over"
-        return f"by the agent of this node ({self.agent})"
+        announcer = self.ways.announcer(vip, there)
+        if announcer is Announcer.AGENT:
+            return f"by the agent of this node ({self.ways.agent})"
+        return _ANNOUNCED[announcer] if announcer is not None else None
 
     def _address(self, vip: Address | None, there: str | None) -> Json | None:
-        found = self.placed.get(vip) if vip is not None else None
-        if vip is None or there is None:
+        announcer = self.ways.announcer(vip, there)
+        if announcer is None:
             return None
-        by_agent = found is not None and found.lifetime is not None
-        announces = self.agent is not None and self.agent.election is not None
+        found = self.ways.placed.get(vip) if vip is not None else None
         return {
             "interface": there,
             "placedByKvctl": found is not None,
             "lifetimeSeconds": found.lifetime if found is not None else None,
-            "announcedByAgent": by_agent and announces if found is not None else None,
+            "announcedByAgent": announcer is Announcer.AGENT if found is not None else None,
         }
 
     def _said(self, service: Service) -> str:
@@ -160,18 +148,19 @@ class Around(NamedTuple):
         """What ends the use of the VIP if the agent dies; None: nobody elects."""
         if beat is not None:
             return str(beat)
-        found = self.placed.get(vip) if vip is not None else None
+        found = self.ways.placed.get(vip) if vip is not None else None
         if found is None or found.lifetime is None:
             return None
         why = fence.obstacle() or "its rules were written without a fence"
         return f"of the address alone: {why}"
 
-    def _interface(self, name: str | None, mark: Mark | None) -> str:
+    def _interface(self, each: Detail) -> str:
         """The interface, and how traffic is led out by it."""
+        name, mark = each.interface, each.item.mark
         if name is None:
             return "-"
         led = (
-            f"led to by the mark {mark} and the routing table {self.space.table(mark.value)}"
+            f"led to by the mark {mark} and the routing table {self.ways.space.table(mark.value)}"
             if mark is not None
             else None
         )
@@ -183,7 +172,6 @@ def look_around(
 ) -> Around:
     """Look at addresses, routing and the agent; `wanted`: what the source asks for, of which the Services `shown`."""
     leases: Mapping[LeaseKey, SeenLease] = {}
-    space = told_space()
     if wanted is not None and not inputs.filenames:
         from kvctl.cli.leases import read_leases
         from kvctl.policy.lease import lease_of
@@ -194,10 +182,7 @@ def look_around(
     return Around(
         host=host,
         node=node,
-        agent=find_agent(),
-        placed={each.address: each for each in bound()},
-        routing=read_routing(space),
-        space=space,
+        ways=look_at_ways_out(told_space()),
         wanted=wanted,
         leases=leases,
     )

@@ -14,6 +14,7 @@ from kvctl.netfilter.nft import IPTABLES_TABLE
 from kvctl.reconcile.report import Item, Status
 
 if TYPE_CHECKING:
+    from kvctl.cli.ways_out import WaysOut
     from kvctl.model.flows import Flow
     from kvctl.reconcile.look import Look
     from kvctl.reconcile.site import Site
@@ -31,9 +32,14 @@ def status_style(text: str) -> str | None:
     return "red" if text in _BAD else "yellow"
 
 
-def document(items: Sequence[Item], *, backend: str | None, node: str | None, holders: bool = False) -> Json:
-    """The JSON document of all commands that show items; `holders`: with who has the VIPs."""
-    shown = [{**item_json(item), **holder_json(item)} if holders else item_json(item) for item in items]
+def document(
+    items: Sequence[Item], *, backend: str | None, node: str | None, ways: WaysOut | None = None
+) -> Json:
+    """The JSON document of all commands that show items; `ways`: with who has the VIPs, announces them, leads out."""
+    shown = [
+        item_json(item) if ways is None else {**item_json(item), **holder_json(item), **ways.json(item)}
+        for item in items
+    ]
     return {"schemaVersion": SCHEMA_VERSION, "backend": backend, "node": node, "items": shown}
 
 
@@ -101,13 +107,15 @@ def print_items(
     node: str | None,
     extra: tuple[str, Sequence[str]] | None = None,
     holders: bool = False,
+    ways: Callable[[], WaysOut] | None = None,
 ) -> None:
     """Items in the format asked for.
 
-    `extra`: one more column for the table; `holders`: one that says who has the VIP.
+    `extra`: one more column for the table; `holders`: one that says who has the VIP; `ways`: how to see who
+    announces it and what leads out, which not every format needs.
     """
     if output in ("json", "yaml"):
-        shown = document(items, backend=backend, node=node, holders=holders)
+        shown = document(items, backend=backend, node=node, ways=ways() if ways is not None else None)
         print_json(shown) if output == "json" else print_yaml(shown)
         return
     if not items:
@@ -117,7 +125,7 @@ def print_items(
     if holders:
         columns.append((Column("HOLDER"), [_holder(item, node) for item in items]))
     if output == "wide":
-        columns += _width(items, leases=holders)
+        columns += _width(items, leases=holders, ways=ways() if ways is not None else None)
     if extra is not None:
         columns.append((Column(extra[0]), extra[1]))
     titles, cells = zip(*columns, strict=True)
@@ -139,13 +147,17 @@ def _standing(items: Sequence[Item]) -> _Columns:
     return columns
 
 
-def _width(items: Sequence[Item], *, leases: bool) -> _Columns:
+def _width(items: Sequence[Item], *, leases: bool, ways: WaysOut | None) -> _Columns:
     """What only the wide table has."""
     columns: _Columns = [
         (Column("INTERFACE"), [item.interface or item.vip_interface or "-" for item in items])
     ]
     if leases:
         columns.append((Column("LEASE"), [str(item.lease or "-") for item in items]))
+    if ways is not None:
+        announcers = (ways.announcer(item.vip, item.vip_interface) for item in items)
+        columns.append((Column("ANNOUNCED"), [str(each) if each is not None else "-" for each in announcers]))
+        columns.append((Column("ROUTE"), [ways.route(item) for item in items]))
     lists: tuple[tuple[str, Callable[[Item], Iterable[object]], str], ...] = (
         ("ALLOWED", lambda item: item.allowed, "all"),
         ("DENIED", lambda item: item.denied, "-"),

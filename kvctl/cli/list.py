@@ -15,6 +15,7 @@ from kvctl.netfilter.kernel import read_everything, start_reading_everything
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from kvctl.cli.ways_out import WaysOut
     from kvctl.model.ref import ServiceRef
     from kvctl.reconcile.look import Look
     from kvctl.reconcile.report import Item
@@ -60,7 +61,7 @@ def command(
         items = _doubted(
             items, assume_vip=options.told_assume_vip(inputs.assume_vip), node=node, elected=elected
         )
-    print_items(items, output, backend=str(found.choice.backend), node=node, holders=True)
+    print_items(items, output, backend=str(found.choice.backend), node=node, holders=True, ways=_ways)
     if compares:
         status = wanted.report()
     report_look(found)
@@ -69,6 +70,12 @@ def command(
     if not items:
         note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status
+
+
+def _ways() -> WaysOut:
+    from kvctl.cli.ways_out import look_at_ways_out
+
+    return look_at_ways_out(options.told_space())
 
 
 def _fenced(found: Look) -> frozenset[ServiceRef]:

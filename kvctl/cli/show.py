@@ -55,7 +55,7 @@ def command(
     shown = frozenset(item.ref for item in compared.items if item.ref is not None)
     around = look_around(inputs, host=host, node=settings.this_node, wanted=wanted, shown=shown)
     # With a source it has been judged where the VIP is, by all the evidence there is; so does an agent.
-    judged = compares or settings.assume_vip or around.agent is not None
+    judged = compares or settings.assume_vip or around.ways.agent is not None
     details = [around.judged(each) for each in detail(found, compared, host=host, assume_vip=judged)]
     items = [each.item for each in details]
     if output in ("json", "yaml"):

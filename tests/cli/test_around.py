@@ -8,8 +8,10 @@ import pytest
 
 from kvctl.agent.sign import Agent, Election
 from kvctl.cli.around import Around
+from kvctl.cli.ways_out import WaysOut
 from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import Family, parse_address
+from kvctl.model.way import DEFAULT_SPACE
 from kvctl.netfilter import fence
 from kvctl.node.addresses import Bound
 from kvctl.node.routing_plan import Found
@@ -29,7 +31,8 @@ def facts(*, agent: Agent | None, placed: Bound | None = ELECTED, beat: Beat | N
         addresses=(HostAddress(VIP, 32, "eth1", ours=placed is not None),), routes=(), interfaces=("eth1",)
     )
     its = {} if placed is None else {VIP: placed}
-    around = Around(host=here, node="worker", agent=agent, placed=its, routing=Found())
+    ways = WaysOut(placed=its, agent=agent, routing=Found(), space=DEFAULT_SPACE)
+    around = Around(host=here, node="worker", ways=ways)
     return dict(around.facts(around.judged(replace(DETAIL, beat=beat))))
 
 

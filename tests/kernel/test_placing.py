@@ -104,3 +104,39 @@ def test_a_vip_that_an_admin_has_bound_is_told_as_that_and_one_that_is_nowhere_a
     done = node.lab.kvctl("egress", "list", env={})
     assert done.stdout.splitlines()[1].split()[-1] == "-"
     assert told(node, "list")["items"][0]["holder"] is None
+
+
+def listed(node: Node, *words: str) -> dict[str, str]:
+    """The first row of `list -o wide`, by its titles."""
+    header, row, *_ = node.lab.kvctl("egress", "list", "-o", "wide", *words, env={}).stdout.splitlines()
+    return dict(zip(header.split(), row.split(), strict=True))
+
+
+def test_list_tells_by_whom_a_vip_is_announced_and_by_which_route_its_traffic_is_led_out(node: Node) -> None:
+    assert node.apply("--with-vip").status == 0
+    row = listed(node)
+    assert (row["HOLDER"], row["ANNOUNCED"], row["ROUTE"]) == ("here", "once", "7500")
+    item = told(node, "list")["items"][0]
+    assert (item["announcedBy"], item["route"], item["routeFault"]) == (
+        "once",
+        {"mark": 4, "mask": 60, "table": 7500},
+        None,
+    )
+    node.lab.worker.batch(["rule del priority 7501"])
+    assert listed(node)["ROUTE"] == "7500-broken"
+    assert told(node, "list")["items"][0]["routeFault"].startswith("no routing rule leads the mark 0x4/0x3c")
+
+
+def test_list_tells_of_a_vip_that_others_announce_and_of_traffic_that_the_main_table_leads(
+    node: Node,
+) -> None:
+    node.lab.worker.batch([f"addr add {V4.vip}/32 dev eth1"])
+    addresses = {"kube-vip.io/loadbalancerIPs": V4.vip}
+    node.write(service(annotations=addresses, vips=()), pod())
+    assert node.apply().status == 0
+    row = listed(node)
+    assert (row["ANNOUNCED"], row["ROUTE"], row["LEASE"]) == ("other", "main", "-")
+    item = told(node, "list")["items"][0]
+    assert (item["announcedBy"], item["route"], item["routeFault"]) == ("other", None, None)
+    node.lab.worker.batch([f"addr del {V4.vip}/32 dev eth1"])
+    assert listed(node)["ANNOUNCED"] == "-"
