@@ -196,7 +196,12 @@ class Agent:
             contested=kept.contested,
         )
         unplaced = self._tenure.unplaced() if self._tenure is not None else {}
-        return replace(done, errors=(*done.errors, *kept.routing_errors), unplaced=unplaced)
+        return replace(
+            done,
+            errors=(*done.errors, *kept.routing_errors),
+            warnings=(*done.warnings, *kept.routing_warnings),
+            unplaced=unplaced,
+        )
 
     def _keep(self, objects: Objects, *, read_kernel: bool, asked: bool) -> Kept:
         """The run of the keeper, between what is bound before it and what is given up after it."""

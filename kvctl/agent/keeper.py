@@ -45,6 +45,8 @@ class Kept:
     """The sentence about a program that keeps undoing what is written, while repairs are put off."""
     routing_errors: tuple[KvctlError, ...] = ()
     """What could not be done about routes and routing rules."""
+    routing_warnings: tuple[str, ...] = ()
+    """What in this host's settings keeps answers from coming back by them."""
 
 
 class Keeper:
@@ -136,8 +138,8 @@ class Keeper:
             if (led.ways or self._had_ways) and not _failed(kept.applied):
                 errors += led.close()
             self._had_ways = bool(led.ways or errors)
-        if errors:
-            kept = replace(kept, routing_errors=tuple(errors))
+        if errors or led.warnings:
+            kept = replace(kept, routing_errors=tuple(errors), routing_warnings=led.warnings)
         if not _failed(kept.applied):
             self._found = found
         return kept

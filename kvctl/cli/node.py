@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kvctl.agent.sign import find_agent
+from kvctl.cli.output import printable, warning
 from kvctl.cli.source import report_absent, report_problems, report_source
 from kvctl.model.host import Host
 from kvctl.model.objects import Objects
@@ -49,7 +50,9 @@ class Wanted:
         return found._replace(lease=lease_of(item.ref, service.annotations))
 
     def report(self) -> int:
-        """Say what is wrong with the input; the exit status this makes."""
+        """Say what is wrong with the input, and what this host has against it; the exit status this makes."""
+        for text in self.led.warnings:
+            warning(printable(text))
         return max(
             report_source(self.objects, self.resolution, pruned=self.scope.prune),
             report_problems(self.resolution, self.scope.named),

@@ -20,6 +20,7 @@ from kvctl.model.rules import Mark
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way, way_name
 from kvctl.node.routing import carry_out, read_routing
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
+from kvctl.node.sysctls import checks
 from kvctl.policy.annotations import GATEWAY, Annotations, Problem, read_annotations
 from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Wanted
@@ -37,6 +38,8 @@ class Led(NamedTuple):
     resolution: Resolution
     ways: tuple[Way, ...] = ()
     space: MarkSpace = DEFAULT_SPACE
+    warnings: tuple[str, ...] = ()
+    """What in this host's settings keeps answers from coming back by these ways; each once, with its mend."""
 
     @property
     def exclusions(self) -> Mapping[Family, Collection[Network]]:
@@ -83,7 +86,13 @@ def lead(
     marked = {(each.policy.family, each.policy.mark) for each in wanted if each.policy.mark is not None}
     ways = (way for way in leader.ways.values() if way is not None)
     used = tuple(way for way in ways if (way.family, Mark(way.mark, space.mask)) in marked)
-    return Led(replace(resolution, wanted=wanted), used, space)
+    return Led(replace(resolution, wanted=wanted), used, space, _against(used))
+
+
+def _against(ways: Collection[Way]) -> tuple[str, ...]:
+    """What this host's settings have against them."""
+    links = dict.fromkeys((way.interface, way.family) for way in ways if not way.is_shut)
+    return tuple(dict.fromkeys(text for name, family in links for text in checks(name, family)))
 
 
 class _Asked(NamedTuple):

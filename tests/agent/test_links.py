@@ -118,6 +118,8 @@ def test_the_way_out_is_shut_with_its_interface_and_opens_with_it(
         agent = stack.enter_context(watching(lab, server, tmp_path))
         agent.wait_ready()
         assert source() == who.vip
+        told = "sysctl -w net/ipv4/conf/eth1/arp_announce=2"
+        eventually(lambda: told in agent.text())
         with Leaks(lab) as leaks:
             lab.worker.batch(["link set eth1 down"])
             eventually(lambda: f"nothing leaves with {who.vip}: the interface eth1 is down" in agent.text())

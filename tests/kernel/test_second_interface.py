@@ -109,6 +109,21 @@ def test_an_address_that_leads_back_into_the_cluster_is_reached_though_the_mark_
             assert node.seen_behind(family) == who.vip
 
 
+@pytest.mark.parametrize("backend", ["nft"])
+def test_a_setting_that_keeps_answers_from_coming_back_is_told_once_with_what_mends_it(
+    node: SecondWay,
+) -> None:
+    mends = [f"(sysctl -w net/ipv4/conf/eth1/{name}=2)" for name in ("rp_filter", "arp_announce")]
+    node.lab.worker.write_sysctls({"ipv4/conf/eth1/rp_filter": "1"})
+    node.write(service(annotations=LED, vips=()), pod())
+    done = node.apply("--with-vip")
+    assert done.status == 0
+    assert [done.stderr.count(mend) for mend in mends] == [1, 1]
+    node.lab.worker.write_sysctls({"ipv4/conf/eth1/rp_filter": "2", "ipv4/conf/eth1/arp_announce": "2"})
+    done = node.apply()
+    assert (done.status, "sysctl" in done.stderr) == (0, False)
+
+
 def test_diff_tells_the_routing_and_apply_puts_back_what_was_taken_away(node: SecondWay) -> None:
     node.write(service(annotations=LED, vips=()), pod())
     assert node.apply("--with-vip").status == 0
