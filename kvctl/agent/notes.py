@@ -10,7 +10,7 @@ from kvctl.agent.readiness import is_dropping
 from kvctl.agent.round import Round, Turn
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import one_line
-from kvctl.policy.judge import claim_lost
+from kvctl.policy.faults import claim_lost
 from kvctl.reconcile.changed import Action
 from kvctl.reconcile.report import Item, Status
 

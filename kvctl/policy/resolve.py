@@ -18,8 +18,9 @@ from kvctl.policy.annotations import (
     read_annotations,
 )
 from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
+from kvctl.policy.context import Context, LeaseClaim
 from kvctl.policy.holder import Evidence, evidence_of
-from kvctl.policy.judge import Context, LeaseClaim, judge
+from kvctl.policy.judge import judge
 from kvctl.policy.lease import lease_key
 from kvctl.policy.pods import PodIndex, index_pods, selected_pods
 from kvctl.policy.service_chains import MOST_LINKS, links, passed

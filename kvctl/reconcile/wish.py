@@ -15,8 +15,8 @@ from kvctl.model.rules import Table
 from kvctl.model.settings import Settings
 from kvctl.policy.compile import Entry, entries_of, entry, pod_of
 from kvctl.policy.decode import Installed, InstalledService
+from kvctl.policy.faults import claim_lost, endpoint_refusal
 from kvctl.policy.holder import not_here
-from kvctl.policy.judge import claim_lost, endpoint_refusal
 from kvctl.policy.pods import members
 from kvctl.policy.resolve import Resolution
 from kvctl.policy.verdict import Fate, Skipped

@@ -1,0 +1,51 @@
+"""What the judgement of every Service needs: settings, ranges, pods, claims, Nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kvctl.model.host import Host
+from kvctl.model.lease import LeaseKey
+from kvctl.model.net import Address
+from kvctl.model.ref import ServiceRef
+from kvctl.model.settings import Settings
+from kvctl.policy.cidrs import ClusterNetworks
+from kvctl.policy.pods import PodIndex
+from kvctl.policy.vips import Claim, VipRules
+
+
+class LeaseClaim(NamedTuple):
+    """The Service that says by which Lease a VIP is held, because its claim is the strongest of those that ask."""
+
+    ref: ServiceRef
+    key: LeaseKey
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the judgement of every Service needs."""
+
+    settings: Settings
+    networks: ClusterNetworks
+    index: PodIndex
+    rules: VipRules
+    claims: Mapping[Address, Claim]
+    leases: Mapping[Address, LeaseClaim]
+    """Where Leases decide who holds a VIP: by which one."""
+    host: Host | None
+    endpoints_known: bool
+    nodes_known: bool
+    nodes: tuple[str, ...]
+    """The names of the source's Nodes; empty: it has none."""
+    announced: Mapping[ServiceRef, frozenset[str]]
+
+    @property
+    def node_is_unknown(self) -> bool:
+        """Only pods of one node count, and the source has Nodes, but none of that name: the name must be wrong.
+
+        Or the API server has lost them: a node that runs kvctl is one.
+        """
+        told = bool(self.nodes) or self.nodes_known
+        return self.settings.node is not None and told and self.settings.node not in self.nodes
