@@ -159,6 +159,8 @@ def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, sc
 
 def _unreadable_items(found: Look, wish: Wish, scope: Scope) -> list[Item]:
     """What is wanted in a family whose rules could not be read."""
+    if not found.failed:
+        return []
     return [
         item._replace(status=Status.MISSING, reason=str(found.failed[item.family]), changes=())
         for item in computed_items(wish.resolution, scope)

@@ -96,8 +96,8 @@ def policy_item(
     )
 
 
-def skipped_item(skip: Skipped) -> Item:
-    """The item of a Service that gets no rules."""
+def skipped_item(skip: Skipped, *, changes: tuple[Change, ...] | None = None) -> Item:
+    """The item of a Service that gets no rules; `changes`: what a comparison found of it."""
     return Item(
         namespace=skip.ref.namespace,
         service=skip.ref.name,
@@ -106,6 +106,7 @@ def skipped_item(skip: Skipped) -> Item:
         status=Status(skip.status.value),
         reason=skip.reason,
         warnings=skip.warnings,
+        changes=changes,
         drops=skip.drop is not None,
     )
 

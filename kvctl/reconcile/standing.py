@@ -58,7 +58,7 @@ def compared_items(
     if resolution is not None:
         accounted = {*target.kept, *target.lost, *drops}
         items += [
-            skipped_item(skip)._replace(changes=())
+            skipped_item(skip, changes=())
             for skip in resolution.skipped
             if skip.family is installed.family and skip.ref not in accounted
         ]
@@ -69,7 +69,7 @@ def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Sc
     """Services that were refused before their families were known and have no rules in any family."""
     accounted = {ref for target in targets for ref in (*target.kept, *target.lost)}
     return [
-        skipped_item(skip)._replace(changes=())
+        skipped_item(skip, changes=())
         for skip in resolution.skipped
         if skip.family is None and skip.ref not in accounted and scope.covers(skip.ref)
     ]
