@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ from kvctl.model.net import Address, parse_address
 from kvctl.model.objects import Objects
 from kvctl.model.text import one_line, plural, quote
 from kvctl.trace.judge import Judgement
-from kvctl.trace.packet import WITH_PORTS
+from kvctl.trace.packet import WITH_PORTS, Question
 from kvctl.trace.question import trace
 from kvctl.trace.said import spelled
 from kvctl.trace.story import sentence, why
@@ -26,6 +27,7 @@ from kvctl.trace.walk import Step
 
 _PORT = click.IntRange(1, 65535)
 _LONGEST = 10_000
+_ASSUMED = "tcp"
 
 
 @click.command(cls=Command)
@@ -46,9 +48,7 @@ _LONGEST = 10_000
     "--proto",
     "protocol",
     type=click.Choice([*WITH_PORTS, "icmp"]),
-    default="tcp",
-    show_default=True,
-    help="The protocol; icmp is a ping, in IPv6 too.",
+    help=f"The protocol; icmp is a ping, in IPv6 too. [default: {_ASSUMED}]",
 )
 @click.option(
     "--source-port",
@@ -72,7 +72,7 @@ def command(
     kubeconfig: str | None,
     context: str | None,
     destination: str,
-    protocol: str,
+    protocol: str | None,
     source_port: int | None,
     in_interface: str | None,
     output: str,
@@ -90,34 +90,45 @@ def command(
     else:
         objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
         its_source = _address_of(pod, objects, version=target.version)
-    if protocol not in WITH_PORTS and (port is not None or source_port is not None):
+    if protocol == "icmp" and (port is not None or source_port is not None):
         raise UsageError("icmp has no ports", hint="leave the port away, or give another --proto")
-    if protocol == "icmp" and its_source.version == 6:
-        protocol = "icmpv6"
-    judgement = trace(
+    question = Question(
         source=its_source,
         destination=target,
-        protocol=protocol,
+        protocol="icmpv6" if protocol == "icmp" and target.version == 6 else protocol or _ASSUMED,
         source_port=source_port,
         destination_port=port,
         in_interface=in_interface,
     )
+    judgement = trace(question)
+    if protocol is None:
+        assumed = f"no --proto is given: this is about {_ASSUMED}, and other protocols may go another way"
+        judgement = replace(judgement, notes=(assumed, *judgement.notes))
+    _print(judgement, output=output)
+    return 0 if judgement.verdict is not None else 1
+
+
+def _print(judgement: Judgement, *, output: str) -> None:
     if output in ("json", "yaml"):
         (print_json if output == "json" else print_yaml)(_json(judgement))
-    else:
-        for line in _lines(judgement, wide=output == "wide"):
-            # A comment in anybody's rule may hold anything, line ends too.
-            click.echo(one_line(line, longest=_LONGEST))
-        for text in judgement.notes:
-            note(printable(text))
-    return 0 if judgement.verdict is not None else 1
+        return
+    first, *rest = (
+        # A comment in anybody's rule may hold anything, line ends too.
+        one_line(line, longest=_LONGEST)
+        for line in _lines(judgement, wide=output == "wide")
+    )
+    for line in (first, *rest):
+        click.echo(line)
+    for text in judgement.notes:
+        note(printable(text))
 
 
 def _address_of(pod: str, objects: Objects, *, version: int) -> Address:
     """The address of a pod that lives, of this IP version."""
     found = [each for each in objects.pods if f"{each.namespace}/{each.name}" == pod and not each.finished]
     if not found:
-        raise InputError(f"there is no pod {quote(pod)} in the source", hint="write it as NAMESPACE/NAME")
+        hint = "see kubectl get pods -A" if "/" in pod else "write it as NAMESPACE/NAME"
+        raise InputError(f"there is no pod {quote(pod)} in the source", hint=hint)
     address = next((a for each in found for a in each.addresses if a.version == version), None)
     if address is None:
         raise InputError(
@@ -131,9 +142,14 @@ def _address(text: str, option: str) -> Address:
     try:
         return parse_address(text)
     except ValueError as error:
-        raise UsageError(
-            f"{option} {quote(text)} is not an IP address", hint="as in 10.0.0.1 or fd00::1"
-        ) from error
+        hint = "as in 10.0.0.1 or fd00::1"
+        if "%" in text:
+            hint = "leave the zone (%...) away: link-local addresses are not forwarded, and others need none"
+        elif re.search("[A-Za-z]", text) and ":" not in text:
+            hint = (
+                "no name server is asked: give the address that the pod gets (getent ahosts NAME, in the pod)"
+            )
+        raise UsageError(f"{option} {quote(text)} is not an IP address", hint=hint) from error
 
 
 def _target(text: str) -> tuple[Address, int | None]:

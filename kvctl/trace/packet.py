@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family, family_of
 
 WITH_PORTS = ("tcp", "udp", "sctp")
+
+
+class Question(NamedTuple):
+    """The packet somebody asks about."""
+
+    source: Address
+    destination: Address
+    protocol: str
+    """`tcp`, `udp`, `sctp`, `icmp` or `icmpv6`."""
+    source_port: int | None = None
+    """None: any, or there are none."""
+    destination_port: int | None = None
+    in_interface: str | None = None
+    """By which it comes in; None: by that of the route to its source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +75,22 @@ class Packet:
         return family_of(self.source)
 
 
-def first_packet(
-    *,
-    source: Address,
-    destination: Address,
-    protocol: str,
-    in_interface: str | None,
-    source_port: int | None = None,
-    destination_port: int | None = None,
-) -> Packet:
+def first_packet(question: Question) -> Packet:
     """The first packet of a new connection."""
     return Packet(
-        source=source,
-        destination=destination,
-        protocol=protocol,
+        source=question.source,
+        destination=question.destination,
+        protocol=question.protocol,
         connection=Connection(
-            original_source=source,
-            original_destination=destination,
-            original_port=destination_port,
-            reply_source=destination,
-            reply_destination=source,
+            original_source=question.source,
+            original_destination=question.destination,
+            original_port=question.destination_port,
+            reply_source=question.destination,
+            reply_destination=question.source,
         ),
-        source_port=source_port,
-        destination_port=destination_port,
-        in_interface=in_interface,
+        source_port=question.source_port,
+        destination_port=question.destination_port,
+        in_interface=question.in_interface,
     )
 
 

@@ -16,7 +16,7 @@ from kvctl.node.host import read_host
 from kvctl.node.lookup import Sought, look_up
 from kvctl.trace.facts import kernels_facts
 from kvctl.trace.judge import Judgement, Verdict, judge
-from kvctl.trace.packet import Packet, first_packet
+from kvctl.trace.packet import Packet, Question, first_packet
 
 _IPVS = "kube-ipvs0"
 _OPAQUE = ("raw", "mangle", "nat")
@@ -25,33 +25,22 @@ _FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
 _TABLES = ("raw", "mangle", "nat", "filter", "security")
 
 
-def trace(
-    *,
-    source: Address,
-    destination: Address,
-    protocol: str,
-    source_port: int | None = None,
-    destination_port: int | None = None,
-    in_interface: str | None = None,
-) -> Judgement:
-    """What becomes of such a packet of a pod now; `in_interface`: by which it comes, else found by the route.
+def trace(question: Question) -> Judgement:
+    """What becomes of such a packet of a pod now.
 
     Raises KvctlError: UsageError for ends that do not go together, NetfilterUnavailableError, NetlinkError.
     """
+    source, destination = question.source, question.destination
     if source.version != destination.version:
         raise UsageError(
             f"{source} and {destination} are not of one address family",
             hint="give two IPv4 addresses, or two IPv6 addresses",
         )
-    interface, notes = _interface_of(source) if in_interface is None else (in_interface, [])
-    packet = first_packet(
-        source=source,
-        destination=destination,
-        protocol=protocol,
-        in_interface=interface,
-        source_port=source_port,
-        destination_port=destination_port,
-    )
+    notes: list[str] = []
+    if question.in_interface is None:
+        interface, notes = _interface_of(source)
+        question = question._replace(in_interface=interface)
+    packet = first_packet(question)
     reading = read_everything()
     family = packet.family
     flows = dump(family=family, sources=(host_network(source),), reply_destinations=(destination,))

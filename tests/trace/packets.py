@@ -8,7 +8,7 @@ from kvctl.netfilter.kernel import Reading
 from kvctl.netfilter.savetext import parse_tables
 from kvctl.node.lookup import Answer
 from kvctl.trace.facts import Facts
-from kvctl.trace.packet import Packet, first_packet
+from kvctl.trace.packet import Packet, Question, first_packet
 
 FACTS = Facts(
     way=lambda packet: Answer(kind="unicast", interface="eth1" if packet.mark & 1 else "eth0"),
@@ -23,12 +23,14 @@ def packet(
 ) -> Packet:
     """The first packet of 10.0.0.1, which comes in by veth0."""
     return first_packet(
-        source=parse_address("10.0.0.1"),
-        destination=parse_address(to),
-        protocol=protocol,
-        in_interface="veth0",
-        source_port=source_port,
-        destination_port=port,
+        Question(
+            source=parse_address("10.0.0.1"),
+            destination=parse_address(to),
+            protocol=protocol,
+            in_interface="veth0",
+            source_port=source_port,
+            destination_port=port,
+        )
     )
 
 

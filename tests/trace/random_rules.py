@@ -6,9 +6,26 @@ from random import Random
 
 from kvctl.lab.topology import STANDARD
 from kvctl.model.net import Family
+from tests.trace.other_programs import PORTS, Others, some_pod
 
-USER_CHAINS = ("ONE", "TWO", "KUBE-X", "KUBE-VIP-EGRESS")
-PORTS = (53, 443, 5060, 7000, 8050)
+USER_CHAINS = ("ONE", "TWO", "KUBE-X")
+_STATES = (
+    "NEW",
+    "ESTABLISHED",
+    "NEW,DNAT",
+    "DNAT",
+    "INVALID",
+    "NEW,ESTABLISHED",
+    "UNTRACKED",
+    "INVALID,UNTRACKED",
+)
+
+_ELSEWHERE = {Family.IPV4: "198.51.100.0/24", Family.IPV6: "2001:db8:99::/64"}
+_ICMP = {
+    Family.IPV4: ("icmp", "icmp", "--icmp-type 8"),
+    Family.IPV6: ("ipv6-icmp", "icmp6", "--icmpv6-type 128"),
+}
+_REFUSED = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
 
 
 class Foreign:
@@ -20,6 +37,7 @@ class Foreign:
         self._family = family
         self._spare = spare
         self._unknowns = unknowns
+        self._icmp = _ICMP[family]
 
     def lines(self) -> dict[str, list[str]]:
         """`-I` and `-A` lines for each table, after the chains they need."""
@@ -34,33 +52,24 @@ class Foreign:
             }[table]
             # A chain that is entered from two hooks may hold only what both allow.
             entered = self._chance.choice(chains)
-            for chain in self._chance.choices(chains, k=self._chance.choice((0, 1, 1, 2, 3))):
-                deeper = USER_CHAINS[:3] if chain == entered else ()
+            for chain in self._chance.choices(chains, k=self._chance.choice((0, 0, 1, 1, 2, 3))):
+                deeper = USER_CHAINS if chain == entered else ()
                 lines.append(
                     f"{self._chance.choice(('-I', '-I', '-A'))} {chain} {self._rule(table, chain, deeper)}"
                 )
-            for place, chain in enumerate(USER_CHAINS[:3]):
+            for place, chain in enumerate(USER_CHAINS):
                 for _ in range(self._chance.randint(0, 2)):
-                    lines.append(f"-A {chain} {self._rule(table, entered, USER_CHAINS[place + 1 : 3])}")
+                    lines.append(f"-A {chain} {self._rule(table, entered, USER_CHAINS[place + 1 :])}")
             found[table] = lines
-        if self._chance.random() < 0.5:
-            self._like_kube_vip(found)
+        others = Others(self._chance, self._family, spare=self._spare)
+        for program in (others.kube_vip, others.kube_proxy, others.calico, others.flannel):
+            if self._chance.random() < 0.3:
+                for table, lines in program().items():
+                    found[table] += lines
         return found
 
-    def _like_kube_vip(self, found: dict[str, list[str]]) -> None:
-        who = self._who
-        found["mangle"] += [
-            "-A PREROUTING -j KUBE-VIP-EGRESS",
-            f"-A KUBE-VIP-EGRESS -d {who.pod_network} -j RETURN",
-            f"-A KUBE-VIP-EGRESS -s {self._pod()} -j MARK --set-xmark 0x40/0x40",
-        ]
-        found["nat"].append(
-            f"{self._chance.choice(('-I', '-A'))} POSTROUTING -s {self._pod()} -m mark --mark 0x40/0x40 "
-            f"-m comment --comment a3ViZS12aXAK=kube-vip-sip -j SNAT --to-source {self._spare}"
-        )
-
     def _pod(self) -> str:
-        return self._chance.choice((self._who.pod, self._who.pod, self._who.peer, self._who.pod_network))
+        return some_pod(self._chance, self._who)
 
     def _rule(self, table: str, hook: str, deeper: tuple[str, ...]) -> str:
         conditions = [self._match(table, hook) for _ in range(self._chance.choice((1, 2, 2, 3)))]
@@ -81,6 +90,9 @@ class Foreign:
             f"-p {protocol} -m {protocol} {negation}--dport {port}",
             f"-p {protocol} -m multiport {negation}--dports {port},{chance.choice(PORTS)},100:200",
             f"{negation}-p {protocol}",
+            f"{negation}-p {self._icmp[0]}",
+            f"-p {self._icmp[0]} -m {self._icmp[1]} {negation}{self._icmp[2]}",
+            f"-p tcp -m tcp {negation}--tcp-flags {chance.choice(('FIN,SYN,RST,ACK SYN', 'ALL SYN', 'SYN,ACK ACK'))}",
             f"-m mark {negation}--mark {chance.choice(('0x40/0x40', '0x4000/0x4000', '0x1/0x3', '0x0/0x40'))}",
         ]
         if hook in ("FORWARD", "POSTROUTING"):
@@ -89,7 +101,7 @@ class Foreign:
             choices.append(f"{negation}-i {chance.choice(('veth0', 'veth+', 'eth0'))}")
         if table != "raw":
             choices += [
-                f"-m conntrack {negation}--ctstate {chance.choice(('NEW', 'ESTABLISHED', 'NEW,DNAT', 'DNAT'))}",
+                f"-m conntrack {negation}--ctstate {chance.choice(_STATES)}",
                 f"-m conntrack {negation}--ctorigdst {chance.choice(places)}",
                 f"-m conntrack --ctdir {chance.choice(('ORIGINAL', 'ORIGINAL', 'REPLY'))}",
                 f"-m connmark {negation}--mark {chance.choice(('0x1/0x1', '0x0/0x3'))}",
@@ -116,6 +128,10 @@ class Foreign:
                 "-j CONNMARK --set-xmark 0x1/0x3",
                 "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff",
             ]
+        if table == "filter":
+            choices += ["-j REJECT", f"-j REJECT --reject-with {_REFUSED[self._family]}"]
+        if table == "raw":
+            choices += ["-j NOTRACK", "-j CT --notrack"]
         if table in ("raw", "filter") or (table == "mangle" and hook == "POSTROUTING"):
             choices.append("-j DROP")
         if table == "nat" and hook == "POSTROUTING":
@@ -123,9 +139,19 @@ class Foreign:
                 "-j MASQUERADE",
                 f"-j SNAT --to-source {self._spare}",
                 f"-j SNAT --to-source {who.worker_eth1}",
+                f"-j SNAT --to-source {self._spare} --random",
+                "-j MASQUERADE --random-fully",
+                f"-j NETMAP --to {_ELSEWHERE[self._family]}",
             ]
+            if self._unknowns:
+                choices.append(f"-j SNAT --to-source {who.worker_eth1}-{self._spare}")
         if table == "nat" and hook == "PREROUTING":
-            choices.append(f"-j DNAT --to-destination {who.outside_eth1}")
+            choices += [
+                f"-j DNAT --to-destination {who.outside_eth1}",
+                f"-j NETMAP --to {who.server}/{32 if self._family is Family.IPV4 else 128}",
+            ]
+            if self._unknowns:
+                choices.append("-j REDIRECT")
         if table == "nat":
             choices.append("-j MARK --set-xmark 0x4000/0x4000")
         return chance.choice(choices)

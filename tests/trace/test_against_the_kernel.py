@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
@@ -15,38 +16,33 @@ from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
 from kvctl.lab.traffic import probe
-from kvctl.model.net import Family, parse_address
+from kvctl.model.flows import Flow
+from kvctl.model.net import Family, host_network, parse_address
+from kvctl.netfilter.conntrack import dump
 from kvctl.netfilter.kernel import read_everything
 from kvctl.trace.facts import kernels_facts
 from kvctl.trace.judge import Judgement, Verdict, judge
-from kvctl.trace.packet import first_packet
+from kvctl.trace.packet import WITH_PORTS, Packet, Question, first_packet
 from kvctl.trace.question import trace
 from tests.builders import service
 from tests.kernel.node import SECOND_VIPS, VIPS, Packets, Worker, lab_pod, show_server_the_way
-from tests.trace.random_rules import PORTS, Foreign
+from tests.trace.other_programs import PORTS
+from tests.trace.random_rules import Foreign
+from tests.trace.random_services import program
+from tests.trace.wire import VETHS, Arrived, Wire, know_neighbours
 
 LONG = bool(os.environ.get("KVCTL_LONG"))
-RULE_SETS = 400 if LONG else 7
-PACKETS_EACH = 8
-_PATIENCE = 0.3
-_SOURCE_PORTS = count(20_000)
-_NOBODY = tuple(each.server_cluster_ip for each in STANDARD.values())
-_ESTABLISHED = "-m conntrack --ctstate ESTABLISHED -j ACCEPT"
-# The first packet is judged; what follows it has to come through, or the answer is lost.
-_SPARING = {
-    "raw": [
-        f"-I PREROUTING -p {name} -m multiport --sports {','.join(map(str, PORTS))} -j ACCEPT"
-        for name in ("udp", "tcp")
-    ],
-    "mangle": [f"-I {chain} {_ESTABLISHED}" for chain in ("PREROUTING", "FORWARD", "POSTROUTING")],
-    "filter": [f"-I FORWARD {_ESTABLISHED}"],
-    "nat": [],
-}
+RULE_SETS = 150 if LONG else 6
+PACKETS_EACH = 20
+"""Of new connections; those of the rule set before come on top."""
+_PATIENCE = 1.0
+_PORTS_OF_PODS = count(20_000)
 
 
 @pytest.fixture
 def worker(lab: Lab) -> Iterator[Worker]:
     show_server_the_way(lab)
+    know_neighbours(lab)
     with ExitStack() as stack:
         for name in ("outside", "server", "pod", "peer", "worker"):
             stack.enter_context(Echo(lab[name], ports=PORTS))
@@ -56,17 +52,6 @@ def worker(lab: Lab) -> Iterator[Worker]:
         who = [Packets(lab, family).who for family in Family]
         lab["outside"].batch([f"route replace {each.pod_network} via {each.worker_eth1}" for each in who])
         yield worker
-
-
-def services(chance: Random) -> tuple[object, ...]:
-    ports = chance.choice((None, "udp:5060,tcp:443", "udp:53,udp:7000-8100"))
-    denied = chance.choice((None, "192.168.0.0/24,2001:db8:1::/64", "172.16.0.250/32,2001:db8::250/128"))
-    allowed = chance.choice((None, None, "192.168.0.0/24,2001:db8:1::/64"))
-    first = service(vip=VIPS, ports=ports, denied=denied, allowed=allowed)
-    if chance.random() < 0.5:
-        return (first, lab_pod())
-    second = service("sip/other", vip=SECOND_VIPS, selector={"app": "sip-client"}, ports="tcp:7000,udp:8050")
-    return (first, second, lab_pod())
 
 
 def restore(worker: Worker, family: Family, text: str, *, flush: bool) -> None:
@@ -86,63 +71,117 @@ def saved(worker: Worker, family: Family) -> str:
     )
 
 
-def compare(worker: Worker, chance: Random, family: Family, rules: str) -> Counter[str]:
-    """Some packets, each judged, then sent; how many of which verdict."""
-    who, counted = Packets(worker.lab, family).who, Counter[str]()
-    with worker.lab["worker"].entered():
-        reading, facts = read_everything(), kernels_facts()
-    for _ in range(PACKETS_EACH):
+class Sent(NamedTuple):
+    """A packet that somebody sends, with what was told of it before."""
+
+    name: str
+    packet: Packet
+    told: Judgement
+    number: int
+
+
+class Comparison:
+    """Packets judged and then sent, under one rule set after the other."""
+
+    def __init__(self, worker: Worker, wire: Wire, family: Family) -> None:
+        self._worker = worker
+        self._wire = wire
+        self._family = family
+        self._before: list[Sent] = []
+        self._silent: list[Sent] = []
+        self.counted: Counter[str] = Counter()
+        self.later: Counter[str] = Counter()
+
+    def compare(self, chance: Random, rules: str) -> None:
+        """New connections, and further packets of those of the last time."""
+        with self._worker.lab["worker"].entered():
+            reading, facts = read_everything(), kernels_facts()
+            flows = self._flows()
+            again = [
+                self._send(each.name, each.packet, judge(each.packet, reading, facts, flows))
+                for each in self._before
+            ]
+            packets = [self._packet(chance) for _ in range(PACKETS_EACH)]
+            new = [self._send(name, packet, judge(packet, reading, facts)) for name, packet in packets]
+        awaited = [each.number for each in (*again, *new) if each.told.verdict in _SEEN]
+        arrived = self._wire.seen(awaited, patience=_PATIENCE)
+        for sent in (*again, *new):
+            contradiction = contradicts(sent.told, arrived.get(sent.number))
+            assert not contradiction, f"{contradiction}\n{sent}\n{flows}\n{rules}"
+        self.counted.update(str(each.told.verdict) for each in new)
+        self.later.update(str(each.told.verdict) for each in again if each.told.flow is not None)
+        self._before = [each for each in new if each.packet.protocol == "udp"]
+        self._silent += [each for each in (*again, *new) if each.told.verdict is Verdict.DROPPED]
+
+    def end(self) -> None:
+        """What was to be dropped has not come later either."""
+        arrived = self._wire.seen((), patience=0)
+        assert not [each for each in self._silent if each.number in arrived]
+
+    def _send(self, name: str, packet: Packet, told: Judgement) -> Sent:
+        return Sent(name, packet, told, self._wire.send(name, packet))
+
+    def _flows(self) -> list[Flow]:
+        who = STANDARD[self._family]
+        pods = tuple(host_network(parse_address(each)) for each in (who.pod, who.peer))
+        return dump(family=self._family, sources=pods, reply_destinations=())
+
+    def _packet(self, chance: Random) -> tuple[str, Packet]:
+        who = STANDARD[self._family]
         name, source = chance.choice((("pod", who.pod), ("pod", who.pod), ("peer", who.peer)))
         others = (who.peer if name == "pod" else who.pod, who.worker_eth1, who.worker_eth0)
         outside = (who.outside_eth1, who.outside_eth1, who.outside_eth0, who.server, who.server_cluster_ip)
-        target, port = chance.choice((*outside, *outside, *others)), chance.choice(PORTS)
-        protocol = chance.choice(("udp", "udp", "tcp"))
-        packet = first_packet(
+        ping = "icmp" if self._family is Family.IPV4 else "icmpv6"
+        protocol = chance.choice(("udp", "udp", "udp", "tcp", "tcp", ping))
+        asked = Question(
             source=parse_address(source),
-            destination=parse_address(target),
+            destination=parse_address(chance.choice((*outside, *outside, *others))),
             protocol=protocol,
-            in_interface="veth0" if name == "pod" else "veth1",
-            source_port=next(_SOURCE_PORTS),
-            destination_port=port,
+            in_interface=VETHS[name],
         )
-        with worker.lab["worker"].entered():
-            told = judge(packet, reading, facts)
-        seen = probe(worker.lab[name], destination=target, port=port, protocol=protocol, timeout=_PATIENCE)
-        counted[str(told.verdict)] += 1
-        contradiction = contradicts(told, seen.source if seen is not None else None)
-        assert not contradiction, f"{contradiction}\n{packet}\n{told}\n{rules}"
-    return counted
+        if protocol in WITH_PORTS:
+            asked = asked._replace(source_port=next(_PORTS_OF_PODS), destination_port=chance.choice(PORTS))
+        return name, first_packet(asked)
 
 
-def contradicts(told: Judgement, seen: str | None) -> str | None:
-    """How what was told is not what the other end saw; None: it is, or nothing was told."""
-    if told.verdict is None or (seen is None and told.notes):
+_SEEN = (Verdict.REWRITTEN, Verdict.TRANSLATED, Verdict.UNCHANGED, Verdict.DELIVERED)
+
+
+def contradicts(told: Judgement, arrived: Arrived | None) -> str | None:
+    """How what was told is not what became of it; None: it is, or nothing was told."""
+    if told.verdict is None or (arrived is None and told.notes):
         return None
-    if told.verdict in (Verdict.DROPPED, Verdict.UNROUTABLE):
-        return None if seen is None else f"it should not have arrived, and came from {seen}"
-    if seen is None and str(told.destination) in _NOBODY:
-        return None  # no rule led it to the back end
-    return None if seen == str(told.source) else f"told {told.verdict} {told.source}, seen {seen}"
+    if told.verdict not in _SEEN:
+        return None if arrived is None else f"it should not have arrived: {arrived}"
+    if arrived is None:
+        return f"told {told.verdict} {told.source} by {told.interface}, and it has not arrived"
+    if (told.interface, str(told.source)) != (arrived.interface, arrived.source):
+        return f"told {told.verdict} {told.source} by {told.interface}, seen {arrived}"
+    several = any("one of several" in note for note in told.notes)
+    if several or arrived.destination in ("::", str(told.destination)):
+        return None
+    return f"told that it goes to {told.destination}, seen {arrived}"
 
 
-def test_the_verdict_is_what_the_other_end_sees(worker: Worker, family: Family) -> None:
-    counted: Counter[str] = Counter()
+def test_the_verdict_is_what_becomes_of_the_packet(worker: Worker, family: Family) -> None:
     spare = SECOND_VIPS[0 if family is Family.IPV4 else 1]
     before = saved(worker, family)
-    for seed in range(RULE_SETS):
-        chance = Random(f"{seed} {family}")
-        worker.apply(*services(chance), prune=True)  # type: ignore[arg-type]
-        lines = Foreign(chance, family, spare=spare, unknowns=seed % 3 == 0).lines()
-        text = "".join(
-            "\n".join((f"*{table}", *its, *_SPARING[table], "COMMIT", "")) for table, its in lines.items()
-        )
-        restore(worker, family, text, flush=False)
-        counted += compare(worker, chance, family, f"seed {seed}\n{saved(worker, family)}")
-        restore(worker, family, before, flush=True)
-    print(dict(counted))
+    with Wire(worker.lab) as wire:
+        comparison = Comparison(worker, wire, family)
+        for seed in range(RULE_SETS):
+            chance = Random(f"{seed} {family}")
+            program(worker, chance)
+            lines = Foreign(chance, family, spare=spare, unknowns=seed % 3 == 0).lines()
+            text = "".join("\n".join((f"*{table}", *its, "COMMIT", "")) for table, its in lines.items())
+            restore(worker, family, text, flush=False)
+            comparison.compare(chance, f"seed {seed}\n{saved(worker, family)}")
+            restore(worker, family, before, flush=True)
+        comparison.end()
+    counted, later = comparison.counted, comparison.later
+    print(dict(counted), dict(later))
     assert counted.total() == RULE_SETS * PACKETS_EACH
-    assert counted["rewritten"] > 0
-    assert counted["translated"] > 0
+    assert min(counted[each] for each in ("rewritten", "translated", "unchanged", "dropped")) > 0
+    assert later.total() > 0
     # What cannot be judged is no contradiction, but were all like that the test would say nothing.
     assert counted["None"] < counted.total() / 4
 
@@ -162,9 +201,10 @@ def test_rules_of_both_back_ends_are_followed(worker: Worker) -> None:
     assert "both back ends have rules for it" in told[53].unknown[0]
     assert told[7000].verdict is Verdict.DROPPED
     for port in (443, 5060, 7000):
-        seen = probe(lab["pod"], destination=who.outside_eth1, port=port, timeout=_PATIENCE)
-        assert not contradicts(told[port], seen.source if seen is not None else None)
-        assert (seen is None) is (port == 7000)
+        seen = probe(lab["pod"], destination=who.outside_eth1, port=port, timeout=0.3)
+        assert (seen.source if seen is not None else None) == (
+            str(told[port].source) if port != 7000 else None
+        )
 
 
 def asked(worker: Worker, port: int) -> Judgement:
@@ -172,8 +212,5 @@ def asked(worker: Worker, port: int) -> Judgement:
     who = STANDARD[Family.IPV4]
     with worker.lab["worker"].entered():
         return trace(
-            source=parse_address(who.pod),
-            destination=parse_address(who.outside_eth1),
-            protocol="udp",
-            destination_port=port,
+            Question(parse_address(who.pod), parse_address(who.outside_eth1), "udp", destination_port=port)
         )
