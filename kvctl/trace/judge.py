@@ -14,7 +14,7 @@ from kvctl.model.rules import EGRESS_CHAIN, Verb
 from kvctl.netfilter.kernel import Reading
 from kvctl.trace.facts import Facts
 from kvctl.trace.matching import matches
-from kvctl.trace.packet import Packet, later_packet
+from kvctl.trace.packet import Packet, Tracking, later_packet
 from kvctl.trace.passage import Passed, pass_through
 from kvctl.trace.ruleset import parse_any
 from kvctl.trace.said import Spared, own_rule, owner_of, service_of, spelled, what_is_rewritten, why_spared
@@ -211,6 +211,10 @@ class _Judge:
             return _Decision(Verdict.UNROUTABLE, route.reason or "there is no route")
         if route is not None and route.kind == "local":
             return _Decision(Verdict.DELIVERED, f"{way.packet.destination} is an address of this node")
+        if way.packet.connection.tracking is Tracking.UNTRACKED:
+            step = next(step for step in reversed(way.steps) if _exempts(step))
+            reason = f"{_named(step)} ({owner_of(step)}) exempts it from conntrack, and nat is not asked"
+            return _Decision(Verdict.UNCHANGED, reason, step)
         if self._flow is not None:
             return self._by_flow(way.packet)
         if not way.packet.source_chosen:
@@ -274,6 +278,13 @@ class _Judge:
         without = rule._replace(matches=tuple(m for m in rule.matches if m.module != "recent"))
         would = without != rule and matches(without, way.packet, self._facts) is True
         return would and matches(rule, way.packet, self._facts) is False
+
+
+def _exempts(step: Step) -> bool:
+    target = step.rule.target if step.rule is not None else None
+    return (
+        step.place.table == "raw" and step.taken and target is not None and target.name in ("NOTRACK", "CT")
+    )
 
 
 def _in_postrouting(step: Step) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from kvctl.model.net import Address, contains, parse_address, parse_network
 from kvctl.model.rules import COMMENT_PREFIX
 from kvctl.trace.facts import Facts
-from kvctl.trace.packet import WITH_PORTS, Packet
+from kvctl.trace.packet import WITH_PORTS, Packet, Tracking
 from kvctl.trace.ruleset import AnyRule, Match
 
 Judged = bool | str
@@ -38,21 +38,38 @@ _SURE_SECONDS = 1.5
 
 def matches(rule: AnyRule, packet: Packet, facts: Facts) -> Judged:
     """Whether all conditions of a rule hold; one that does not hold decides, whatever is unknown of the others."""
-    if any(match.module == "recent" for match in rule.matches):
-        # The options of this match go together.
-        rest = [match for match in rule.matches if match.module != "recent"]
-        together = [match for match in rule.matches if match.module == "recent"]
-        answers = [*(_judge(match, packet, facts) for match in rest), _recent(rule, together, facts)]
-    else:
-        answers = []
-        for match in rule.matches:
-            answer = _judge(match, packet, facts)
-            if answer is False:
-                return False
-            answers.append(answer)
+    together: dict[str, list[Match]] = {}
+    answers: list[Judged] = []
+    for match in rule.matches:
+        if match.module == "recent" or _is_of_no_connection(match, packet):
+            together.setdefault(match.module or "", []).append(match)
+            continue
+        answer = _judge(match, packet, facts)
+        if answer is False:
+            return False
+        answers.append(answer)
+    for module, its in together.items():
+        answers.append(_recent(rule, its, facts) if module == "recent" else _untracked(its, packet, facts))
     if any(answer is False for answer in answers):
         return False
     return next((answer for answer in answers if isinstance(answer, str)), True)
+
+
+def _is_of_no_connection(match: Match, packet: Packet) -> bool:
+    tracked = packet.connection.tracking is Tracking.TRACKED
+    return not tracked and match.module in ("conntrack", "state", "connmark")
+
+
+def _untracked(together: list[Match], packet: Packet, facts: Facts) -> Judged:
+    """Without a connection nothing of it matches, negated or not, but its state (conntrack_mt, connmark_mt)."""
+    states = [match for match in together if match.option in ("--ctstate", "--state")]
+    if not states:
+        return False
+    answers = [_judge(match, packet, facts) for match in states]
+    if False in answers or len(states) == len(together):
+        return all(answer is True for answer in answers)
+    # Beside the state in one match they are not asked; in a match of their own they fail.
+    return f"{together[0]}: it is of a packet that is not tracked"
 
 
 def _judge(match: Match, packet: Packet, facts: Facts) -> Judged:
@@ -145,6 +162,8 @@ def _connection_mark(values: Values, packet: Packet, facts: Facts) -> Judged:
 def _state(values: Values, packet: Packet, facts: Facts) -> Judged:
     asked = set(values[0].split(","))
     connection = packet.connection
+    if connection.tracking is not Tracking.TRACKED:
+        return ("INVALID" if connection.tracking is Tracking.NOT_YET else "UNTRACKED") in asked
     if "RELATED" in asked and not connection.new:
         return "whether another connection announced this one is not read"
     begun = connection.answers or connection.replied

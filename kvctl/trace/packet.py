@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import NamedTuple
 
 from kvctl.model.flows import Flow
@@ -25,6 +26,16 @@ class Question(NamedTuple):
     """By which it comes in; None: by that of the route to its source."""
 
 
+class Tracking(StrEnum):
+    """Whether conntrack knows of a packet."""
+
+    NOT_YET = "not yet"
+    """It is in the raw table, which comes before conntrack."""
+    TRACKED = "tracked"
+    UNTRACKED = "untracked"
+    """A rule of raw has exempted it: it has no connection, and nat is not asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """What matches may ask of a packet's connection: new, or one that conntrack has already."""
@@ -44,6 +55,7 @@ class Connection:
     """Of a connection that is there: what its translation makes of the source; None: it is new."""
     destination_after: Address | None = None
     port_after: int | None = None
+    tracking: Tracking = Tracking.TRACKED
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from kvctl.netfilter.kernel import Reading
 from kvctl.netfilter.savetext import SavedTable
 from kvctl.node.lookup import Answer
 from kvctl.trace.facts import Facts
-from kvctl.trace.packet import Packet
+from kvctl.trace.packet import Packet, Tracking
 from kvctl.trace.targets import End
 from kvctl.trace.walk import MOST_WAYS, Place, Step, TooMany, Walk, Way
 
@@ -86,7 +86,11 @@ class _Node:
         """All that becomes of the ways in these tables of these hooks."""
         going, ended = list(ways), []
         for hook, table in stages:
+            if table == "raw":
+                going = [_tracking(way, to=Tracking.NOT_YET) for way in going]
             found = _merged(each for way in going for each in self._stage(hook, table, way))
+            if table == "raw":
+                found = [_tracking(way, to=Tracking.TRACKED) for way in found]
             going = [way for way in found if way.end is End.PASSED]
             ended += [way for way in found if way.end is not End.PASSED]
             if hook != "POSTROUTING":
@@ -102,7 +106,10 @@ class _Node:
         return going, [way for way in ended if way not in doubted]
 
     def _stage(self, hook: str, table: str, way: Way) -> list[Way]:
-        if table == "nat" and not way.packet.connection.new:
+        connection = way.packet.connection
+        if table == "nat" and connection.tracking is Tracking.UNTRACKED:
+            return [way]
+        if table == "nat" and not connection.new:
             return [replace(way, packet=_as_before(hook, way.packet))]
         walks = [
             Walk(Place(hook, str(backend), table), its.chains, its.policies, self._facts)
@@ -113,6 +120,14 @@ class _Node:
             return [way]
         done = _done(hook) if table == "nat" else _never
         return _merged(each for order in permutations(walks) for each in _in_order(order, way, done))
+
+
+def _tracking(way: Way, *, to: Tracking) -> Way:
+    """Conntrack comes between raw and mangle; what raw has exempted stays so."""
+    connection = way.packet.connection
+    if connection.tracking is Tracking.UNTRACKED:
+        return way
+    return replace(way, packet=replace(way.packet, connection=replace(connection, tracking=to)))
 
 
 def _as_before(hook: str, packet: Packet) -> Packet:

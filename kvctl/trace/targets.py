@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from kvctl.model.net import Address, contains, parse_address, parse_network
 from kvctl.trace.facts import Facts
-from kvctl.trace.packet import Packet
+from kvctl.trace.packet import Packet, Tracking
 from kvctl.trace.ruleset import ForeignTarget
 
 PASSING = frozenset(
@@ -63,6 +63,8 @@ def changed(target: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet
             return replace(packet, mark=_set(target, packet.mark)), False
         if name == "CONNMARK":
             return _connection_mark(target, packet), False
+        if name == "NOTRACK" or (name == "CT" and target.options == (("--notrack", ()),)):
+            return _exempted(packet), False
         if name == "SNAT":
             return _new_source(packet, _fixed(target.option("--to-source"))), True
         if name == "MASQUERADE":
@@ -84,8 +86,14 @@ def _set(target: ForeignTarget, mark: int) -> int:
     return mark & ~(int(mask, 0) if mask else 0xFFFFFFFF) & 0xFFFFFFFF ^ int(value, 0)
 
 
+def _exempted(packet: Packet) -> Packet:
+    return replace(packet, connection=replace(packet.connection, tracking=Tracking.UNTRACKED))
+
+
 def _connection_mark(target: ForeignTarget, packet: Packet) -> Packet:
     connection = packet.connection
+    if connection.tracking is not Tracking.TRACKED:
+        return packet  # connmark_tg in xt_connmark.c: there is nothing to mark
     options = {option for option, _ in target.options}
     if "--set-xmark" in options:
         return replace(packet, connection=replace(connection, mark=_set(target, connection.mark)))

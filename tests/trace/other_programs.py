@@ -28,7 +28,7 @@ class Others:
         self._spare = spare
 
     def _put(self) -> str:
-        return self._chance.choice(("-I", "-A"))
+        return self._chance.choice(("-I", "-A", "-A"))
 
     def _pod(self) -> str:
         return some_pod(self._chance, self._who)

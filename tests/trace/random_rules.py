@@ -28,6 +28,12 @@ _ICMP = {
 _REFUSED = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
 
 
+def _kind(condition: str) -> str:
+    """What a rule may have once: an option of its own, or a module."""
+    first, second, *_ = condition.removeprefix("! ").split(" ")
+    return f"{first} {second}" if first == "-m" else first
+
+
 class Foreign:
     """Lines of a restore by table; the same for the same `chance` and family."""
 
@@ -42,6 +48,7 @@ class Foreign:
     def lines(self) -> dict[str, list[str]]:
         """`-I` and `-A` lines for each table, after the chains they need."""
         found: dict[str, list[str]] = {}
+        quiet = self._chance.random() < 0.4
         for table in ("raw", "mangle", "filter", "nat"):
             lines = [f":{chain} - [0:0]" for chain in USER_CHAINS]
             chains = {
@@ -52,7 +59,9 @@ class Foreign:
             }[table]
             # A chain that is entered from two hooks may hold only what both allow.
             entered = self._chance.choice(chains)
-            for chain in self._chance.choices(chains, k=self._chance.choice((0, 0, 1, 1, 2, 3))):
+            for chain in self._chance.choices(
+                chains, k=0 if quiet else self._chance.choice((0, 0, 1, 1, 2, 3))
+            ):
                 deeper = USER_CHAINS if chain == entered else ()
                 lines.append(
                     f"{self._chance.choice(('-I', '-I', '-A'))} {chain} {self._rule(table, chain, deeper)}"
@@ -74,7 +83,7 @@ class Foreign:
     def _rule(self, table: str, hook: str, deeper: tuple[str, ...]) -> str:
         conditions = [self._match(table, hook) for _ in range(self._chance.choice((1, 2, 2, 3)))]
         # One -p a rule, and the ports after it; one of each of the rest.
-        kept = {each.removeprefix("! ").split(" ")[0]: each for each in conditions}
+        kept = {_kind(each): each for each in conditions}
         ordered = sorted(kept.values(), key=lambda each: "-m" in each.split(" ")[0])
         return " ".join((*ordered, self._target(table, hook, deeper)))
 
@@ -99,7 +108,7 @@ class Foreign:
             choices.append(f"{negation}-o {chance.choice(('eth0', 'eth1', 'eth+', 'veth1'))}")
         if hook in ("FORWARD", "PREROUTING"):
             choices.append(f"{negation}-i {chance.choice(('veth0', 'veth+', 'eth0'))}")
-        if table != "raw":
+        if table != "raw" or chance.random() < 0.5:
             choices += [
                 f"-m conntrack {negation}--ctstate {chance.choice(_STATES)}",
                 f"-m conntrack {negation}--ctorigdst {chance.choice(places)}",

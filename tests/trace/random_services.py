@@ -32,11 +32,13 @@ _SECONDS = 3600
 
 def services(chance: Random) -> list[Service]:
     """One or two of the lab's pod."""
-    ports = chance.choice((None, "udp:5060,tcp:443", "udp:53,udp:7000-8100"))
-    denied = chance.choice((None, "192.168.0.0/24,2001:db8:1::/64", "172.16.0.250/32,2001:db8::250/128"))
+    ports = chance.choice((None, None, None, "udp:5060,tcp:443", "udp:53,udp:7000-8100"))
+    denied = chance.choice(
+        (None, None, None, "192.168.0.0/24,2001:db8:1::/64", "172.16.0.250/32,2001:db8::250/128")
+    )
     allowed = chance.choice((None, None, "192.168.0.0/24,2001:db8:1::/64"))
     first = service(
-        vip=chance.choice((VIPS, VIPS, VIPS, NOT_HERE)),
+        vip=chance.choice((*[VIPS] * 4, NOT_HERE)),
         ports=ports,
         denied=denied,
         allowed=allowed,

@@ -120,6 +120,24 @@ def test_what_may_be_dropped_on_the_way_is_a_note() -> None:
     assert "may be dropped" in judged.notes[0]
 
 
+RAW = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.0/8 -j {}\nCOMMIT\n"
+
+
+@pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
+def test_what_is_not_tracked_leaves_as_it_is_whatever_nat_says(target: str) -> None:
+    judged = told(RAW.format(target) + nat(SNAT))
+    assert (judged.verdict, str(judged.source)) == (Verdict.UNCHANGED, "10.0.0.1")
+    assert sentence(judged).endswith(
+        f"with its own address, because raw -A PREROUTING -s 10.0.0.0/8 -j {target} (another program's) "
+        "exempts it from conntrack, and nat is not asked"
+    )
+    assert told(RAW.format(target) + nat(SNAT), flows=(flow(),)).verdict is Verdict.UNCHANGED
+
+
+def test_another_conntrack_zone_gives_no_verdict() -> None:
+    assert "what this target does is not known here" in sentence(told(RAW.format("CT --zone 1") + nat(SNAT)))
+
+
 def test_a_mark_set_before_the_routing_decides_the_interface() -> None:
     text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.1/32 -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"
     assert told(text).interface == "eth1"

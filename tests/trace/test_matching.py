@@ -8,6 +8,7 @@ import pytest
 
 from kvctl.model.net import parse_address
 from kvctl.trace.matching import matches
+from kvctl.trace.packet import Tracking
 from kvctl.trace.ruleset import parse_any
 from tests.trace.packets import FACTS, packet
 
@@ -111,6 +112,40 @@ def test_a_first_tcp_packet_is_a_syn_and_of_later_ones_nothing_is_known() -> Non
     )
     later = replace(first, connection=replace(first.connection, new=False))
     assert isinstance(matches(syn, later, FACTS), str)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "holds"),
+    [
+        ("-m conntrack --ctstate UNTRACKED", True),
+        ("-m conntrack ! --ctstate UNTRACKED,NEW", False),
+        ("-m conntrack ! --ctstate NEW", True),
+        ("-m state --state INVALID", False),
+        ("-m conntrack --ctdir ORIGINAL", False),
+        ("-m conntrack ! --ctorigdst 198.51.100.0/24", False),
+        ("-m connmark --mark 0x0/0x3", False),
+        ("-m connmark ! --mark 0x1/0x1", False),
+        ("-m conntrack --ctstate NEW --ctdir ORIGINAL", False),
+        ("-m mark --mark 0x0/0x3", True),
+    ],
+)
+def test_what_is_not_tracked_has_a_state_and_nothing_else_of_a_connection(
+    conditions: str, holds: bool
+) -> None:
+    exempt = replace(packet().connection, tracking=Tracking.UNTRACKED)
+    assert matches(parse_any(f"{conditions} -j DROP"), replace(packet(), connection=exempt), FACTS) is holds
+
+
+def test_whether_a_state_and_more_are_one_match_is_not_known_without_a_connection() -> None:
+    exempt = replace(packet().connection, tracking=Tracking.UNTRACKED)
+    rule = parse_any("-m conntrack --ctstate UNTRACKED --ctdir ORIGINAL -j DROP")
+    assert "not tracked" in str(matches(rule, replace(packet(), connection=exempt), FACTS))
+
+
+def test_before_conntrack_everything_is_invalid() -> None:
+    early = replace(packet(), connection=replace(packet().connection, tracking=Tracking.NOT_YET))
+    assert matches(parse_any("-m conntrack --ctstate INVALID -j DROP"), early, FACTS) is True
+    assert matches(parse_any("-m conntrack --ctstate NEW -j DROP"), early, FACTS) is False
 
 
 @pytest.mark.parametrize(
