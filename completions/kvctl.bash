@@ -13,7 +13,7 @@ _kvctl_about() {
         options='--version --debug -h --help'
         ;;
     'kvctl egress')
-        commands='compute apply diff list show trace flush watch move wait'
+        commands='compute apply diff list show trace verify echo flush watch move wait'
         options='-h --help'
         ;;
     'kvctl egress compute')
@@ -43,6 +43,15 @@ _kvctl_about() {
     'kvctl egress trace')
         options='--from --pod --to --proto --source-port --in-interface -f --filename --kubeconfig --context -o --output -h --help'
         values='--from=addresses --pod=pods --to=- --proto=:tcp,udp,sctp,icmp --source-port=- --in-interface=interfaces -f=files --filename=files --kubeconfig=files --context=contexts -o=:table,wide,json,yaml --output=:table,wide,json,yaml'
+        ;;
+    'kvctl egress verify')
+        options='-n --namespace --from --to --proto --expect --count --interval --timeout --netns --watch --every --nftables --no-nftables -o --output -h --help'
+        values='-n=namespaces --namespace=namespaces --from=addresses --to=- --proto=:tcp,udp,both --expect=- --count=- --interval=- --timeout=- --netns=- --every=- -o=:table,wide,json,yaml --output=:table,wide,json,yaml'
+        arguments='services'
+        ;;
+    'kvctl egress echo')
+        options='--listen --port --tcp --no-tcp --udp --no-udp --connections --log -h --help'
+        values='--listen=- --port=- --connections=-'
         ;;
     'kvctl egress flush')
         options='-n --namespace --all -o --output --keep-connections --force --lock-timeout --nftables --no-nftables -h --help'

@@ -30,7 +30,7 @@ end
 
 complete -c kvctl -f
 
-set -g __kvctl_paths 'kvctl' 'kvctl egress' 'kvctl egress compute' 'kvctl egress apply' 'kvctl egress diff' 'kvctl egress list' 'kvctl egress show' 'kvctl egress trace' 'kvctl egress flush' 'kvctl egress watch' 'kvctl egress move' 'kvctl egress wait' 'kvctl doctor' 'kvctl lab' 'kvctl lab demo' 'kvctl lab up' 'kvctl lab down' 'kvctl lab exec'
+set -g __kvctl_paths 'kvctl' 'kvctl egress' 'kvctl egress compute' 'kvctl egress apply' 'kvctl egress diff' 'kvctl egress list' 'kvctl egress show' 'kvctl egress trace' 'kvctl egress verify' 'kvctl egress echo' 'kvctl egress flush' 'kvctl egress watch' 'kvctl egress move' 'kvctl egress wait' 'kvctl doctor' 'kvctl lab' 'kvctl lab demo' 'kvctl lab up' 'kvctl lab down' 'kvctl lab exec'
 
 # kvctl
 complete -c kvctl -n '__kvctl_at \'kvctl\'' -a egress -d 'Rewrite the source address of pods, and see that it works.'
@@ -47,6 +47,8 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a diff -d 'Show what apply w
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a list -d 'List the Services with egress rules on this node.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a show -d 'Show Services in depth: problems, rules, connections.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a trace -d 'Tell what becomes of a packet of a pod, and by which rule.'
+complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a verify -d 'Send from a pod, and tell which source the other end sees.'
+complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a echo -d 'Answer with the source that was seen: the other end of verify.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a flush -d 'Remove kvctl\'s rules, and only those.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a watch -d 'Keep this node\'s rules right, in a cluster: the agent of a DaemonSet.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a move -d 'Hand the VIP of a Service over to another node.'
@@ -163,6 +165,32 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l kubeconfig -r -F -d 
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l context -x -a '(__kvctl_values contexts)' -d 'A context of the kubeconfig'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -s o -l output -x -a 'table wide json yaml' -d 'How to print: table, wide, json or yaml'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -s h -l help -d 'Show this message and exit'
+
+# kvctl egress verify
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\' none' -a '(__kvctl_values services)'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -s n -l namespace -x -a '(__kvctl_values namespaces)' -d 'Where a SERVICE lies that is given by its NAME alone'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l from -x -a '(__kvctl_values addresses)' -d 'The address of one pod, instead of a SERVICE'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l to -x -d 'Where an echo answers; IPv6 with port: [HOST]:PORT'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l proto -x -a 'tcp udp both' -d 'The protocol'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l expect -x -d 'The source that has to be seen'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l count -x -d 'How many questions from each pod by each protocol'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l interval -x -d 'The time between two of them'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l timeout -x -d 'How long an answer may take; then it is lost'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l netns -x -d 'The pod\'s network namespace, a process in it, or its name'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l watch -d 'Go on until Ctrl-C; tell each change as it is seen'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l every -x -d 'With --watch: how often the counts are printed where there is no terminal'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -s o -l output -x -a 'table wide json yaml' -d 'How to print: table, wide, json or yaml'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -s h -l help -d 'Show this message and exit'
+
+# kvctl egress echo
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l listen -x -d 'Where to listen'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l port -x -d 'The port, of both protocols: one that the Service rewrites'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l tcp -l no-tcp -d 'Answer by TCP'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l udp -l no-udp -d 'Answer by UDP'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l connections -x -d 'So many TCP connections at most: the one that has been idle longest goes first'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l log -d 'Say each question on standard error'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl egress flush
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -a '(__kvctl_values services)'

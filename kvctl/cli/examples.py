@@ -127,6 +127,31 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
             Needs.NODE,
         ),
     ),
+    ("egress", "verify"): (
+        Example(
+            "See which source the outside sees of a Service's pods, with an echo there",
+            "kvctl egress verify sip/sip-client --to 192.168.0.250:5060",
+            Needs.NODE,
+        ),
+        Example(
+            "Ask from one pod, and say what has to be seen",
+            "kvctl egress verify --from 10.0.0.1 --to 192.168.0.250:5060 \\\n"
+            "  --proto udp --expect 192.168.0.245",
+            Needs.NODE,
+        ),
+        Example(
+            "Go on while something is changed, and see for how long it is wrong",
+            "kvctl egress verify --watch sip/sip-client \\\n  --to 192.168.0.250:5060 --interval 0.05",
+            Needs.CLUSTER,
+        ),
+    ),
+    ("egress", "echo"): (
+        Example(
+            "Answer outside of the cluster, on a port that the Service rewrites",
+            "kvctl egress echo --port 5060 --log",
+            Needs.CLUSTER,
+        ),
+    ),
     ("egress", "flush"): (
         Example("Remove the rules of one Service", "kvctl egress flush sip/sip-client", Needs.NODE),
         Example("Remove everything of kvctl's, from both back ends", "kvctl egress flush --all", Needs.NODE),

@@ -26,6 +26,8 @@ _EGRESS_COMMANDS = {
     "list": ("kvctl.cli.list", "List the Services with egress rules on this node."),
     "show": ("kvctl.cli.show", "Show Services in depth: problems, rules, connections."),
     "trace": ("kvctl.cli.trace", "Tell what becomes of a packet of a pod, and by which rule."),
+    "verify": ("kvctl.cli.verify", "Send from a pod, and tell which source the other end sees."),
+    "echo": ("kvctl.cli.echo", "Answer with the source that was seen: the other end of verify."),
     "flush": ("kvctl.cli.flush", "Remove kvctl's rules, and only those."),
     "watch": ("kvctl.cli.watch", "Keep this node's rules right, in a cluster: the agent of a DaemonSet."),
     "move": ("kvctl.cli.move", "Hand the VIP of a Service over to another node."),

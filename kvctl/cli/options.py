@@ -40,12 +40,13 @@ def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
-    """A number of seconds from 0 to `most`."""
+    """A number of seconds from `least` to `most`."""
 
     name = "seconds"
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, least: float = 0) -> None:
         self._most = most
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; fails with what is accepted."""
@@ -53,8 +54,9 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic before 
             seconds = float(value)
         except ValueError:
             seconds = -1.0
-        if not 0 <= seconds <= self._most:  # false for nan, too
-            self.fail(f"{quote(str(value))} is not a number of seconds from 0 to {self._most}", param, ctx)
+        if not self._least <= seconds <= self._most:  # false for nan, too
+            accepted = f"a number of seconds from {self._least:g} to {self._most}"
+            self.fail(f"{quote(str(value))} is not {accepted}", param, ctx)
         return seconds
 
 

@@ -74,11 +74,11 @@ class Namespace:
         Threads that run already stay where they are.
         """
         with open("/proc/thread-self/ns/net", "rb") as home, open(self.path, "rb") as inside:
-            _setns(inside.fileno())
+            setns(inside.fileno())
             try:
                 yield
             finally:
-                _setns(home.fileno())
+                setns(home.fileno())
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket that lives inside, whichever thread uses it afterwards; the caller closes it."""
@@ -166,7 +166,8 @@ def _batch_error(done: proc.Completed, lines: Sequence[str]) -> ProcessError:
     return ProcessError(message, argv=done.argv, status=done.status, stderr=done.stderr, line=line)
 
 
-def _setns(descriptor: int) -> None:
+def setns(descriptor: int) -> None:
+    """The calling thread enters the network namespace that is open as `descriptor`; raises OSError."""
     # os.setns came with Python 3.12.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET) != 0:

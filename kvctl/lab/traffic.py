@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import secrets
 import socket
 import threading
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+from kvctl.echo.wire import new_nonce, question, read_answer
 from kvctl.lab.netns import Namespace
 
 _TIMEOUT = 2.0
@@ -84,11 +84,11 @@ class Connection:
     def ask(self, *, timeout: float | None = None) -> Seen | None:
         """Send a request and wait for its answer; None if none came in time, or a refusal did."""
         until = time.monotonic() + (self._timeout if timeout is None else timeout)
-        token = secrets.token_hex(8).encode("ascii")
+        nonce = new_nonce()
         try:
             self._socket.settimeout(max(until - time.monotonic(), 0.001))
-            self._socket.sendall(token + b"\n")
-            return self._read_answer(token, until=until)
+            self._socket.sendall(question(nonce))
+            return self._read_answer(nonce, until=until)
         except OSError as error:
             if isinstance(error, TimeoutError) or error.errno in UNANSWERED:
                 return None
@@ -104,7 +104,7 @@ class Connection:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read_answer(self, token: bytes, *, until: float) -> Seen | None:
+    def _read_answer(self, nonce: bytes, *, until: float) -> Seen | None:
         text = b""
         while (left := until - time.monotonic()) > 0:
             self._socket.settimeout(left)
@@ -114,10 +114,15 @@ class Connection:
             # An answer to an earlier request that was given up may come first.
             text = received if self._protocol == "udp" else text + received
             for line in text.splitlines(keepends=True):
-                words = line.split()
-                if words[:1] == [token] and (self._protocol == "udp" or line.endswith(b"\n")):
-                    source, source_port, destination, port = (word.decode("ascii") for word in words[1:])
-                    return Seen(source, int(source_port), destination, int(port))
+                found = read_answer(line, nonce=nonce)
+                if found is not None:
+                    ends = (
+                        str(found.source),
+                        found.source_port,
+                        str(found.destination),
+                        found.destination_port,
+                    )
+                    return Seen(*ends)
         return None
 
 

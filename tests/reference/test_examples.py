@@ -14,6 +14,7 @@ from kvctl.cli.examples import EXAMPLES, Needs
 from kvctl.cli.examples import Path as Words
 from kvctl.lab.build import Lab
 from kvctl.lab.demo import MANIFEST
+from kvctl.lab.echo import Echo
 from reference.files import ROOT
 from tests.apiserver import serving
 from tests.conftest import MakeLab
@@ -24,8 +25,8 @@ ON_A_NODE = {
     if path[:1] != ("lab",) and any(example.needs is Needs.NODE for example in examples)
 }
 """The lab's own examples build another lab: tests/lab does that."""
-NOT_HERE = ("--node worker", "--elect", "egress wait", "egress move")
-"""Of what needs a cluster: agents that stay, and what asks them. tests/agent and tests/cli have these."""
+NOT_HERE = ("--node worker", "--elect", "egress wait", "egress move", "egress echo", "verify --watch")
+"""Of what needs a cluster: what stays until it is ended, and what asks agents. tests/agent and tests/cli have these."""
 IN_A_CLUSTER = {
     path: there
     for path, examples in EXAMPLES.items()
@@ -35,7 +36,13 @@ IN_A_CLUSTER = {
         ]
     )
 }
-AFTER_APPLY = {("egress", "list"), ("egress", "show"), ("egress", "trace"), ("egress", "flush")}
+AFTER_APPLY = {
+    ("egress", "list"),
+    ("egress", "show"),
+    ("egress", "trace"),
+    ("egress", "verify"),
+    ("egress", "flush"),
+}
 """Commands that say more where there are rules."""
 
 
@@ -84,7 +91,7 @@ def test_what_needs_nothing_runs_anywhere(path: Words, line: str, place: Path) -
 
 @pytest.mark.parametrize("path", ON_A_NODE, ids=" ".join)
 def test_what_needs_a_node_runs_on_one(path: Words, node: Lab, place: Path) -> None:
-    with node["worker"].entered():
+    with Echo(node["outside"], ports=(5060,)), node["worker"].entered():
         if path in AFTER_APPLY:
             assert shell(place, "kvctl egress apply -f sip.yaml").returncode == 0
         for example in ON_A_NODE[path]:

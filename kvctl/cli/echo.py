@@ -1,0 +1,96 @@
+"""`kvctl egress echo`: a server outside of the cluster that answers with the source it saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from kvctl.cli.help import Command
+from kvctl.cli.output import note
+from kvctl.echo.server import Limits, Question, Server, listen
+from kvctl.echo.wire import DEFAULT_PORT
+from kvctl.errors import UsageError
+from kvctl.lab.signals import orderly
+from kvctl.model.net import parse_address
+from kvctl.model.text import plural, quote
+
+
+@click.command(cls=Command)
+@click.option("--listen", "address", metavar="ADDRESS", help="Where to listen. [default: every address]")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    metavar="PORT",
+    help="The port, of both protocols: one that the Service rewrites.",
+)
+@click.option("--tcp/--no-tcp", "tcp", default=True, help="Answer by TCP. [default: yes]")
+@click.option("--udp/--no-udp", "udp", default=True, help="Answer by UDP. [default: yes]")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 10_000),
+    default=Limits().connections,
+    show_default=True,
+    metavar="NUMBER",
+    help="So many TCP connections at most: the one that has been idle longest goes first.",
+)
+@click.option("--log", "logs", is_flag=True, help="Say each question on standard error.")
+def command(*, address: str | None, port: int, tcp: bool, udp: bool, connections: int, logs: bool) -> int:
+    """Answer whoever asks with the source address that was seen: the other end of kvctl egress verify.
+
+    Runs outside of the cluster, until it is told to end; needs no root. A line by TCP is answered by one line, which
+    `echo | nc HOST PORT` shows, too: kvctl-echo/1, what identifies the question, source and port, destination and
+    port. By UDP only questions of verify are answered, and never by more than was asked.
+    """
+    if not (tcp or udp):
+        raise UsageError("neither TCP nor UDP is left", hint="leave --no-tcp or --no-udp away")
+    where = None
+    if address is not None:
+        try:
+            where = parse_address(address)
+        except ValueError:
+            raise UsageError(
+                f"--listen {quote(address)} is not an IP address", hint="as in 192.0.2.9 or 2001:db8::9"
+            ) from None
+    protocols = [name for name, wanted in (("tcp", tcp), ("udp", udp)) if wanted]
+    sources: Counter[str] = Counter()
+
+    def heard(question: Question) -> None:
+        # Strangers send what they like: what is kept of them is bounded.
+        if question.source in sources or len(sources) < _MOST_SOURCES:
+            sources[question.source] += 1
+        if logs:
+            click.echo(_line(question), err=True)
+
+    server = Server(
+        listen(port=port, address=where, protocols=protocols),
+        limits=Limits(connections=connections),
+        heard=heard,
+    )
+    place = "every address" if where is None else str(where)
+    try:
+        with orderly():
+            note(f"answering on {place}, port {port} ({' and '.join(protocols)}); Ctrl-C ends it")
+            server.serve()
+    except (KeyboardInterrupt, SystemExit):
+        pass  # it is how a server ends
+    finally:
+        server.close()
+    named = ", ".join(f"{source} ({count})" for source, count in sources.most_common(_MOST_NAMED))
+    note(f"{plural(sources.total(), 'question')} answered" + (f": {named}" if named else ""))
+    return 0
+
+
+_MOST_SOURCES = 10_000
+_MOST_NAMED = 5
+
+
+def _line(question: Question) -> str:
+    source = _end(question.source, question.source_port)
+    return f"{question.protocol} {source} -> {_end(question.destination, question.destination_port)}"
+
+
+def _end(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

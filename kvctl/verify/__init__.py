@@ -1,0 +1,1 @@
+"""The live check: what a pod sends, and which source the other end sees."""

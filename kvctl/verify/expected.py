@@ -1,0 +1,158 @@
+"""Which source the other end has to see, by the rules that are in the kernel; and whose address another one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from kvctl.model.flows import Flow, Tuple
+from kvctl.model.host import Host
+from kvctl.model.net import Address, Family, family_of, within
+from kvctl.model.ref import ServiceRef
+from kvctl.policy.compile import Entry
+from kvctl.policy.connections import ConnectionJudge, judge_of
+from kvctl.reconcile.look import Look
+
+
+class Kind(StrEnum):
+    """What is expected."""
+
+    VIP = "vip"
+    """The VIP of the Service whose rules name the pod."""
+    TOLD = "told"
+    """What the caller says."""
+    NOT_VIP = "not-vip"
+    """A Service's rules name the pod, and leave such traffic alone."""
+    SILENCE = "silence"
+    """It is dropped here, because its Service wants that."""
+    NOTHING = "nothing"
+    """No rules name the pod: whatever is seen, nobody has asked for it."""
+
+
+class Expectation(NamedTuple):
+    """What has to be seen of one pod's traffic by one protocol."""
+
+    kind: Kind
+    address: Address | None = None
+    service: ServiceRef | None = None
+    vips: frozenset[Address] = frozenset()
+    """Of NOT_VIP: what must not be seen."""
+
+    def allows(self, seen: Address | None) -> bool:
+        """Whether that is right: an address that was seen, or None for no answer."""
+        if self.kind is Kind.SILENCE:
+            return seen is None
+        if self.kind is Kind.NOT_VIP:
+            return seen is not None and seen not in self.vips
+        return seen is not None and seen == self.address
+
+    def __str__(self) -> str:
+        if self.kind is Kind.SILENCE:
+            return f"silence: {self.service} wants none of it where its VIP is not (kvctl.io/without-vip)"
+        if self.kind is Kind.NOT_VIP:
+            return f"not the VIP: {self.service} does not rewrite this"
+        if self.kind is Kind.NOTHING:
+            return "a VIP, but no Service's rules on this node name the pod"
+        return f"{self.address}, the VIP of {self.service}" if self.service is not None else str(self.address)
+
+
+class NamedPod(NamedTuple):
+    """A pod that rules name."""
+
+    address: Address
+    name: str
+    """As far as the rules tell it; empty: they do not."""
+
+
+class Rules:
+    """The rules of kvctl's that were found, asked about pods."""
+
+    def __init__(self, found: Look, host: Host) -> None:
+        self._host = host
+        self._installed = [site.installed for site in found.sites.values()]
+        self._judges = {
+            family: judge_of(site.installed, is_local=host.is_local) for family, site in found.sites.items()
+        }
+
+    def pods_of(self, ref: ServiceRef) -> list[NamedPod]:
+        """The pods that a Service's rules name, those that drop, too."""
+        return [
+            NamedPod(entry.address, _name(entry))
+            for installed in self._installed
+            for part in (installed, installed.drops)
+            for entry in part.entries_of(ref)
+        ]
+
+    def name_of(self, address: Address) -> str:
+        """What the rules call the pod; empty: nothing."""
+        entries = (e for i in self._installed for e in (*i.entries, *i.drops.entries))
+        return next((_name(entry) for entry in entries if entry.address == address), "")
+
+    def expected(self, source: Address, destination: Address, *, protocol: str, port: int) -> Expectation:
+        """What has to be seen of a new connection of the pod at `source`."""
+        judge = self._judges.get(family_of(source))
+        services = list(self._services_of(source))
+        if judge is None or not services:
+            return Expectation(Kind.NOTHING)
+        spared = Expectation(Kind.NOT_VIP, service=services[0], vips=judge.vips)
+        if within(destination, judge.excluded):
+            return spared
+        if source in judge.unsure:
+            # Somebody has changed them: the VIP that they speak of is what was wanted.
+            return self._of_changed(services, family_of(source)) or spared
+        flow = _new_flow(source, destination, protocol=protocol, port=port)
+        if judge.is_dropped(flow):
+            return Expectation(Kind.SILENCE, service=judge.dropped[source][0].ref)
+        vip = judge.wanted_source(flow)
+        if vip is None:
+            return spared
+        return Expectation(Kind.VIP, address=vip, service=_with(judge, source, vip))
+
+    def whose(self, address: Address, *, pod: Address) -> str:
+        """Whose address it is that the other end saw, in words."""
+        if address == pod:
+            return "the pod's own address"
+        services = (s for i in self._installed for s in i.services.values() if address in s.vips)
+        service = next(services, None)
+        if service is not None:
+            return f"the VIP of {service.ref}"
+        held = next(iter(self._host.having(address)), None)
+        if held is not None:
+            return f"this node's address on {held.interface}"
+        return "no address of this node"
+
+    def _services_of(self, source: Address) -> Iterable[ServiceRef]:
+        ranks = {
+            entry.rank
+            for installed in self._installed
+            for entry in (*installed.entries, *installed.drops.entries)
+            if entry.address == source
+        }
+        return (rank.ref for rank in sorted(ranks))
+
+    def _of_changed(self, services: Iterable[ServiceRef], family: Family) -> Expectation | None:
+        installed = next(each for each in self._installed if each.family is family)
+        for ref in services:
+            service = installed.services.get(ref)
+            if service is not None and service.vips:
+                return Expectation(Kind.VIP, address=service.vips[0], service=ref)
+        return None
+
+
+def _name(entry: Entry) -> str:
+    return "" if entry.label == "-" else entry.label
+
+
+def _with(judge: ConnectionJudge, source: Address, vip: Address) -> ServiceRef:
+    return next(policy.ref for policy in judge.policies[source] if policy.vip == vip)
+
+
+def _new_flow(source: Address, destination: Address, *, protocol: str, port: int) -> Flow:
+    """As if nobody had translated anything."""
+    return Flow(
+        family=family_of(source),
+        protocol=protocol,
+        original=Tuple(source, destination, 0, port),
+        reply=Tuple(destination, source, port, 0),
+    )

@@ -1,0 +1,185 @@
+"""Right, wrong and lost: counting what came of questions, and saying it, what is worse first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from kvctl.model.net import Address
+from kvctl.verify.expected import Expectation, Kind
+from kvctl.verify.sender import Loss, Outcome
+
+_MOST_SOURCES = 64
+"""An echo may tell whatever it likes."""
+_MOST_NAMED = 3
+
+Whose = Callable[[Address, Address], str]
+"""Whose an address is that was seen of a pod, in words."""
+
+
+class Verdict(StrEnum):
+    """What a question, or all of them, came to."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    """The other end saw another source than it should, or saw something at all."""
+    LOST = "lost"
+
+
+class Asked(NamedTuple):
+    """Which questions are counted together."""
+
+    source: Address
+    destination: Address
+    port: int
+    protocol: str
+    expectation: Expectation
+    pod: str = ""
+    """The pod's name as far as it is known."""
+
+    def __str__(self) -> str:
+        name = f" ({self.pod})" if self.pod else ""
+        return f"{self.protocol} from {self.source}{name} to {self.target}"
+
+    @property
+    def target(self) -> str:
+        """Destination and port."""
+        if self.destination.version == 6:
+            return f"[{self.destination}]:{self.port}"
+        return f"{self.destination}:{self.port}"
+
+
+class Tally:
+    """The counts of one pod, destination and protocol."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.right = self.wrong = self.lost = 0
+        self.seen: Counter[Address] = Counter()
+        self.losses: Counter[Loss] = Counter()
+        self._last: tuple[Verdict, Address | None] | None = None
+
+    @property
+    def total(self) -> int:
+        """Questions that have their outcome."""
+        return self.right + self.wrong + self.lost
+
+    @property
+    def worst(self) -> Address | None:
+        """The wrong source that was seen most."""
+        allowed = self.asked.expectation.allows
+        return next((each for each, _ in self.seen.most_common() if not allowed(each)), None)
+
+    def add(self, outcome: Outcome) -> bool:
+        """Count it; whether it is news: another verdict, or another wrong source, than that of the one before."""
+        verdict = self._judge(outcome.source)
+        if verdict is Verdict.RIGHT:
+            self.right += 1
+        elif verdict is Verdict.WRONG:
+            self.wrong += 1
+        else:
+            self.lost += 1
+        if outcome.source is not None and (outcome.source in self.seen or len(self.seen) < _MOST_SOURCES):
+            self.seen[outcome.source] += 1
+        if outcome.loss is not None:
+            self.losses[outcome.loss] += 1
+        now = (verdict, outcome.source if verdict is Verdict.WRONG else None)
+        before, self._last = self._last, now
+        return now != (before or (Verdict.RIGHT, None))
+
+    def _judge(self, source: Address | None) -> Verdict:
+        if self.asked.expectation.allows(source):
+            return Verdict.RIGHT
+        return Verdict.WRONG if source is not None else Verdict.LOST
+
+    def news(self, outcome: Outcome, whose: Whose) -> str:
+        """What `outcome` is, in a line."""
+        expected = self.asked.expectation
+        if self._judge(outcome.source) is Verdict.RIGHT:
+            return f"right again: {self.asked}"
+        if outcome.source is None:
+            return f"lost: {self.asked}: {outcome.loss}"
+        seen = f"{outcome.source} ({whose(outcome.source, self.asked.source)})"
+        return f"wrong: seen as {seen}: {self.asked}; expected: {expected}"
+
+
+def verdict_of(tallies: Iterable[Tally]) -> Verdict:
+    """Of all together: the worst. Nothing asked is nothing right."""
+    every = list(tallies)
+    if any(each.wrong for each in every):
+        return Verdict.WRONG
+    return Verdict.RIGHT if every and all(each.right and not each.lost for each in every) else Verdict.LOST
+
+
+def sentence(tallies: Sequence[Tally], whose: Whose) -> str:
+    """The answer: wrong sources before lost answers, and the count of either."""
+    total = sum(each.total for each in tallies)
+    verdict = verdict_of(tallies)
+    if verdict is Verdict.WRONG:
+        count = sum(each.wrong for each in tallies)
+        worst = max(tallies, key=lambda each: each.wrong)
+        return f"wrong: {count} of {total} were seen {_wrong(worst, whose)}"
+    if not total:
+        return "lost: ended before anything was answered"
+    if verdict is Verdict.LOST:
+        count = sum(each.lost for each in tallies)
+        worst = max(tallies, key=lambda each: each.lost)
+        return f"lost: {count} of {total} had no answer: {worst.asked}: {_losses(worst)}"
+    expected = list(dict.fromkeys(str(each.asked.expectation) for each in tallies))
+    more = f" and {len(expected) - _MOST_NAMED} more" if len(expected) > _MOST_NAMED else ""
+    return f"right: all {total} as expected: {'; '.join(expected[:_MOST_NAMED])}{more}"
+
+
+def _wrong(worst: Tally, whose: Whose) -> str:
+    asked, source = worst.asked, worst.worst
+    expected = asked.expectation
+    # So many that they are not all counted.
+    seen = "as ever another" if source is None else f"as {source} ({whose(source, asked.source)})"
+    if expected.address is not None:
+        return f"{seen} instead of {expected}: {asked}"
+    return f"{seen}: {asked}; expected: {expected}"
+
+
+def _losses(worst: Tally) -> str:
+    if worst.asked.expectation.kind is not Kind.SILENCE and not worst.losses:
+        return str(Loss.SILENCE)
+    return ", ".join(
+        f"{loss}" if len(worst.losses) == 1 else f"{count} {loss}"
+        for loss, count in worst.losses.most_common()
+    )
+
+
+def counts(tallies: Iterable[Tally]) -> str:
+    """`12 right, 0 wrong, 1 lost`, with what was wrong by its source."""
+    every = list(tallies)
+    text = ", ".join(
+        f"{sum(getattr(each, verdict.value) for each in every)} {verdict}" for verdict in Verdict
+    )
+    wrong: Counter[Address] = Counter()
+    for each in every:
+        wrong.update({a: n for a, n in each.seen.items() if not each.asked.expectation.allows(a)})
+    names = ", ".join(f"{address}: {count}" for address, count in wrong.most_common(_MOST_NAMED))
+    return f"{text} ({names})" if names else text
+
+
+def next_steps(tallies: Sequence[Tally]) -> list[str]:
+    """What to do about what is not right, the worse first."""
+    steps: list[str] = []
+    for each in sorted(tallies, key=lambda tally: (-tally.wrong, -tally.lost)):
+        if each.wrong:
+            steps.append(f"see by which rule: {trace_command(each.asked)}")
+        elif each.lost and Loss.REFUSED in each.losses:
+            steps.append(f"nothing listens there: on that host, kvctl egress echo --port {each.asked.port}")
+        elif each.lost:
+            steps.append(
+                f"see that an echo is there (kvctl egress echo --port {each.asked.port}) and answers reach this node; "
+                f"then what becomes of it here: {trace_command(each.asked)}"
+            )
+    return list(dict.fromkeys(steps))[:_MOST_NAMED]
+
+
+def trace_command(asked: Asked) -> str:
+    """The command that says why."""
+    return f"kvctl egress trace --from {asked.source} --to {asked.target} --proto {asked.protocol}"

@@ -1,0 +1,324 @@
+"""`kvctl egress verify` as a program: from a pod of the lab to an echo outside, on the real kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from kvctl.cli import main as cli
+from kvctl.errors import InputError, UsageError
+from kvctl.lab.build import Lab
+from kvctl.lab.echo import Echo
+from kvctl.lab.topology import STANDARD
+from kvctl.model.net import Family
+from tests.builders import service
+from tests.conftest import MakeLab
+from tests.kernel.node import VIPS, Worker, lab_pod
+from tests.waiting import until
+
+POD, OUTSIDE, VIP, NODE = "10.0.0.1", "192.168.0.250", "192.168.0.245", "192.168.0.240"
+QUICK = ("--interval", "0.01", "--count", "3")
+
+
+@pytest.fixture
+def worker(lab: Lab) -> Worker:
+    return Worker(lab)
+
+
+@pytest.fixture
+def echo(lab: Lab) -> Iterator[Echo]:
+    with Echo(lab["outside"], ports=(443, 5060)) as found:
+        yield found
+
+
+class Verify:
+    """The command, on the worker of a lab."""
+
+    def __init__(self, lab: Lab, captured: pytest.CaptureFixture[str]) -> None:
+        self._lab = lab
+        self._captured = captured
+
+    def text(self, *arguments: str, status: int) -> str:
+        """What it prints."""
+        with self._lab["worker"].entered():
+            ended = cli._invoke(["egress", "verify", *arguments])
+        out, err = self._captured.readouterr()
+        assert (ended, err) == (status, ""), out
+        return out
+
+    def document(self, *arguments: str, status: int) -> dict[str, Any]:
+        """The same as the document it prints."""
+        document = json.loads(self.text(*arguments, "-o", "json", status=status))
+        assert document["schemaVersion"] == 1
+        assert isinstance(document, dict)
+        return document
+
+
+@pytest.fixture
+def verify(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Verify:
+    return Verify(lab, capsys)
+
+
+def target(family: Family, port: int) -> str:
+    address = STANDARD[family].outside_eth1
+    return f"[{address}]:{port}" if family is Family.IPV6 else f"{address}:{port}"
+
+
+def test_right_with_the_rules_and_wrong_without(
+    worker: Worker, echo: Echo, verify: Verify, family: Family
+) -> None:
+    who = STANDARD[family]
+    asked = ("--from", who.pod, "--to", target(family, 5060), *QUICK)
+    worker.apply(service(vip=VIPS, ports="udp:5060,tcp:5060"), lab_pod())
+    told = verify.document(*asked, status=0)
+    assert (told["verdict"], told["next"]) == ("right", [])
+    assert {each["protocol"]: each["seen"][0]["source"] for each in told["items"]} == {
+        "udp": who.vip,
+        "tcp": who.vip,
+    }
+    assert all((each["right"], each["asked"]) == (3, 3) for each in told["items"])
+    worker.flush()
+    told = verify.document(*asked, "--expect", who.vip, status=1)
+    assert told["sentence"].startswith(
+        f"wrong: 6 of 6 were seen as {who.worker_eth1} (this node's address on eth1) instead of {who.vip}: "
+    )
+    assert "leaves by eth1 with" in told["why"][0]
+    assert told["next"][0].startswith("see by which rule: kvctl egress trace --from")
+
+
+def test_a_service_is_asked_from_each_of_its_pods_and_the_answer_comes_first(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    worker.apply(
+        service(vip=VIPS, ports="udp:5060"), lab_pod(), lab_pod("sip/sip-client-1", namespace="peer")
+    )
+    out = verify.text("-n", "sip", "sip-client", "--to", target(Family.IPV4, 5060), *QUICK, status=0)
+    first, head, *rows = out.splitlines()
+    assert first == (
+        f"right: all 12 as expected: {VIP}, the VIP of sip/sip-client; "
+        "not the VIP: sip/sip-client does not rewrite this"
+    )
+    assert head.split() == ["POD", "FROM", "PROTO", "EXPECTED", "SEEN", "RIGHT", "WRONG", "LOST"]
+    assert [row.split()[:3] for row in rows[:4]] == [
+        ["sip-client-0", POD, "udp"],
+        ["sip-client-0", POD, "tcp"],
+        ["sip-client-1", "10.0.0.2", "udp"],
+        ["sip-client-1", "10.0.0.2", "tcp"],
+    ]
+    assert "because sip/sip-client rewrites only udp:5060" in rows[4]
+    assert echo.sources(protocol="udp", port=5060) == {VIP}
+    assert echo.sources(protocol="tcp", port=5060) == {NODE}
+    with pytest.raises(InputError, match="sip/other has no egress rules on this node"):
+        verify.text("sip/other", "--to", OUTSIDE, status=1)
+
+
+def test_the_node_is_right_where_the_service_does_not_rewrite(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    family = worker.family_of_backend()
+    who = STANDARD[family]
+    worker.apply(
+        service(vip=VIPS, ports="udp:5060", denied="192.168.0.250/32,2001:db8:1::250/128"), lab_pod()
+    )
+    for port in (443, 5060):
+        told = verify.document("--from", who.pod, "--to", target(family, port), *QUICK, status=0)
+        assert {each["expected"]["kind"] for each in told["items"]} == {"not-vip"}
+        assert {each["seen"][0]["source"] for each in told["items"]} == {who.worker_eth1}
+    # Somebody else's rule gives it the VIP all the same.
+    worker.iptables(
+        family, "-t", "nat", "-I", "POSTROUTING", "-s", who.pod, "-j", "SNAT", "--to-source", who.vip
+    )
+    told = verify.document("--from", who.pod, "--to", target(family, 443), *QUICK, status=1)
+    assert told["sentence"].startswith(f"wrong: 6 of 6 were seen as {who.vip} (the VIP of sip/sip-client): ")
+    assert told["sentence"].endswith("expected: not the VIP: sip/sip-client does not rewrite this")
+
+
+def test_what_another_rule_takes_first_is_wrong_and_traced(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    worker.apply(service(vip=VIPS), lab_pod())
+    worker.iptables(Family.IPV4, "-t", "nat", "-I", "POSTROUTING", "-s", POD, "-j", "MASQUERADE")
+    told = verify.document("--from", POD, "--to", target(Family.IPV4, 443), *QUICK, status=1)
+    assert told["sentence"].startswith(
+        f"wrong: 6 of 6 were seen as {NODE} (this node's address on eth1) instead of {VIP}, the VIP of sip/sip-client: "
+    )
+    assert "MASQUERADE (another program's), because its rule is asked before kvctl's" in told["why"][0]
+
+
+def test_lost_is_told_apart_from_wrong_and_from_nobody_listening(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    worker.apply(service(vip=VIPS), lab_pod())
+    asked = ("--from", POD, *QUICK, "--timeout", "0.3")
+    told = verify.document(*asked, "--to", target(Family.IPV4, 5061), status=1)
+    assert told["sentence"] == (
+        f"lost: 6 of 6 had no answer: udp from {POD} (sip-client-0) to {OUTSIDE}:5061: refused"
+    )
+    assert told["next"] == ["nothing listens there: on that host, kvctl egress echo --port 5061"]
+    worker.iptables(Family.IPV4, "-I", "FORWARD", "-p", "udp", "--dport", "5060", "-j", "DROP")
+    told = verify.document(*asked, "--to", target(Family.IPV4, 5060), status=1)
+    by = {each["protocol"]: (each["right"], each["wrong"], each["lost"]) for each in told["items"]}
+    assert by == {"udp": (0, 0, 3), "tcp": (3, 0, 0)}
+    assert told["sentence"].startswith("lost: 3 of 6 had no answer: udp ")
+    assert "is dropped in filter FORWARD, by a DROP (another program's)" in told["why"][0]
+
+
+def test_silence_is_right_where_the_service_wants_it(worker: Worker, echo: Echo, verify: Verify) -> None:
+    silent = service(vip="192.168.0.99", ports="udp:5060", annotations={"kvctl.io/without-vip": "drop"})
+    worker.apply(silent, lab_pod())
+    asked = ("--from", POD, "--to", target(Family.IPV4, 5060), "--proto", "udp", *QUICK, "--timeout", "0.2")
+    told = verify.document(*asked, status=0)
+    assert told["sentence"].startswith("right: all 3 as expected: silence: sip/sip-client wants none of it")
+    worker.iptables(Family.IPV4, "-t", "mangle", "-F", "POSTROUTING")
+    told = verify.document(*asked, status=1)
+    assert told["sentence"].startswith(f"wrong: 3 of 3 were seen as {NODE}")
+
+
+def test_a_pod_that_no_rules_name_has_nothing_to_be_right(worker: Worker, echo: Echo, verify: Verify) -> None:
+    asked = ("--from", POD, "--to", target(Family.IPV4, 5060), "--proto", "udp", *QUICK)
+    told = verify.document(*asked, status=1)
+    assert told["items"][0]["expected"]["kind"] == "nothing"
+    assert told["sentence"].endswith("expected: a VIP, but no Service's rules on this node name the pod")
+
+
+def test_changed_rules_do_not_change_what_is_expected(worker: Worker, echo: Echo, verify: Verify) -> None:
+    family = worker.family_of_backend()
+    who = STANDARD[family]
+    worker.apply(service(vip=VIPS), lab_pod())
+    chain = next(
+        line.split()[1]
+        for line in worker.saved(family)
+        if line.startswith("-A KVCTL-SVC-") and "SNAT" in line
+    )
+    worker.iptables(family, "-t", "nat", "-I", chain, "-j", "RETURN")
+    told = verify.document("--from", who.pod, "--to", target(family, 5060), *QUICK, status=1)
+    assert f"instead of {who.vip}, the VIP of sip/sip-client" in told["sentence"]
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(word) for word in text.split()]
+
+
+def facts(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return {name: " ".join(value.split()) for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_watching_tells_a_wrong_source_at_once_and_the_totals_at_the_end(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    lab = worker.lab
+    worker.apply(service(vip=VIPS), lab_pod())
+    asked = ("--from", POD, "--to", target(Family.IPV4, 5060), "--proto", "udp", "--interval", "0.02")
+    running = lab.start_kvctl(
+        "egress", "verify", *asked, "--watch", "--every", "0.1", at="worker", env={"PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        until(lambda: VIP in echo.sources(), seconds=30)
+        # Who sends has entered the pod's network alone, and has nothing left that it could misuse.
+        (child,) = children(running.pid)
+        status = facts(child)
+        assert (status["Uid"], status["CapEff"], status["CapPrm"]) == (
+            " ".join(["65534"] * 4),
+            "0" * 16,
+            "0" * 16,
+        )
+        assert status["NoNewPrivs"] == "1"
+        assert os.stat(f"/proc/{child}/ns/net").st_ino == os.stat(lab["pod"].path).st_ino
+        assert os.stat(f"/proc/{child}/ns/mnt").st_ino == os.stat(f"/proc/{running.pid}/ns/mnt").st_ino
+        assert len(os.listdir(f"/proc/{child}/fd")) <= 6
+        worker.flush()
+        until(lambda: NODE in echo.sources())
+        worker.apply(service(vip=VIPS), lab_pod())
+        heard = echo.heard.total()
+        until(lambda: echo.heard.total() > heard + 10)
+        os.kill(running.pid, signal.SIGINT)
+        done = running.finish(deadline=10)
+    finally:
+        running.kill()
+    assert (done.status, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    news = [
+        line.partition(" ")[2] for line in lines if re.match(r"[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3} ", line)
+    ]
+    name = f"udp from {POD} (sip-client-0) to {OUTSIDE}:5060"
+    assert news == [
+        f"wrong: seen as {NODE} (this node's address on eth1): {name}; expected: {VIP}, the VIP of sip/sip-client",
+        f"right again: {name}",
+    ]
+    assert any(re.fullmatch(r"[0-9]+ s: [0-9]+ right, 0 wrong, 0 lost", line) for line in lines)
+    total = next(line for line in lines if line.startswith("wrong: "))
+    assert re.match(rf"wrong: [0-9]+ of [0-9]+ were seen as {re.escape(NODE)} ", total)
+    assert lines.index(total) > max(at for at, line in enumerate(lines) if " right, " in line)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_namespace_that_is_not_there_is_status_4(make_lab: MakeLab) -> None:
+    lab = make_lab(backend="nft")
+    done = lab.kvctl("egress", "verify", "--from", "10.0.0.99", "--to", OUTSIDE)
+    assert done.status == 4
+    assert done.stderr.startswith(
+        "Error: no network namespace on this node has 10.0.0.99\nHint: run it on the node"
+    )
+
+
+def test_it_can_be_told_the_namespace(worker: Worker, echo: Echo, verify: Verify) -> None:
+    worker.apply(service(vip=VIPS), lab_pod())
+    asked = ("--from", POD, "--to", target(Family.IPV4, 5060), "--netns", worker.lab["pod"].name, *QUICK)
+    assert verify.document(*asked, status=0)["verdict"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--to", OUTSIDE), "whose traffic is not told"),
+        (("sip/a", "--from", POD, "--to", OUTSIDE), "whose traffic is not told"),
+        (("sip/a", "--netns", "x", "--to", OUTSIDE), "--netns is of one pod"),
+        (("--from", POD, "--to", OUTSIDE, "--watch", "--count", "3"), "--count has no effect with --watch"),
+        (("--from", "pod", "--to", OUTSIDE), '--from "pod" is not an IP address'),
+        (("--from", POD, "--to", OUTSIDE, "--expect", "vip"), '--expect "vip" is not an IP address'),
+        (("--from", POD, "--to", f"{OUTSIDE}:0"), "the port is not a number from 1 to 65535"),
+        (("--from", POD, "--to", f"{OUTSIDE}:x"), "the port is not a number from 1 to 65535"),
+        (("--from", POD, "--to", ":5060"), "names no host"),
+        (("--from", POD, "--to", "[outside]:5060"), '--to "outside" is not an IP address'),
+        (("--from", POD, "--to", "2001:db8::1:x"), "is not an IP address"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        cli._invoke(["egress", "verify", *arguments])
+    assert says in error.value.message
+
+
+def test_what_would_tell_nothing_is_refused(verify: Verify) -> None:
+    refused = {
+        ("--from", "172.16.0.2", "--to", OUTSIDE): "172.16.0.2 is an address of this node, not of a pod",
+        (
+            "--from",
+            POD,
+            "--to",
+            NODE,
+        ): f"{NODE} is an address of this node: what a pod sends there does not leave",
+        ("--from", POD, "--to", "2001:db8::1"): "no pod has an address of the family of 2001:db8::1",
+        ("--from", POD, "--to", "bad..name"): '--to "bad..name" has no address',
+    }
+    for arguments, says in refused.items():
+        with pytest.raises(InputError) as error:
+            verify.text(*arguments, status=0)
+        assert says in error.value.message
+        assert error.value.hint
+
+
+@pytest.mark.parametrize("interval", ["0", "0.001", "-1", "nan", "x"])
+def test_nobody_loads_a_network_by_a_typo(interval: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is not a number of seconds from 0\.01 to 3600"):
+        cli._invoke(["egress", "verify", "--from", POD, "--to", OUTSIDE, "--interval", interval])
