@@ -18,7 +18,7 @@ from kvctl.errors import InputError, UsageError
 from kvctl.model.net import Address, parse_address
 from kvctl.model.objects import Objects
 from kvctl.model.text import one_line, plural, quote
-from kvctl.trace.judge import Judgement
+from kvctl.trace.judgement import Judgement
 from kvctl.trace.packet import WITH_PORTS, Question
 from kvctl.trace.question import trace
 from kvctl.trace.said import spelled
@@ -214,6 +214,7 @@ def _json(judgement: Judgement) -> Json:
         "service": _text(judgement.service),
         "owner": judgement.owner,
         "reason": judgement.reason or None,
+        "trouble": judgement.trouble or None,
         "decidedBy": _step_json(judgement.decided) if judgement.decided is not None else None,
         "steps": [_step_json(step) for step in judgement.steps],
         "connection": flow_json(judgement.flow) if judgement.flow is not None else None,

@@ -61,6 +61,7 @@ _NO_WAY = (
 )
 _NUMBERS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _RT_SCOPE_UNIVERSE = 0
+_IPV4_SETTINGS = Path("/proc/sys/net/ipv4/conf")
 _IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
 
@@ -104,7 +105,7 @@ def look_up(sought: Sought) -> Answer:
         except NetlinkError as error:
             if error.errno not in _NO_WAY:
                 raise
-            return Answer(kind="refused", reason=_reason(error.errno))
+            return Answer(kind="refused", reason=_reason(error.errno, sought))
         kind = _KINDS[number] if number < len(_KINDS) else str(number)
         if kind in _REFUSING:
             return Answer(kind="refused", reason=f"a route of type {kind}")
@@ -118,7 +119,12 @@ def look_up(sought: Sought) -> Answer:
         return Answer(kind=kind, interface=name, gateway=hop.gateway, several=several)
 
 
-def _reason(number: int) -> str:
+def _reason(number: int, sought: Sought) -> str:
+    # ip_route_input_slow in Linux
+    if number == errno.EHOSTUNREACH and sought.destination.version == 4 and not _forwards_ipv4(sought.iif):
+        return (
+            f"net.ipv4.conf.{sought.iif}.forwarding is 0, which net.ipv4.ip_forward sets for all interfaces"
+        )
     # Newer kernels answer EINVAL for whatever makes fib_validate_source refuse, older ones EXDEV for rp_filter.
     if number in (errno.EXDEV, errno.EINVAL):
         return "such a source may not come in by that interface (rp_filter, or a martian)"
@@ -154,6 +160,15 @@ def _forwards(sought: Sought) -> bool:
     except OSError:  # before kernel 6.17
         forced = "0"
     return "0" not in (_IPV6_SETTINGS / "all/forwarding").read_text(encoding="ascii") or forced.strip() == "1"
+
+
+def _forwards_ipv4(interface: str | None) -> bool:
+    if interface is None:
+        return True
+    try:
+        return (_IPV4_SETTINGS / interface / "forwarding").read_text(encoding="ascii").strip() != "0"
+    except OSError:
+        return True
 
 
 def _has_several(netlink: Netlink, sought: Sought, *, iif: int | None) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from kvctl.model.net import Address
 from kvctl.netfilter.fence import ages
+from kvctl.node.host import read_host
 from kvctl.node.lookup import Answer, Sought, look_up, masquerade_addresses
 from kvctl.trace.packet import Packet
 
@@ -22,11 +23,19 @@ class Facts(NamedTuple):
     """Seconds since the last heartbeat of this list of xt_recent; None: there was none."""
     masquerade: Callable[[str, Address], tuple[Address, ...]]
     """By interface and next hop: what MASQUERADE may choose."""
+    masqueraded_on: Callable[[Address], tuple[str, ...]]
+    """The interfaces on which MASQUERADE may have chosen this address."""
 
 
 def kernels_facts() -> Facts:
     """Those of the calling thread's network namespace."""
-    return Facts(way=_way, kind_of=_kind_of, heartbeat=_heartbeat, masquerade=_masquerade)
+    return Facts(
+        way=_way,
+        kind_of=_kind_of,
+        heartbeat=_heartbeat,
+        masquerade=_masquerade,
+        masqueraded_on=_masqueraded_on,
+    )
 
 
 def _way(packet: Packet) -> Answer:
@@ -54,3 +63,10 @@ def _heartbeat(name: str) -> float | None:
 
 def _masquerade(interface: str, next_hop: Address) -> tuple[Address, ...]:
     return masquerade_addresses(interface=interface, next_hop=next_hop)
+
+
+def _masqueraded_on(address: Address) -> tuple[str, ...]:
+    host = read_host()
+    if not host.may_masquerade_as(address):
+        return ()
+    return tuple(each.interface for each in host.having(address))

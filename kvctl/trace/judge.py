@@ -1,10 +1,8 @@
-"""The verdict on a packet: what all its ways have in common, or why there is none."""
+"""The verdict on a packet, way by way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from kvctl.model.flows import Flow
@@ -12,55 +10,16 @@ from kvctl.model.net import Address
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import EGRESS_CHAIN, Verb
 from kvctl.netfilter.kernel import Reading
+from kvctl.trace.agreement import agreed, named
 from kvctl.trace.facts import Facts
+from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.matching import matches
 from kvctl.trace.packet import Packet, Tracking, later_packet
 from kvctl.trace.passage import Passed, pass_through
 from kvctl.trace.ruleset import parse_any
-from kvctl.trace.said import Spared, own_rule, owner_of, service_of, spelled, what_is_rewritten, why_spared
+from kvctl.trace.said import Spared, own_rule, owner_of, service_of, what_is_rewritten, why_spared
 from kvctl.trace.targets import End
 from kvctl.trace.walk import Place, Step, TooMany, Way
-
-
-class Verdict(StrEnum):
-    """What becomes of a packet."""
-
-    REWRITTEN = "rewritten"
-    """It leaves with the VIP of a Service, by a rule of kvctl's."""
-    TRANSLATED = "translated"
-    """It leaves with another source than its own, by a rule of another program's."""
-    UNCHANGED = "unchanged"
-    DROPPED = "dropped"
-    DELIVERED = "delivered"
-    """It ends at this node."""
-    UNROUTABLE = "unroutable"
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What becomes of a packet; without a verdict: why that cannot be told."""
-
-    packet: Packet
-    """As it came."""
-    verdict: Verdict | None = None
-    source: Address | None = None
-    """What the other end sees, or this node where it is delivered."""
-    destination: Address | None = None
-    interface: str | None = None
-    gateway: Address | None = None
-    service: ServiceRef | None = None
-    decided: Step | None = None
-    """The rule that made the verdict, if one did."""
-    owner: str | None = None
-    reason: str = ""
-    steps: tuple[Step, ...] = ()
-    flow: Flow | None = None
-    """The connection that the packet is part of: nat is not asked."""
-    others: tuple[Flow, ...] = ()
-    """Where no source port is given: the connections of the pod to the same destination that are there already."""
-    notes: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
-    """Rules and matches that cannot be judged, each with the reason."""
 
 
 def judge(packet: Packet, reading: Reading, facts: Facts, flows: Sequence[Flow] = ()) -> Judgement:
@@ -82,7 +41,7 @@ def judge(packet: Packet, reading: Reading, facts: Facts, flows: Sequence[Flow] 
     judged = _Judge(packet, reading, facts, flow)
     results = [judged.one(passed) for passed in passage.ends]
     notes = tuple(dict.fromkeys(map(_may_drop, passage.may_drop)))
-    return _common(results, flow=flow, others=others, notes=notes)
+    return agreed(results, flow=flow, others=others, notes=notes)
 
 
 def _may_be_of(flow: Flow, packet: Packet) -> bool:
@@ -108,52 +67,6 @@ def _may_drop(way: Way) -> str:
     return f"it may be dropped before, in {last.place.table} {last.chain}: it cannot be judged: {doubt.doubt}"
 
 
-def _common(
-    results: Sequence[Judgement], *, flow: Flow | None, others: tuple[Flow, ...], notes: tuple[str, ...]
-) -> Judgement:
-    first = results[0]
-    unknown = list(dict.fromkeys(text for each in results for text in each.unknown))
-    if not unknown and len({_outcome(each) for each in results}) > 1:
-        doubts = (step for each in results for step in each.steps if step.doubt is not None)
-        unknown = list(dict.fromkeys(f"{_named(step)}: {step.doubt}" for step in doubts))
-        unknown = unknown or [
-            "both back ends have rules for it, and which of them are asked first cannot be read"
-        ]
-    if unknown:
-        return Judgement(
-            first.packet, flow=flow, others=others, notes=notes, unknown=tuple(unknown), steps=first.steps
-        )
-    if len({each.destination for each in results}) > 1:
-        notes = (
-            *notes,
-            "where it goes is one of several, by a match that cannot be judged; the verdict is the same",
-        )
-    return Judgement(
-        packet=first.packet,
-        verdict=first.verdict,
-        source=first.source,
-        destination=first.destination,
-        interface=first.interface,
-        gateway=first.gateway,
-        service=first.service,
-        decided=first.decided,
-        owner=first.owner,
-        reason=first.reason,
-        steps=first.steps,
-        flow=flow,
-        others=others,
-        notes=notes,
-    )
-
-
-def _outcome(judgement: Judgement) -> tuple[object, ...]:
-    return judgement.verdict, judgement.source, judgement.interface
-
-
-def _named(step: Step) -> str:
-    return f"{step.place.table} {spelled(step, whole=False)}"
-
-
 class _Decision(NamedTuple):
     verdict: Verdict
     reason: str
@@ -176,16 +89,19 @@ class _Judge:
         packet = way.packet
         if way.end is End.UNKNOWN:
             return Judgement(
-                self._packet, steps=way.steps, unknown=(f"{_named(way.steps[-1])}: {way.reason}",)
+                self._packet, steps=way.steps, unknown=(f"{named(way.steps[-1])}: {way.reason}",)
             )
         if packet.sources:
             among = ", ".join(map(str, packet.sources))
-            text = f"{_named(way.steps[-1])}: the kernel chooses one of {among}"
+            text = f"{named(way.steps[-1])}: the kernel chooses one of {among}"
             return Judgement(self._packet, steps=way.steps, unknown=(text,))
         if route is not None and (route.several or route.kind not in ("unicast", "local", "refused")):
             what = "has several next hops" if route.several else f"is of type {route.kind}"
             text = f"the route to {packet.destination} {what}"
             return Judgement(self._packet, steps=way.steps, unknown=(text,))
+        elsewhere = self._masqueraded_elsewhere(packet) if self._flow is not None else None
+        if elsewhere is not None:
+            return Judgement(self._packet, steps=way.steps, unknown=(elsewhere,))
         decision = self._decide(passed)
         leaves = decision.verdict in (Verdict.REWRITTEN, Verdict.TRANSLATED, Verdict.UNCHANGED)
         step = decision.step
@@ -203,17 +119,29 @@ class _Judge:
             steps=way.steps,
         )
 
+    def _masqueraded_elsewhere(self, packet: Packet) -> str | None:
+        """Why it may be dropped: MASQUERADE binds a connection to its interface (nf_nat_oif_changed in Linux)."""
+        if packet.out_interface is None or not packet.source_chosen or packet.connection.answers:
+            return None
+        where = self._facts.masqueraded_on(packet.source)
+        if not where or packet.out_interface in where:
+            return None
+        return (
+            f"its connection began with {packet.source}, an address of {where[0]}, and now leaves by "
+            f"{packet.out_interface}: the kernel drops it if MASQUERADE chose that address, which is not read"
+        )
+
     def _decide(self, passed: Passed) -> _Decision:
         way, route = passed
         if way.end is End.DROPPED:
             return _Decision(Verdict.DROPPED, "", way.steps[-1])
         if route is not None and route.kind == "refused":
-            return _Decision(Verdict.UNROUTABLE, route.reason or "there is no route")
+            return _no_route(way, route.reason or "there is no route")
         if route is not None and route.kind == "local":
             return _Decision(Verdict.DELIVERED, f"{way.packet.destination} is an address of this node")
         if way.packet.connection.tracking is Tracking.UNTRACKED:
             step = next(step for step in reversed(way.steps) if _exempts(step))
-            reason = f"{_named(step)} ({owner_of(step)}) exempts it from conntrack, and nat is not asked"
+            reason = f"{named(step)} ({owner_of(step)}) exempts it from conntrack, and nat is not asked"
             return _Decision(Verdict.UNCHANGED, reason, step)
         if self._flow is not None:
             return self._by_flow(way.packet)
@@ -278,6 +206,17 @@ class _Judge:
         without = rule._replace(matches=tuple(m for m in rule.matches if m.module != "recent"))
         would = without != rule and matches(without, way.packet, self._facts) is True
         return would and matches(rule, way.packet, self._facts) is False
+
+
+def _no_route(way: Way, reason: str) -> _Decision:
+    """Nothing leads it on; where a rule of ours has marked it, it is not the main table that says so."""
+    marks = (step for step in reversed(way.steps) if step.taken and way.packet.mark)
+    for step in marks:
+        rule = own_rule(step)
+        if rule is not None and rule.target.verb is Verb.MARK and service_of(step) is not None:
+            told = f"{service_of(step)} marks it ({way.packet.mark:#x}) for an interface that leads nowhere"
+            return _Decision(Verdict.UNROUTABLE, f"{told} ({reason})", step)
+    return _Decision(Verdict.UNROUTABLE, reason)
 
 
 def _exempts(step: Step) -> bool:

@@ -15,7 +15,8 @@ from kvctl.netfilter.overrides import find_override
 from kvctl.node.host import read_host
 from kvctl.node.lookup import Sought, look_up
 from kvctl.trace.facts import kernels_facts
-from kvctl.trace.judge import Judgement, Verdict, judge
+from kvctl.trace.judge import judge
+from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import Packet, Question, first_packet
 
 _IPVS = "kube-ipvs0"
@@ -47,11 +48,14 @@ def trace(question: Question) -> Judgement:
     unknown = [*_unreadable(reading, packet)]
     judged = judge(packet, reading, kernels_facts(), flows)
     notes += [*judged.notes, *_beside(reading, packet)]
+    judged = replace(judged, trouble=_trouble(judged))
     override = _override(reading, packet, judged)
     unknown += [text for text in (override, _taken_by_ipvs(judged)) if text is not None]
     if not unknown:
         return replace(judged, notes=tuple(notes))
-    return replace(judged, notes=tuple(notes), verdict=None, source=None, unknown=(*judged.unknown, *unknown))
+    return replace(
+        judged, notes=tuple(notes), verdict=None, source=None, trouble="", unknown=(*judged.unknown, *unknown)
+    )
 
 
 def _interface_of(source: Address) -> tuple[str, list[str]]:
@@ -110,8 +114,7 @@ def _beside(reading: Reading, packet: Packet) -> Iterable[str]:
 
 def _override(reading: Reading, packet: Packet, judged: Judgement) -> str | None:
     """The native nft chain that may translate the source of the packet instead of iptables' rules, or after them."""
-    leaves = judged.verdict in (Verdict.REWRITTEN, Verdict.TRANSLATED, Verdict.UNCHANGED)
-    if not leaves or judged.flow is not None or not reading.nft_chains:
+    if not judged.leaves or judged.flow is not None or not reading.nft_chains:
         return None
     step = judged.decided
     by_legacy = step is not None and step.place.backend == str(Backend.LEGACY)
@@ -123,6 +126,18 @@ def _override(reading: Reading, packet: Packet, judged: Judgement) -> str | None
         nft_chains=reading.nft_chains,
         later_too=judged.verdict is Verdict.UNCHANGED or by_legacy,
     )
+
+
+def _trouble(judged: Judgement) -> str:
+    """What keeps answers from coming back to the pod, as far as this node is concerned."""
+    if not judged.leaves or judged.source is None or judged.destination is None or judged.interface is None:
+        return ""
+    source, pod = judged.source, judged.packet.source
+    if source != pod and look_up(Sought(destination=source)).kind != "local":
+        return f"no interface of this node has {source}: answers come back only if something else leads them here"
+    # What was translated is the pod's again before it is routed.
+    back = look_up(Sought(destination=pod, source=judged.destination, iif=judged.interface))
+    return f"answers do not come back: {back.reason}" if back.kind == "refused" else ""
 
 
 def _taken_by_ipvs(judged: Judgement) -> str | None:

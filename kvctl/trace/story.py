@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kvctl.model.net import Address
 from kvctl.model.rules import Verb
+from kvctl.model.text import plural
 from kvctl.policy.comments import comment_text, read_aside_pod, read_dropped, read_exclusion, read_pod
-from kvctl.trace.judge import Judgement, Verdict
+from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import Packet
 from kvctl.trace.said import own_rule, owner_of, service_of
 from kvctl.trace.walk import Step
@@ -16,7 +17,19 @@ def sentence(judgement: Judgement) -> str:
     who = _named(judgement.packet)
     if judgement.verdict is None:
         return f"{who}: cannot be judged: {judgement.unknown[0]}"
-    return f"{who}: {_verdict(judgement)}"
+    return "; ".join(filter(None, (f"{who}: {_verdict(judgement)}", judgement.trouble, _kept(judgement))))
+
+
+def _kept(judgement: Judgement) -> str:
+    """That connections which are there go on with another source than a new one has."""
+    if not judgement.leaves:
+        return ""
+    kept = [flow for flow in judgement.others if flow.original.source == judgement.packet.source]
+    sources = dict.fromkeys(flow.reply.destination for flow in kept)
+    if not sources or sources.keys() == {judgement.source}:
+        return ""
+    count = f"{plural(len(kept), 'connection')} that {'is' if len(kept) == 1 else 'are'} there already"
+    return f"{count} {'goes' if len(kept) == 1 else 'go'} on with {', '.join(map(str, sources))}"
 
 
 def _named(packet: Packet) -> str:

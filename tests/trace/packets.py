@@ -15,6 +15,7 @@ FACTS = Facts(
     kind_of=lambda address: "local" if str(address).startswith("172.16.") else "unicast",
     heartbeat={"kvctl-aaaaaaaaaaaaaaaa": 3.0, "kvctl-bbbbbbbbbbbbbbbb": None}.get,
     masquerade=lambda interface, next_hop: (parse_address("172.16.0.2"),),
+    masqueraded_on=lambda address: ("eth0",) if str(address) == "172.16.0.2" else (),
 )
 
 

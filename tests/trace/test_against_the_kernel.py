@@ -21,7 +21,8 @@ from kvctl.model.net import Family, host_network, parse_address
 from kvctl.netfilter.conntrack import dump
 from kvctl.netfilter.kernel import read_everything
 from kvctl.trace.facts import kernels_facts
-from kvctl.trace.judge import Judgement, Verdict, judge
+from kvctl.trace.judge import judge
+from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import WITH_PORTS, Packet, Question, first_packet
 from kvctl.trace.question import trace
 from tests.builders import service

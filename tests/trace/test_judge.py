@@ -6,7 +6,8 @@ import pytest
 
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Family, parse_address
-from kvctl.trace.judge import Judgement, Verdict, judge
+from kvctl.trace.judge import judge
+from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import Packet
 from kvctl.trace.story import sentence
 from tests.trace.packets import FACTS, nat, packet, reading
@@ -149,6 +150,16 @@ def test_a_connection_that_is_there_counts_and_nat_is_not_asked() -> None:
     assert (judged.verdict, str(judged.source)) == (Verdict.TRANSLATED, "192.0.2.245")
     assert "as the connection that it is part of began" in sentence(judged)
     assert not [step for step in judged.steps if step.place.table == "nat"]
+
+
+def test_a_connection_that_may_be_masqueraded_and_leaves_by_another_interface_gives_no_verdict() -> None:
+    there = flow(seen="172.16.0.2")
+    assert told(flows=(there,)).verdict is Verdict.TRANSLATED
+    marked = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"
+    judged = told(marked, flows=(there,))
+    assert judged.verdict is None
+    assert "an address of eth0, and now leaves by eth1" in sentence(judged)
+    assert told(marked, flows=(flow(),)).interface == "eth1"
 
 
 def test_the_answer_in_a_connection_from_outside_leaves_with_the_address_that_was_asked() -> None:
