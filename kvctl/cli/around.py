@@ -20,6 +20,7 @@ from kvctl.node.sysctls import checks
 from kvctl.policy.holder import VIP_HOST, Evidence
 from kvctl.reconcile.detail import Beat, Detail
 from kvctl.reconcile.presence import with_holder
+from kvctl.reconcile.problems import Problem, Weight
 
 if TYPE_CHECKING:
     from kvctl.cli.leases import SeenLease
@@ -55,7 +56,7 @@ class Around(NamedTuple):
         if item.family is not None and item.interface is not None and item.mark is not None:
             broken = self.ways.broken(item)
             more = (*((broken,) if broken else ()), *checks(item.interface, item.family))
-        return replace(each, item=item._replace(problems=(*(item.problems or ()), *more)))
+        return replace(each, item=item).with_problems(*(Problem(Weight.WAY, text) for text in more))
 
     def facts(self, each: Detail) -> Facts:
         """What there is to say of VIP and interface."""

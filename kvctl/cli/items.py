@@ -15,7 +15,7 @@ from kvctl.reconcile.report import Item, Status
 
 if TYPE_CHECKING:
     from kvctl.cli.ways_out import WaysOut
-    from kvctl.model.flows import Flow
+    from kvctl.model.flows import Flow, Volume
     from kvctl.reconcile.look import Look
     from kvctl.reconcile.site import Site
 
@@ -96,7 +96,13 @@ def flow_json(flow: Flow) -> Json:
         "seenAs": str(flow.reply.destination),
         "seenAsPort": flow.reply.destination_port,
         "state": flow.state,
+        "sent": _volume_json(flow.sent),
+        "received": _volume_json(flow.received),
     }
+
+
+def _volume_json(volume: Volume | None) -> Json | None:
+    return None if volume is None else {"packets": volume.packets, "bytes": volume.octets}
 
 
 def print_items(

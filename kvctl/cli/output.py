@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,6 +46,49 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_plain() -> bool:
+    """Whether standard output is no terminal that understands colours and movements: a pipe, a file, TERM=dumb."""
+    return not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+
+
+def coloured(text: str, colour: str | None) -> str:
+    """The text in a colour, where the terminal has colours and wants them; None: as it is."""
+    if colour is None or is_plain() or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=colour)
+
+
+def is_ascii_only() -> bool:
+    """Whether nothing outside ASCII may be sent: by the encoding, or by a locale that says so.
+
+    In the C locale Python takes UTF-8 (PEP 540) whatever the terminal can show.
+    """
+    variables = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    told = next(filter(None, variables), "C").lower().replace("-", "")
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    return encoding not in ("utf8", "utf16") or "utf8" not in told
+
+
+def wrapped(text: str, *, indent: int = 4) -> list[str]:
+    """The text in lines that fit the terminal, broken at spaces; those after the first are indented by `indent` more.
+
+    Where there is no terminal it is one line, so that it can be searched for.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    if len(text) <= width:
+        return [text]
+    start = text[: len(text) - len(text.lstrip(" "))]
+    deeper = " " * min(len(start) + indent, width // 2)
+    return textwrap.wrap(
+        text.lstrip(" "),
+        max(width, 20),
+        initial_indent=start,
+        subsequent_indent=deeper,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def print_json(document: Json) -> None:
     """A document, indented."""
     import json
@@ -71,7 +116,7 @@ class Column(NamedTuple):
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Boxes and colours on a terminal that is wide enough, else plain columns that awk can read."""
     widths = [max(map(len, cells)) for cells in zip(*([c.title for c in columns], *rows), strict=True)]
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and _print_rich(columns, rows, widths):
+    if not is_plain() and _print_rich(columns, rows, widths):
         return
     for row in ([column.title for column in columns], *rows):
         cells = [
@@ -104,9 +149,8 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths
             [cell.replace(",", ",\n") if c.breaks else cell for cell, c in zip(row, columns, strict=True)]
             for row in rows
         ]
-    ascii_only = (sys.stdout.encoding or "ascii").lower().replace("-", "") not in ("utf8", "utf16")
     table = Table(
-        box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD,
+        box=box.ASCII2 if is_ascii_only() else box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import click
 
-from kvctl.cli import options
-from kvctl.cli.around import Around, look_around
+from kvctl.cli import depth, options
+from kvctl.cli.around import look_around
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
-from kvctl.cli.items import document, flow_text, holder_json, item_json, report_look
-from kvctl.cli.output import error_message, note, print_json, print_yaml, printable
+from kvctl.cli.items import document, report_look
+from kvctl.cli.output import error_message, note, print_json, print_yaml
+from kvctl.cli.told import read_told
 from kvctl.errors import InputError
-from kvctl.model.text import plural
 from kvctl.node.host import read_host
 from kvctl.reconcile.compare import compare
-from kvctl.reconcile.detail import Detail, detail
+from kvctl.reconcile.detail import detail
 from kvctl.reconcile.look import look
 from kvctl.reconcile.target import Scope
-
-_MOST_FLOWS = 20
 
 
 @click.command(cls=Command)
@@ -38,9 +35,11 @@ def command(
     nftables: bool | None,
     output: str,
 ) -> int:
-    """Show Services in depth: problems first, then what is wanted, the rules in the kernel, live connections.
+    """Show Services in depth: problems first, then the rules, wanted beside found, and live connections.
 
-    Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
+    The first line is the worst cause. Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares
+    with what these ask for; with a cluster it shows the last Events too. Each rule is there, missing, not wanted, in the
+    wrong place, or there with another comment; of another program's rules those in the way are shown.
     """
     compares = inputs.name_a_source
     refs = inputs.services(services, namespace=namespace)
@@ -58,16 +57,16 @@ def command(
     judged = compares or settings.assume_vip or around.ways.agent is not None
     details = [around.judged(each) for each in detail(found, compared, host=host, assume_vip=judged)]
     items = [each.item for each in details]
+    told = read_told(inputs, items)
     if output in ("json", "yaml"):
         whole = {
-            **document(items, backend=str(found.choice.backend), node=settings.this_node),
-            "items": [
-                {**item_json(each.item), **holder_json(each.item), **around.json(each)} for each in details
-            ],
+            **document((), backend=str(found.choice.backend), node=settings.this_node),
+            "items": [depth.json(each, around, told) for each in details],
         }
         print_json(whole) if output == "json" else print_yaml(whole)
     elif details:
-        texts = ("\n".join(_lines(each, around, wide=output == "wide")) for each in details)
+        in_turn = depth.worst_first(details)
+        texts = ("\n".join(depth.lines(each, around, told, wide=output == "wide")) for each in in_turn)
         click.echo("\n\n".join(texts))
     if wanted is not None:
         status = wanted.report()
@@ -79,43 +78,3 @@ def command(
     if not items and refs is None:
         note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status
-
-
-_COMMENT = re.compile(r' -m comment --comment "[^"]*"')
-
-
-def _short(rule: str) -> str:
-    """A rule without its comment, which repeats what is said above it."""
-    return _COMMENT.sub("", rule)
-
-
-def _lines(each: Detail, around: Around, *, wide: bool) -> list[str]:
-    item = each.item
-    name = "/".join(filter(None, (item.namespace, item.service))) or "rules without a Service"
-    family = f" {item.family}" if item.family else ""
-    lines = [f"{name}{family}: {item.status}"]
-    lines += [f"  ! {printable(text)}" for text in item.problems or ()]
-    facts = [
-        *around.facts(each),
-        ("ports", ", ".join(item.ports) or "all traffic"),
-        ("allowed networks", ", ".join(map(str, item.allowed)) or "all"),
-        ("denied networks", ", ".join(map(str, item.denied)) or "none"),
-        ("never rewritten to", ", ".join(map(str, item.excluded)) or "-"),
-        ("connections", "-" if item.connections is None else f"{item.connections} begun under these rules"),
-    ]
-    lines += [printable(f"  {title + ':':<20}{value}") for title, value in facts]
-    lines.append(f"  {plural(len(item.pods), 'pod')}")
-    for pod in item.pods:
-        where = f" on {pod.node}" if pod.node else ""
-        lines.append(f"    {pod.address}  {pod.name or pod.label}{where}")
-    if each.rules:
-        lines.append("  rules in the kernel (packets; where it is rewritten, the first of each connection)")
-        rules = [(c, n, text if wide else _short(text)) for c, n, text in each.rules]
-        lines += [printable(f"    {packets:>8}  {chain}  {text}") for chain, packets, text in rules]
-    flows = item.flows or ()
-    lines.append(f"  {plural(len(flows), 'live connection')}")
-    shown = flows if wide else flows[:_MOST_FLOWS]
-    lines += [f"    {flow_text(flow)}" for flow in shown]
-    if len(shown) < len(flows):
-        lines.append(f"    and {len(flows) - len(shown)} more: -o wide shows all")
-    return lines

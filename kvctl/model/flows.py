@@ -18,6 +18,14 @@ class Tuple:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """What has gone one way in a connection since the kernel counts it (sysctl net.netfilter.nf_conntrack_acct)."""
+
+    packets: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """A conntrack entry: what the pod sent (original), and what comes back (reply).
 
@@ -41,3 +49,7 @@ class Flow:
     """The connection's mark, which rules may change while it lives."""
     replied: bool = field(default=False, compare=False)
     """Whether an answer has been seen."""
+    sent: Volume | None = field(default=None, compare=False)
+    """In the original direction; None: not counted."""
+    received: Volume | None = field(default=None, compare=False)
+    """In the reply's."""

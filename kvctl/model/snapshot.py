@@ -16,6 +16,8 @@ class FoundRule(NamedTuple):
     rule: Rule | None
     packets: int | None = None
     """None: the back end could not be asked for counters."""
+    octets: int | None = None
+    """The same, in bytes."""
 
 
 class Surroundings(NamedTuple):

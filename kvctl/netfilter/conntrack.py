@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from kvctl.errors import KvctlError, NetfilterUnavailableError, NetlinkError
-from kvctl.model.flows import Flow, Tuple
+from kvctl.model.flows import Flow, Tuple, Volume
 from kvctl.model.net import Address, Family, Network, family_of
 from kvctl.netlink import NETLINK_NETFILTER, open_netlink
 from kvctl.netlink.messages import attribute, malformed, read_attributes
@@ -29,6 +29,8 @@ _CTA_TUPLE_REPLY = 2
 _CTA_STATUS = 3
 _CTA_PROTOINFO = 4
 _CTA_MARK = 8
+_CTA_COUNTERS_ORIG = 9
+_CTA_COUNTERS_REPLY = 10
 _CTA_ID = 12
 _CTA_ZONE = 18
 _CTA_TUPLE_IP = 1
@@ -37,6 +39,8 @@ _CTA_TUPLE_ZONE = 3
 _CTA_PROTO_NUM = 1
 _CTA_PROTO_SRC_PORT = 2
 _CTA_PROTO_DST_PORT = 3
+_CTA_COUNTERS_PACKETS = 1
+_CTA_COUNTERS_BYTES = 2
 _CTA_PROTOINFO_TCP = 1
 _CTA_PROTOINFO_TCP_STATE = 1
 
@@ -240,6 +244,8 @@ def _flow(buffer: bytearray, start: int, end: int, *, family: Family, layout: _L
             raw_tuple=raw,
             mark=_number(entry.get(_CTA_MARK, b"")),
             replied=bool(_number(entry.get(_CTA_STATUS, b"")) & _SEEN_REPLY),
+            sent=_volume(entry.get(_CTA_COUNTERS_ORIG)),
+            received=_volume(entry.get(_CTA_COUNTERS_REPLY)),
         )
     except (KeyError, ValueError) as error:
         raise malformed("connection") from error
@@ -271,6 +277,17 @@ def _tuple_in_any_order(data: bytes, *, layout: _Layout) -> tuple[int, Tuple, in
             destination_port=_number(protocol[_CTA_PROTO_DST_PORT]) if ported else 0,
         ),
         _number(parts.get(_CTA_TUPLE_ZONE, b"")),
+    )
+
+
+def _volume(counters: bytes | None) -> Volume | None:
+    """What a direction's counters say; None: this connection is not counted."""
+    if counters is None:
+        return None
+    counts = read_attributes(counters)
+    return Volume(
+        packets=_number(counts.get(_CTA_COUNTERS_PACKETS, b"")),
+        octets=_number(counts.get(_CTA_COUNTERS_BYTES, b"")),
     )
 
 

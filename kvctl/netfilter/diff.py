@@ -178,7 +178,7 @@ def _change(chain: str, op: str, rule: str | None, *, new_chain: bool = False) -
 
 
 def _chain_changes(chain: str, before: Iterable[FoundRule], rules: Iterable[Rule]) -> list[Change]:
-    old = [_canonical_text(item) for item in before]
+    old = [canonical_text(item) for item in before]
     new = [render(rule) for rule in rules]
     gone, come = Counter(old), Counter(new)
     gone.subtract(new)
@@ -192,7 +192,7 @@ def _chain_changes(chain: str, before: Iterable[FoundRule], rules: Iterable[Rule
     ]
 
 
-def _canonical_text(found: FoundRule) -> str:
+def canonical_text(found: FoundRule) -> str:
     """The text as this version writes it, where that is possible: another one's may differ in form alone."""
     try:
         return render(found.rule) if found.rule is not None else found.text

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kvctl.model.net import Family
-from kvctl.model.rules import CHAIN_PREFIX, Hook, Table, table_of
+from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAINS, Hook, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.syntax import parse
 
-_RULE = re.compile(r"(?:\[(?P<packets>[0-9]+):[0-9]+\] )?-A (?P<chain>[^ ]+) ?(?P<text>.*)", re.DOTALL)
+_RULE = re.compile(
+    r"(?:\[(?P<packets>[0-9]+):(?P<octets>[0-9]+)\] )?-A (?P<chain>[^ ]+) ?(?P<text>.*)", re.DOTALL
+)
 # A quote that is not escaped.
 _QUOTE = re.compile(r'(?<!\\)(?:\\\\)*"')
 # iptables 1.8 nft: what it prints, on standard output and with status 0, instead of a table it cannot read.
@@ -24,6 +26,8 @@ class SavedTable(NamedTuple):
     chains: Mapping[str, tuple[tuple[int | None, str], ...]]
     policies: Mapping[str, str] = {}
     """What becomes of a packet at the end of a chain of the kernel's own: `ACCEPT` or `DROP`."""
+    octets: Mapping[str, tuple[int | None, ...]] = {}
+    """The byte counters of the rules of our own chains and of those with our hooks, in the rules' order."""
 
 
 class SavedTables(NamedTuple):
@@ -55,6 +59,7 @@ def parse_tables(text: str) -> SavedTables:
     incompatible: set[str] = set()
     chains: dict[str, list[tuple[int | None, str]]] = {}
     policies: dict[str, str] = {}
+    octets: dict[str, list[int | None]] = {}
     name = ""
     for line in rule_lines(text):
         if line.startswith(("[", "-A")):
@@ -62,17 +67,22 @@ def parse_tables(text: str) -> SavedTables:
             if match is not None:
                 packets = match["packets"]
                 rule = (int(packets) if packets is not None else None, match["text"])
-                chains.setdefault(match["chain"], []).append(rule)
+                chain = match["chain"]
+                chains.setdefault(chain, []).append(rule)
+                if chain in HOOK_CHAINS or chain.startswith(CHAIN_PREFIX):
+                    octets.setdefault(chain, []).append(int(match["octets"]) if packets is not None else None)
         elif line.startswith(":"):
             chain, policy, *_ = [*line[1:].split(" "), "-"]
             chains[chain] = []
             if policy != "-":
                 policies[chain] = policy
         elif line.startswith("*"):
-            name, chains, policies = line[1:], {}, {}
+            name, chains, policies, octets = line[1:], {}, {}, {}
         elif line == "COMMIT":
             tables[name] = SavedTable(
-                {chain: tuple(rules) for chain, rules in chains.items()}, policies=policies
+                {chain: tuple(rules) for chain, rules in chains.items()},
+                policies=policies,
+                octets={chain: tuple(counts) for chain, counts in octets.items()},
             )
         elif (match := _INCOMPATIBLE.match(line)) is not None:
             incompatible.add(match["table"])
@@ -107,14 +117,10 @@ def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
         if saved_table is None:
             continue
         chains = saved_table.chains
-        own |= {
-            name: tuple(_found(*r) for r in rules) for name, rules in chains.items() if is_own(table, name)
-        }
+        own |= {name: _found_in(saved_table, name) for name in chains if is_own(table, name)}
         around[table] = Surroundings(
             hook_chains={
-                hook.chain: tuple(_found(*rule) for rule in chains.get(hook.chain, ()))
-                for hook in Hook
-                if hook.table is table
+                hook.chain: _found_in(saved_table, hook.chain) for hook in Hook if hook.table is table
             },
             foreign={
                 name: tuple(text for _, text in rules)
@@ -130,5 +136,9 @@ def is_own(table: Table, chain: str) -> bool:
     return chain.startswith(CHAIN_PREFIX) and table_of(chain) is table
 
 
-def _found(packets: int | None, text: str) -> FoundRule:
-    return FoundRule(text=text, rule=parse(text), packets=packets)
+def _found_in(table: SavedTable, chain: str) -> tuple[FoundRule, ...]:
+    counts = zip(table.chains.get(chain, ()), table.octets.get(chain, ()), strict=True)
+    return tuple(
+        FoundRule(text=text, rule=parse(text), packets=packets, octets=octets)
+        for (packets, text), octets in counts
+    )

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
 from kvctl.model.host import Host
-from kvctl.model.net import Address, Family, host_network
+from kvctl.model.net import Address, Family, host_network, within
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import Hook, Rule
+from kvctl.model.rules import HOOK_CHAINS, Hook
 from kvctl.model.snapshot import Snapshot
 from kvctl.model.text import plural
 from kvctl.netfilter import conntrack, fence
+from kvctl.netfilter.diff import Plan
 from kvctl.netfilter.position import rule_in_the_way
-from kvctl.policy import comments, layout
+from kvctl.policy import layout
 from kvctl.policy.connections import ConnectionJudge, judge_of
 from kvctl.policy.decode import Installed
 from kvctl.policy.holder import not_here
 from kvctl.reconcile.compare import Compared
 from kvctl.reconcile.look import Look
+from kvctl.reconcile.port_use import PortUse, busiest
+from kvctl.reconcile.problems import Problem, Weight, drift_problems, in_order
 from kvctl.reconcile.report import Item, Status
+from kvctl.reconcile.side_by_side import Row, SideBySide, Standing
 from kvctl.reconcile.site import Site
 
 
@@ -59,10 +63,28 @@ class Detail:
     """With its flows and problems."""
     interface: str | None
     """The interface the VIP belongs to: named, else the one that has it, else that of the route to it."""
-    rules: tuple[tuple[str, int | str, str], ...] = ()
-    """(chain, packets, text) of the Service's rules and its pods' jumps."""
+    rows: tuple[Row, ...] = ()
+    """The Service's rules, wanted beside actual."""
     beat: Beat | None = None
     """None: its rules act without one."""
+    problems: tuple[Problem, ...] = ()
+    wrong: frozenset[Flow] = frozenset()
+    """Those of the flows whose source is not what the rules give to new ones."""
+    ports: PortUse | None = None
+    """The source ports of its VIP towards the destination that has the fewest left; None: none is in use."""
+    unlisted: tuple[Flow, ...] = ()
+    """Flows of its pods that leave without a VIP because no Service lists their port or network."""
+
+    def with_problems(self, *more: Problem) -> Detail:
+        """The same with these, too."""
+        problems = (*self.problems, *more)
+        item = self.item._replace(problems=in_order(problems))
+        return replace(self, problems=problems, item=item)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The problems, the worst first."""
+        return self.item.problems or ()
 
 
 def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> list[Detail]:
@@ -72,16 +94,17 @@ def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> 
     for item in compared.items:
         view = views.get(item.family) if item.family is not None else None
         if view is None or item.status is Status.FOREIGN:
-            problems = (item.reason,) if item.reason is not None else ()
-            result.append(
-                Detail(
-                    item._replace(changes=None, flows=(), problems=(*problems, *item.warnings)),
-                    item.interface,
-                )
-            )
+            result.append(Detail(item._replace(changes=None, flows=()), item.interface, problems=_said(item)))
         else:
             result.append(view.detail(item, assume_vip=assume_vip))
     return result
+
+
+def _said(item: Item) -> tuple[Problem, ...]:
+    """What its own reason and warnings say."""
+    weight = Weight.WARNING if item.status is Status.FOREIGN else Weight.RULES
+    reason = () if item.reason is None else (Problem(weight, item.reason),)
+    return (*reason, *(Problem(Weight.WARNING, text) for text in item.warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +116,7 @@ class _FamilyView:
     in_the_way: dict[Hook, str]
     beats: Mapping[ServiceRef, Beat]
     """Of the Services whose rules need one."""
+    rules: SideBySide
     host: Host
 
     @classmethod
@@ -101,22 +125,17 @@ class _FamilyView:
         items = [item for item in compared.items if item.family is site.family]
         addresses = {pod.address for item in items for pod in item.pods}
         flows, failure = _flows(site.family, addresses, judge)
-        pods = {
-            Hook.EGRESS: [host_network(address) for address in judge.pods],
-            Hook.DROP: [
-                host_network(address)
-                for address in {*judge.dropped, *(item.address for item, _ in site.installed.guards)}
-            ],
-            Hook.MARK: [host_network(item.address) for item, _ in site.installed.marks],
-        }
-        ways = {hook: rule_in_the_way(site.snapshot, its, hook) for hook, its in pods.items() if its}
+        in_the_way = _in_the_way(site, judge)
+        refs = {*site.installed.refs, *(item.ref for item in items if item.ref is not None)}
+        plan = compared.plans.get(site.family, Plan(site.family))
         return cls(
             snapshot=site.snapshot,
             judge=judge,
             flows=flows,
             failure=failure,
-            in_the_way={hook: rule for hook, rule in ways.items() if rule is not None},
+            in_the_way=in_the_way,
             beats=_beats(site.installed),
+            rules=SideBySide(site.snapshot, plan, refs=refs, in_the_way=in_the_way),
             host=host,
         )
 
@@ -129,52 +148,109 @@ class _FamilyView:
             if flow.original.source in pods or (item.vip is not None and flow.reply.destination == item.vip)
         ]
         wrong = [flow for flow in flows if self.judge.is_wrong(flow)]
-        problems = [item.reason] if item.reason is not None else []
-        if item.status is Status.DRIFTED:
-            problems += [
-                f"this rule comes before kvctl's jump in {hook.chain} of {hook.table}: {rule}"
-                for hook, rule in self.in_the_way.items()
-            ]
-        acts = not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
+        ports = busiest(self.flows, item.vip) if item.vip is not None else None
+        rows = self._rows(item)
         beat = self.beats.get(item.ref) if item.ref is not None else None
-        away = None
-        if item.vip is not None and acts:
-            # Only who elects writes a fence.
-            away = not_here(item.vip, host=self.host, assume=assume_vip, elected=beat is not None)
-        if away is not None:
-            problems.append(f"{away}: replies will not come back here")
         interface = item.interface
         if interface is None and item.vip is not None:
             interface = self.host.holds(item.vip) or self.host.interface_for(item.vip)
-        fault = self.host.fault_of(interface) if interface is not None else None
-        if acts and fault is not None:
-            problems.append(f"{fault}: answers to {item.vip} do not come by it")
-        if acts and beat is not None and beat.is_late:
-            problems.append(beat.consequence)
+        problems = [*self._of_rules(item, rows), *self._of_the_way(item, interface, beat, assume_vip)]
+        if ports is not None and ports.is_nearly_full:
+            problems.append(Problem(Weight.PORTS, _full(ports)))
         if wrong:
-            problems.append(
-                f"{plural(len(wrong), 'connection')} with the wrong source address: apply drops such"
-            )
+            problems.append(Problem(Weight.CONNECTIONS, _began_before(wrong)))
         if self.failure is not None:
-            problems.append(self.failure)
+            problems.append(Problem(Weight.UNKNOWN, self.failure))
+        problems += (Problem(Weight.WARNING, text) for text in item.warnings)
         return Detail(
-            item=item._replace(changes=None, flows=tuple(flows), problems=(*problems, *item.warnings)),
+            item=item._replace(changes=None, flows=tuple(flows)),
             interface=interface,
-            rules=self._rules(item),
+            rows=rows,
             beat=beat,
+            wrong=frozenset(wrong),
+            ports=ports,
+            unlisted=tuple(f for f in flows if f.original.source in pods and _is_left_alone(self.judge, f)),
+        ).with_problems(*problems)
+
+    def _of_rules(self, item: Item, rows: Sequence[Row]) -> list[Problem]:
+        if item.status is not Status.DRIFTED or item.drops:
+            return [] if item.reason is None else [Problem(Weight.RULES, item.reason)]
+        own = layout.REWRITING.service_chain(item.ref) if item.ref is not None else ""
+        empty = [own] if self.snapshot.chains.get(own) == () else []
+        return drift_problems(rows, self.in_the_way, empty=empty, reason=item.reason)
+
+    def _of_the_way(
+        self, item: Item, interface: str | None, beat: Beat | None, assume_vip: bool
+    ) -> Iterator[Problem]:
+        """What keeps packets or their answers from coming through."""
+        acts = not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
+        if not acts:
+            return
+        if item.vip is not None:
+            # Only who elects writes a fence.
+            away = not_here(item.vip, host=self.host, assume=assume_vip, elected=beat is not None)
+            if away is not None:
+                yield Problem(Weight.WAY, f"{away}: replies will not come back here")
+        fault = self.host.fault_of(interface) if interface is not None else None
+        if fault is not None:
+            yield Problem(Weight.WAY, f"{fault}: answers to {item.vip} do not come by it")
+        if beat is not None and beat.is_late:
+            yield Problem(Weight.WAY, beat.consequence)
+
+    def _rows(self, item: Item) -> tuple[Row, ...]:
+        if item.ref is None:
+            return ()
+        rows = self.rules.of(item.ref)
+        if item.status is not Status.ORPHANED:
+            return rows
+        # They stay for lack of --prune, and nobody wants them.
+        return tuple(
+            row._replace(standing=Standing.UNWANTED) if row.chain not in HOOK_CHAINS else row for row in rows
         )
 
-    def _rules(self, item: Item) -> tuple[tuple[str, int | str, str], ...]:
-        ref = item.ref
-        if ref is None:
-            return ()
-        own = layout.chains_of(ref)
-        found = []
-        for chain, rules in self.snapshot.chains.items():
-            for rule in rules:
-                if chain in own or _leads_to(ref, rule.rule, own):
-                    found.append((chain, "-" if rule.packets is None else rule.packets, rule.text))
-        return tuple(found)
+
+def _in_the_way(site: Site, judge: ConnectionJudge) -> dict[Hook, str]:
+    """Foreign rules before our jumps, that may end the walk of our pods' packets."""
+    installed = site.installed
+    guarded = (item.address for item, _ in installed.guards)
+    pods = {
+        Hook.EGRESS: judge.pods,
+        Hook.DROP: {*judge.dropped, *guarded},
+        Hook.MARK: {item.address for item, _ in installed.marks},
+    }
+    rules = {
+        hook: rule_in_the_way(site.snapshot, [host_network(address) for address in its], hook)
+        for hook, its in pods.items()
+        if its
+    }
+    return {hook: rule for hook, rule in rules.items() if rule is not None}
+
+
+def _is_left_alone(judge: ConnectionJudge, flow: Flow) -> bool:
+    """Whether a flow of a pod with rules leaves the cluster without a VIP, because no rule is for where it goes."""
+    pod, ends = flow.original.source, (flow.original.destination, flow.reply.source)
+    if pod not in judge.policies or pod in judge.unsure or judge.is_dropped(flow):
+        return False
+    if any(judge.is_local(end) or within(end, judge.excluded) for end in ends):
+        return False
+    return judge.wanted_source(flow) is None and flow.reply.destination not in judge.vips
+
+
+def _began_before(wrong: Sequence[Flow]) -> str:
+    """Connections keep the source that they began with."""
+    count = plural(len(wrong), "connection")
+    verb = "has" if len(wrong) == 1 else "have"
+    return (
+        f"{count} {verb} another source than the rules give to new ones, because "
+        f"{'it' if len(wrong) == 1 else 'they'} began before them: kvctl egress apply drops such, and they begin anew"
+    )
+
+
+def _full(ports: PortUse) -> str:
+    return (
+        f"the VIP {ports.vip} is running out of source ports: {ports} are in use; new connections there fail when "
+        "none is left: spread them over more addresses or ports of the destination, or over more VIPs"
+    )
 
 
 def _beats(installed: Installed) -> dict[ServiceRef, Beat]:
@@ -186,19 +262,6 @@ def _beats(installed: Installed) -> dict[ServiceRef, Beat]:
         for ref, policy in fenced.items()
         if policy.fence is not None
     }
-
-
-def _leads_to(ref: ServiceRef, rule: Rule | None, own: Sequence[str]) -> bool:
-    """Whether this is a jump of one of the Service's pods, comes between it and the Service's chain, or guards it."""
-    if rule is None:
-        return False
-    text = comments.comment_text(rule) or ""
-    pod = comments.read_pod(text) or comments.read_aside_pod(text)
-    return (
-        rule.target.chain in own
-        or (pod is not None and pod[0].ref == ref)
-        or ref in (comments.read_passed(text), comments.read_aside(text))
-    )
 
 
 def _flows(family: Family, addresses: set[Address], judge: ConnectionJudge) -> tuple[list[Flow], str | None]:

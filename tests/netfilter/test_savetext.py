@@ -44,9 +44,18 @@ def test_tables_chains_rules_and_counters_are_read_in_order() -> None:
     assert saved.tables["nat"].policies == {"PREROUTING": "ACCEPT", "POSTROUTING": "ACCEPT"}
 
 
+def test_our_own_rules_and_those_beside_our_hooks_have_packets_and_bytes() -> None:
+    snapshot = snapshot_of(parse_tables(TEXT), Family.IPV4)
+    assert [(r.packets, r.octets) for r in snapshot.hook_chain(Hook.EGRESS)] == [(12, 720), (5, 300)]
+    assert [(r.packets, r.octets) for r in snapshot.chains["KVCTL-EGRESS"]] == [(4, 240)]
+    assert snapshot.chains["KVCTL-SVC-EMPTY"] == ()
+
+
 def test_rules_without_counters_have_none() -> None:
     saved = parse_tables("*nat\n:A - [0:0]\n-A A -j RETURN\nCOMMIT\n")
     assert saved.chain("nat", "A") == ((None, "-j RETURN"),)
+    bare = snapshot_of(parse_tables("*nat\n:POSTROUTING - [0:0]\n-A POSTROUTING -j A\nCOMMIT\n"), Family.IPV4)
+    assert [(r.packets, r.octets) for r in bare.hook_chain(Hook.EGRESS)] == [(None, None)]
 
 
 def test_a_table_that_was_cut_off_does_not_count() -> None:

@@ -38,7 +38,7 @@ KINDS = {
         Kind("Pod", "pods", with_status=True, fields=_NAMES | {"spec.nodeName", "status.phase"}),
         Kind("Node", "nodes", namespaced=False, with_status=True, fields=frozenset(("metadata.name",))),
         Kind("ConfigMap", "configmaps"),
-        Kind("Event", "events"),
+        Kind("Event", "events", fields=_NAMES | {"involvedObject.kind", "involvedObject.name"}),
         Kind("Event", "events", group="events.k8s.io"),
         Kind("EndpointSlice", "endpointslices", group="discovery.k8s.io"),
         Kind("ServiceCIDR", "servicecidrs", group="networking.k8s.io", namespaced=False),

@@ -1,0 +1,225 @@
+"""A Service in depth, as lines and as JSON: problems first, then what is wanted, found and going on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from kvctl.cli.items import flow_json, flow_text, holder_json, item_json, status_style
+from kvctl.cli.output import Json, coloured, printable, wrapped
+from kvctl.model.flows import Flow
+from kvctl.model.text import plural
+from kvctl.node.sysctls import read_setting
+from kvctl.reconcile.detail import Detail
+from kvctl.reconcile.report import Item
+from kvctl.reconcile.side_by_side import Row, Standing, short
+
+if TYPE_CHECKING:
+    from kvctl.cli.around import Around
+    from kvctl.cli.told import Told
+
+_MOST = 20
+"""Pods, rules and connections that are shown unless all are asked for."""
+_LEFT = 20
+"""Columns of the titles."""
+_MOST_TARGETS = 3
+_COUNTING = "netfilter/nf_conntrack_acct"
+_UNCOUNTED = f"not counted, because the sysctl net/{_COUNTING} is 0"
+_WITH_PORTS = ("tcp", "udp", "sctp")
+
+
+def worst_first(details: Iterable[Detail]) -> list[Detail]:
+    """Those with the worst problems first, else in their order."""
+    return sorted(details, key=lambda each: min((p.weight for p in each.problems), default=100))
+
+
+def lines(each: Detail, around: Around, told: Told | None, *, wide: bool) -> Iterator[str]:
+    """What a person reads; `told`: the Events about the Service, where a cluster was named."""
+    for text in _texts(each, around, told, wide=wide):
+        yield from wrapped(text, indent=_LEFT + 2 if _is_fact(text) else 4)
+
+
+def _is_fact(text: str) -> bool:
+    return len(text) > _LEFT + 2 and text.startswith("  ") and text[2] not in " !*" and text[_LEFT + 1] == " "
+
+
+def _texts(each: Detail, around: Around, told: Told | None, *, wide: bool) -> Iterator[str]:
+    item = each.item
+    worst, *others = [*each.sentences, *notes(each), ""]
+    problems = len(each.sentences)
+    yield _headline(item, worst)
+    for at, text in enumerate(others[:-1], start=1):
+        yield printable(f"  {'!' if at < problems else '*'} {text}")
+    for title, value in _facts(each, around):
+        yield printable(f"  {title + ':':<{_LEFT}}{value}")
+    yield from _pods(item, wide=wide)
+    yield from _rules(each.rows, wide=wide)
+    yield from _flows(each, wide=wide)
+    if told is not None:
+        yield from map(printable, told.lines(item.ref))
+
+
+def _headline(item: Item, worst: str) -> str:
+    name = "/".join(filter(None, (item.namespace, item.service))) or "rules without a Service"
+    family = f" {item.family}" if item.family else ""
+    why = f": {worst}" if worst else ""
+    status = coloured(item.status, status_style(item.status))
+    return f"{name}{family}: {status}{printable(why)}"
+
+
+def _facts(each: Detail, around: Around) -> list[tuple[str, str]]:
+    item = each.item
+    begun = "-" if item.connections is None else f"{item.connections} begun under these rules"
+    return [
+        *around.facts(each),
+        ("ports", ", ".join(item.ports) or "all traffic"),
+        ("allowed networks", ", ".join(map(str, item.allowed)) or "all"),
+        ("denied networks", ", ".join(map(str, item.denied)) or "none"),
+        ("never rewritten to", ", ".join(map(str, item.excluded)) or "-"),
+        ("connections", begun),
+        ("ports in use", "none" if each.ports is None else f"{each.ports}, its busiest destination"),
+    ]
+
+
+def _pods(item: Item, *, wide: bool) -> Iterator[str]:
+    yield f"  {plural(len(item.pods), 'pod')}"
+    shown = item.pods if wide else item.pods[:_MOST]
+    for pod in shown:
+        where = f" on {pod.node}" if pod.node else ""
+        yield printable(f"    {pod.address}  {pod.name or pod.label}{where}")
+    yield from _more(len(item.pods) - len(shown))
+
+
+def _rules(rows: Sequence[Row], *, wide: bool) -> Iterator[str]:
+    if not rows:
+        return
+    wrong = sum(row.standing is not Standing.THERE for row in rows)
+    as_wanted = "all as wanted" if not wrong else f"{wrong} not as wanted"
+    yield f"  {plural(len(rows), 'rule')}, {as_wanted} (packets and bytes; in nat the first packet of each connection)"
+    left = len(rows) if wide else _MOST
+    hidden = 0
+    for row in rows:
+        if row.standing is Standing.THERE:
+            left -= 1
+            if left < 0:
+                hidden += 1
+                continue
+        yield _rule(row, wide=wide)
+    yield from _more(hidden)
+
+
+def _rule(row: Row, *, wide: bool) -> str:
+    packets = "-" if row.packets is None else _amount(row.packets)
+    octets = "-" if row.octets is None else _amount(row.octets)
+    text = row.text if wide else short(row.text)
+    colour = None if row.standing is Standing.THERE else "red"
+    standing = coloured(f"{row.standing:<11}", colour)
+    return f"    {standing}  {packets:>6} {octets:>6}  {printable(f'{row.chain}  {text}')}"
+
+
+def _flows(each: Detail, *, wide: bool) -> Iterator[str]:
+    flows = sorted(each.item.flows or (), key=lambda flow: flow not in each.wrong)
+    counts = ((len(each.wrong), "begun before the rules"), (len(each.unlisted), "left alone"))
+    said = "".join(f", {count} of them {what}" for count, what in counts if count)
+    yield f"  {plural(len(flows), 'live connection')}{said}"
+    if flows and not any(flow.sent for flow in flows):
+        why = _UNCOUNTED if read_setting(_COUNTING) == 0 else "not counted: they are older than the counting"
+        yield f"    packets and bytes: - ({why})"
+    shown = flows if wide else flows[:_MOST]
+    for flow in shown:
+        yield f"    {flow_text(flow)}{_volumes(flow)}{_remark(each, flow)}"
+    yield from _more(len(flows) - len(shown))
+
+
+def _remark(each: Detail, flow: Flow) -> str:
+    if flow in each.wrong:
+        return coloured(" (begun before the rules)", "red")
+    return " (left alone)" if flow in each.unlisted else ""
+
+
+def _volumes(flow: Flow) -> str:
+    if flow.sent is None or flow.received is None:
+        return ""
+    sent, received = (
+        f"{_amount(v.packets)} packets {_amount(v.octets)} B" for v in (flow.sent, flow.received)
+    )
+    return f", {sent} out, {received} back"
+
+
+def _more(count: int) -> Iterator[str]:
+    if count > 0:
+        yield f"    and {count} more: -o wide shows all"
+
+
+def _amount(count: int) -> str:
+    """`9999`, `10.0k`, `1.2M`: six characters at most."""
+    if count < 10_000:
+        return str(count)
+    value, units = float(count), iter("kMGTPE")
+    unit = ""
+    while value >= 1000:
+        value, unit = value / 1000, next(units)
+    return f"{value:.1f}{unit}"
+
+
+def notes(each: Detail) -> list[str]:
+    """What is as it was asked for, and may surprise."""
+    if not each.unlisted:
+        return []
+    targets = Counter(f"{flow.protocol}:{flow.reply.source_port}" for flow in each.unlisted)
+    shown = ", ".join(target for target, _ in targets.most_common(_MOST_TARGETS))
+    count, one = plural(len(each.unlisted), "connection"), len(each.unlisted) == 1
+    leave = f"{count} {'leaves' if one else 'leave'} without the VIP"
+    ports = ", ".join(each.item.ports)
+    if ports and not any(_is_asked(flow, each.item) for flow in each.unlisted):
+        return [
+            f"{leave}: the Service asks for {ports} alone, and {'it goes' if one else 'they go'} to {shown}"
+        ]
+    return [f"{leave}, by the Service's ports and networks: to {shown}"]
+
+
+def _is_asked(flow: Flow, item: Item) -> bool:
+    """Whether it is one of the ports that the Service lists."""
+    for port in item.ports:
+        protocol, _, span = port.partition(":")
+        first, _, last = span.partition("-")
+        if protocol == flow.protocol and int(first) <= flow.reply.source_port <= int(last or first):
+            return True
+    return False
+
+
+def json(each: Detail, around: Around, told: Told | None) -> Json:
+    """The same for programs; what cannot be known is null."""
+    ports = each.ports
+    return {
+        **item_json(each.item),
+        **holder_json(each.item),
+        **around.json(each),
+        "flows": [
+            {**flow_json(flow), "wrongSource": flow in each.wrong, "leftAlone": flow in each.unlisted}
+            for flow in each.item.flows or ()
+        ],
+        "notes": notes(each),
+        "rules": [
+            {
+                "table": str(row.table),
+                "chain": row.chain,
+                "standing": str(row.standing),
+                "rule": row.text,
+                "packets": row.packets,
+                "bytes": row.octets,
+            }
+            for row in each.rows
+        ],
+        "portUse": None
+        if ports is None
+        else {
+            "protocol": ports.protocol,
+            "destination": str(ports.destination),
+            "destinationPort": ports.destination_port,
+            "used": ports.used,
+            "of": ports.ports,
+        },
+        "events": told.json(each.item.ref) if told is not None else None,
+    }

@@ -1,0 +1,98 @@
+"""What is wrong with a Service, in sentences, the worst first. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from kvctl.model.rules import HOOK_CHAINS, Hook
+from kvctl.model.text import plural
+from kvctl.netfilter.foreign import COMMENT as KUBE_VIPS
+from kvctl.reconcile.side_by_side import Row, Standing, short
+
+_MEND = "kvctl egress apply mends it"
+
+
+class Weight(IntEnum):
+    """How far a problem explains the others: the least comes first."""
+
+    RULES = 0
+    """The rules are not there, not right, or do not act."""
+    WAY = 1
+    """They act, and packets or their answers do not come through."""
+    PORTS = 2
+    """New connections fail, or are about to."""
+    CONNECTIONS = 3
+    """Some connections are not as new ones would be."""
+    UNKNOWN = 4
+    """What could not be looked at."""
+    WARNING = 5
+
+
+class Problem(NamedTuple):
+    """One sentence."""
+
+    weight: Weight
+    text: str
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[str, ...]:
+    """The sentences, the worst first, each once."""
+    return tuple(dict.fromkeys(each.text for each in sorted(problems, key=lambda each: each.weight)))
+
+
+def drift_problems(
+    rows: Sequence[Row], in_the_way: Mapping[Hook, str], *, empty: Sequence[str], reason: str | None
+) -> list[Problem]:
+    """What is wrong with the rules of a Service that has drifted.
+
+    `empty`: chains of its own that hold nothing. `reason`: in general, for what the rows do not show.
+    """
+    texts = [_before_ours(hook, rule) for hook, rule in in_the_way.items()]
+    wrong = [row for row in rows if row.standing not in (Standing.THERE, Standing.IN_THE_WAY)]
+    if texts:
+        # That the jump has to move is the same fault told twice.
+        wrong = [
+            row for row in wrong if row.standing is not Standing.MISPLACED or row.chain not in HOOK_CHAINS
+        ]
+    jump = next((r for r in wrong if r.standing is Standing.MISSING and r.chain in HOOK_CHAINS), None)
+    if jump is not None:
+        texts.append(
+            f"the jump in {jump.chain} of {jump.table} is missing: no packet comes to kvctl's rules; {_MEND}"
+        )
+    elif empty:
+        texts.append(
+            f"{empty[0]} is empty, somebody has flushed it: its pods' traffic is not rewritten; {_MEND}"
+        )
+    elif wrong:
+        texts.append(_differing(rows, wrong))
+    elif not texts and reason is not None:
+        texts.append(reason)
+    return [Problem(Weight.RULES, text) for text in texts]
+
+
+def _before_ours(hook: Hook, rule: str) -> str:
+    whose = "kube-vip's rule" if KUBE_VIPS.search(rule) else "another program's rule"
+    return f"{whose} comes before kvctl's jump in {hook.chain} of {hook.table}: {short(rule)}; {_MEND}"
+
+
+def _differing(rows: Sequence[Row], wrong: Sequence[Row]) -> str:
+    told = [row for row in wrong if row.standing is not Standing.RENAMED]
+    if not told:
+        count = f"{plural(len(wrong), 'rule')} {'differs' if len(wrong) == 1 else 'differ'}"
+        return f"{count} by the comment alone, which names pods and ranks, and rewrites as it should; {_MEND}"
+    told.sort(key=lambda row: row.standing is not Standing.MISSING)
+    first, more = told[0], len(told) - 1
+    faults = {
+        Standing.MISSING: f"{first.chain} lacks",
+        Standing.UNWANTED: f"{first.chain} has, and should not have,",
+        Standing.MISPLACED: f"not in its place in {first.chain} is",
+    }
+    wanted = sum(row.standing is not Standing.UNWANTED for row in rows)
+    lacking = sum(row.standing in (Standing.MISSING, Standing.MISPLACED) for row in told)
+    count = f"{lacking} of {plural(wanted, 'rule')} {'is' if lacking == 1 else 'are'} not as wanted"
+    if not lacking:
+        count = f"{plural(len(told), 'rule')} that {'is' if len(told) == 1 else 'are'} not wanted"
+    rest = f", and {more} more" if more else ""
+    return f"{count}: {faults[first.standing]} `{short(first.text)}`{rest}; {_MEND}"

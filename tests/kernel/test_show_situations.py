@@ -1,0 +1,405 @@
+"""Nodes that are broken in one way each: the first line of `show` names the cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kvctl.cli.main import kvctl
+from kvctl.model.net import parse_address
+from kvctl.policy import layout
+from tests.builders import objects, pod, ref, service
+from tests.conftest import MakeNamespace
+from tests.doctor.host import POD, TOLD, VIP, prepare
+from tests.netfilter.test_conntrack import create, synthetic
+from tests.robustness.node import Node
+
+CHAIN = layout.service_chain(ref("sip/sip-client"))
+MENDS = "; kvctl egress apply mends it"
+NAME = "sip/sip-client ipv4: "
+WANTED = objects(service(vip=VIP, ports="udp:5060,tcp:7000"), pod("sip/sip-client-0", POD))
+RANGES = ("--pod-cidr", "10.244.0.0/16", "--service-cidr", "10.96.0.0/12", "--node", "worker")
+PORTS = "kube-vip.io/egress-destination-ports"
+ASKED_PORTS = "udp:5060,tcp:7000"
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def node(make_namespace: MakeNamespace) -> Node:
+    """A node that has the rules of that Service and works."""
+    namespace = make_namespace()
+    prepare(namespace)
+    node = Node(namespace, settings=TOLD)
+    node.apply(WANTED)
+    return node
+
+
+def show(node: Node, *words: str) -> Result:
+    """`kvctl egress show WORDS`."""
+    with node.namespace.entered():
+        return CliRunner().invoke(kvctl, ["egress", "show", *words], catch_exceptions=False)
+
+
+def said(node: Node, *words: str) -> str:
+    """The first line."""
+    done = show(node, *words)
+    assert done.stdout, done.stderr
+    return done.stdout.splitlines()[0]
+
+
+def told(node: Node, *words: str) -> Json:
+    """What programs are told of the Service."""
+    items: list[Json] = json.loads(show(node, *words, "-o", "json").stdout)["items"]
+    return next(item for item in items if item["service"] == "sip-client")
+
+
+def flow(node: Node, source: str, *, reply_to: str, port: int = 4000, reply_port: int | None = None) -> None:
+    """A connection to port 5060 of somebody outside, as conntrack has it."""
+    payload = synthetic(
+        parse_address(source), port=port, reply_to=parse_address(reply_to), reply_port=reply_port
+    )
+    create(node.namespace, [payload])
+
+
+def rule(node: Node, at: int) -> str:
+    """A rule of the Service's chain."""
+    return node.iptables("-S", CHAIN).splitlines()[at].removeprefix(f"-A {CHAIN} ")
+
+
+def masquerade_above(node: Node) -> None:
+    node.iptables("-I", "POSTROUTING", "-s", "10.0.0.0/8", "-j", "MASQUERADE")
+
+
+def kube_vip_above(node: Node) -> None:
+    its = ("-m", "comment", "--comment", "a3ViZS12aXAK=kube-vip-sip")
+    node.iptables("-I", "POSTROUTING", "-s", POD, *its, "-j", "SNAT", "--to-source", "192.0.2.9")
+
+
+def jump_gone(node: Node) -> None:
+    node.iptables("-F", "POSTROUTING")
+
+
+def chain_emptied(node: Node) -> None:
+    node.iptables("-F", CHAIN)
+
+
+def rule_inserted(node: Node) -> None:
+    node.iptables("-I", CHAIN, "-p", "tcp", "-j", "RETURN")
+
+
+def rule_moved(node: Node) -> None:
+    first = rule(node, 1)
+    node.restore(f"*nat\n-D {CHAIN} 1\n-A {CHAIN} {first}\nCOMMIT\n")
+
+
+def vip_gone(node: Node) -> None:
+    node.namespace.batch([f"addr del {VIP}/32 dev eth1"])
+
+
+def vip_on_loopback(node: Node) -> None:
+    node.namespace.batch([f"addr del {VIP}/32 dev eth1", f"addr add {VIP}/32 dev lo"])
+
+
+def interface_down(node: Node) -> None:
+    node.namespace.batch(["link set eth1 down"])
+
+
+def heartbeat_late(node: Node) -> None:
+    replace(node, settings=replace(TOLD, elects=True, fence_seconds=10)).apply(WANTED)
+
+
+def connection_from_before(node: Node) -> None:
+    flow(node, POD, reply_to="192.0.2.10")
+
+
+def ports_nearly_gone(node: Node) -> None:
+    pods = [(parse_address(POD), port) for port in range(1, 410)]
+    vip = parse_address(VIP)
+    create(node.namespace, [synthetic(pod, port=port, reply_to=vip) for pod, port in pods])
+
+
+KERNEL = [
+    (
+        masquerade_above,
+        (
+            "drifted: another program's rule comes before kvctl's jump in POSTROUTING of nat: "
+            f"-s 10.0.0.0/8 -j MASQUERADE{MENDS}"
+        ),
+    ),
+    (
+        kube_vip_above,
+        (
+            "drifted: kube-vip's rule comes before kvctl's jump in POSTROUTING of nat: "
+            f"-s {POD}/32 -j SNAT --to-source 192.0.2.9{MENDS}"
+        ),
+    ),
+    (
+        jump_gone,
+        f"drifted: the jump in POSTROUTING of nat is missing: no packet comes to kvctl's rules{MENDS}",
+    ),
+    (
+        chain_emptied,
+        f"drifted: {CHAIN} is empty, somebody has flushed it: its pods' traffic is not rewritten{MENDS}",
+    ),
+    (
+        rule_inserted,
+        f"drifted: 1 rule that is not wanted: {CHAIN} has, and should not have, `-p tcp -j RETURN`{MENDS}",
+    ),
+    (
+        vip_gone,
+        (
+            f"applied: the VIP {VIP} is on no interface of this node (put it there with apply --with-vip, or use "
+            "--assume-vip if a load balancer answers for it here without binding it): replies will not come back here"
+        ),
+    ),
+    (
+        interface_down,
+        f"applied: the interface eth1 is down: answers to {VIP} do not come by it",
+    ),
+    (
+        heartbeat_late,
+        (
+            "applied: no heartbeat has come, and it counts for 10 s: its pods' traffic leaves without the VIP "
+            "or not at all until the agent renews"
+        ),
+    ),
+    (
+        connection_from_before,
+        (
+            "applied: 1 connection has another source than the rules give to new ones, because it began before them: "
+            "kvctl egress apply drops such, and they begin anew"
+        ),
+    ),
+    (
+        ports_nearly_gone,
+        (
+            f"applied: the VIP {VIP} is running out of source ports: 409 of 511 ports below 512 to udp "
+            "198.51.100.7:5060 are in use; new connections there fail when none is left: spread them over more "
+            "addresses or ports of the destination, or over more VIPs"
+        ),
+    ),
+]
+"""What is broken, and the first line of `show` without a source, after the Service's name."""
+
+
+@pytest.mark.parametrize(("broken", "sentence"), KERNEL, ids=[each[0].__name__ for each in KERNEL])
+def test_the_kernel_alone_tells(node: Node, broken: Callable[[Node], None], sentence: str) -> None:
+    assert said(node) == NAME + "applied"
+    broken(node)
+    assert said(node) == NAME + sentence
+    assert told(node)["problems"][0] == sentence.partition(": ")[2]
+
+
+def manifest(
+    path: Path, *services: Json, pods: tuple[str, ...] = (POD,), labels: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """The options that name it."""
+    its = {"app": "sip-client"} if labels is None else dict(labels)
+    things = [
+        *services,
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": f"sip-client-{at}", "namespace": "sip", "labels": its},
+                "spec": {"nodeName": "worker"},
+                "status": {"podIP": address, "podIPs": [{"ip": address}]},
+            }
+            for at, address in enumerate(pods)
+        ),
+    ]
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": things}))
+    return ("-f", str(path), *RANGES)
+
+
+def asks(
+    name: str = "sip/sip-client",
+    *,
+    vip: str = VIP,
+    ports: str = "udp:5060,tcp:7000",
+    policy: str = "Local",
+    selector: str = "sip-client",
+    **meta: str,
+) -> Json:
+    """A Service as a manifest has it."""
+    namespace, _, its = name.partition("/")
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": its,
+            "namespace": namespace,
+            "annotations": {"kube-vip.io/egress": "true", PORTS: ports},
+            "creationTimestamp": "2023-11-14T22:13:20Z",
+            **meta,
+        },
+        "spec": {"type": "LoadBalancer", "externalTrafficPolicy": policy, "selector": {"app": selector}},
+        "status": {"loadBalancer": {"ingress": [{"ip": vip}]}},
+    }
+
+
+LATER = "2026-01-01T00:00:00Z"
+CLAIM = {
+    **asks("aaa/other"),
+    "metadata": {**asks("aaa/other")["metadata"], "creationTimestamp": "2020-01-01T00:00:00Z"},
+}
+ASKED = [
+    (
+        "the policy Cluster",
+        (asks(policy="Cluster"),),
+        "skipped: spec.externalTrafficPolicy is Cluster, not Local",
+    ),
+    (
+        "a port more than before",
+        (asks(ports="udp:5060,tcp:7000,tcp:7001"),),
+        (
+            f"drifted: 1 of 4 rules is not as wanted: {CHAIN} lacks "
+            f"`-p tcp -m multiport --dports 7000,7001 -j SNAT --to-source {VIP}`, and 1 more{MENDS}"
+        ),
+    ),
+    ("a VIP that another has claimed", (CLAIM, asks(creationTimestamp=LATER)), "skipped: "),
+    ("pods that another's rules take wholly", (asks(ports=""), asks("sip/other", ports="")), "skipped: "),
+    ("no pod of its", (asks(selector="nobody"),), "skipped: "),
+    ("nothing any more", (), "orphaned: not in the source; --prune removes it"),
+    (
+        "a VIP of another node",
+        (asks(vip="198.51.100.246"),),
+        "elsewhere: the VIP 198.51.100.246 is on no interface of this node (put it there",
+    ),
+    ("a value that is none", (asks(ports="5060"),), "applied: the last good rules are kept: "),
+]
+
+
+@pytest.mark.parametrize(
+    ("services", "sentence"), [each[1:] for each in ASKED], ids=[each[0] for each in ASKED]
+)
+def test_with_a_source_what_it_asks_for_is_told(
+    node: Node, tmp_path: Path, services: tuple[Json, ...], sentence: str
+) -> None:
+    source = manifest(tmp_path / "a.json", *services)
+    assert said(node, "sip/sip-client", *source).startswith(NAME + sentence)
+
+
+def test_traffic_that_the_service_does_not_list_is_told_where_nothing_is_wrong(node: Node) -> None:
+    node.apply(objects(service(vip=VIP, ports="tcp:7000"), pod("sip/sip-client-0", POD)))
+    flow(node, POD, reply_to="192.0.2.10")
+    assert said(node) == (
+        f"{NAME}applied: 1 connection leaves without the VIP: the Service asks for tcp:7000 alone, and it goes "
+        "to udp:5060"
+    )
+    item = told(node)
+    assert (item["status"], item["problems"], len(item["notes"])) == ("applied", [], 1)
+    assert [each["leftAlone"] for each in item["flows"]] == [True]
+
+
+def test_where_everything_is_flushed_the_first_message_says_so(node: Node) -> None:
+    node.iptables("-F")
+    done = show(node, "sip/sip-client")
+    assert done.stdout == ""
+    assert done.stderr.startswith(
+        "Warning: kvctl's chains are here (nft, ipv4), but empty: somebody flushed the nat table; kvctl egress apply"
+    )
+
+
+def test_the_worst_comes_first_of_several_services(node: Node) -> None:
+    both = objects(
+        service(vip=VIP, ports="udp:5060"),
+        pod("sip/sip-client-0", POD),
+        service("web/shop", vip="198.51.100.246", ports="tcp:443"),
+        pod("web/shop-0", "10.244.1.6"),
+    )
+    node.namespace.batch(["addr add 198.51.100.246/32 dev eth1"])
+    node.apply(both)
+    assert said(node) == NAME + "applied"
+    node.namespace.batch(["addr del 198.51.100.246/32 dev eth1"])
+    assert said(node).startswith("web/shop ipv4: applied: the VIP 198.51.100.246 is on no interface")
+    node.iptables("-F", CHAIN)
+    lines = [line for line in show(node).stdout.splitlines() if line.startswith(("sip/", "web/"))]
+    assert [line.split()[0] for line in lines] == ["sip/sip-client", "web/shop"]
+
+
+def test_every_rule_is_shown_in_order_as_there_missing_or_not_wanted(node: Node, tmp_path: Path) -> None:
+    rule_inserted(node)
+    rows = told(node, *manifest(tmp_path / "a.json", asks(ports="udp:5060,tcp:7001")))["rules"]
+    assert [(row["chain"], row["standing"]) for row in rows] == [
+        ("POSTROUTING", "there"),
+        ("KVCTL-EGRESS", "there"),
+        (CHAIN, "not wanted"),
+        (CHAIN, "not wanted"),
+        (CHAIN, "missing"),
+        (CHAIN, "comment"),
+    ]
+    assert [row["rule"].split(" -m comment")[0] for row in rows[2:5]] == [
+        "-p tcp -j RETURN",
+        "-p tcp -m tcp --dport 7000",
+        "-p tcp -m tcp --dport 7001",
+    ]
+    assert [row["packets"] for row in rows] == [0, 0, 0, 0, None, 0]
+    lines = show(node, *manifest(tmp_path / "a.json", asks(ports="udp:5060,tcp:7001"))).stdout.splitlines()
+    at = lines.index(
+        "  6 rules, 4 not as wanted (packets and bytes; in nat the first packet of each connection)"
+    )
+    assert (
+        lines[at + 5]
+        == f"    missing           -      -  {CHAIN}  -p tcp -m tcp --dport 7001 -j SNAT --to-source {VIP}"
+    )
+
+
+def test_a_rule_in_the_wrong_place_is_told_as_that(node: Node, tmp_path: Path) -> None:
+    rule_moved(node)
+    source = manifest(tmp_path / "a.json", asks())
+    assert [row["standing"] for row in told(node, *source)["rules"]].count("wrong place") == 1
+    assert said(node, *source).startswith(
+        f"{NAME}drifted: 1 of 4 rules is not as wanted: not in its place in {CHAIN} is `-p tcp -m tcp --dport 7000"
+    )
+
+
+def test_rules_that_nobody_wants_are_not_shown_as_wanted(node: Node, tmp_path: Path) -> None:
+    rows = told(node, *manifest(tmp_path / "a.json"))["rules"]
+    assert [row["standing"] for row in rows] == ["there", "not wanted", "not wanted", "not wanted"]
+
+
+def test_connections_have_their_bytes_where_the_kernel_counts_them_and_the_reason_where_it_does_not(
+    node: Node,
+) -> None:
+    node.namespace.write_sysctls({"netfilter/nf_conntrack_acct": "0"})
+    flow(node, POD, reply_to=VIP)
+    why = "    packets and bytes: - (not counted, because the sysctl net/netfilter/nf_conntrack_acct is 0)"
+    assert show(node).stdout.splitlines().count(why) == 1
+    assert [(each["sent"], each["received"]) for each in told(node)["flows"]] == [(None, None)]
+    node.namespace.write_sysctls({"netfilter/nf_conntrack_acct": "1"})
+    assert "(not counted: they are older than the counting)" in show(node).stdout
+    flow(node, POD, reply_to=VIP, port=4001)
+    counted = {"packets": 0, "bytes": 0}
+    assert sorted(str(each["sent"]) for each in told(node)["flows"]) == sorted(("None", str(counted)))
+    assert "seen as 198.51.100.245:4001, 0 packets 0 B out, 0 packets 0 B back" in show(node).stdout
+
+
+def test_the_ports_of_a_vip_are_counted_over_all_services_that_share_it(node: Node) -> None:
+    other = "10.244.1.6"
+    node.apply(
+        objects(
+            service(vip=VIP, ports="udp:5060"),
+            pod("sip/sip-client-0", POD),
+            service("sip/other", vip=VIP, ports="tcp:443"),
+            pod("sip/other-0", other),
+        )
+    )
+    flow(node, POD, reply_to=VIP)
+    flow(node, other, reply_to=VIP, reply_port=4001)
+    flow(node, other, reply_to="192.0.2.10", port=4002)
+    item = told(node)
+    assert item["portUse"] == {
+        "protocol": "udp",
+        "destination": "198.51.100.7",
+        "destinationPort": 5060,
+        "used": 2,
+        "of": 64512,
+    }
+    assert "ports in use:       2 of 64,512 ports to udp 198.51.100.7:5060, its busiest" in show(node).stdout
