@@ -126,6 +126,11 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
             "kvctl egress trace --from 10.0.0.1 \\\n  --to 192.168.0.250 --proto icmp",
             Needs.NODE,
         ),
+        Example(
+            "Name the pod: the cluster is asked for its address",
+            "kvctl egress trace --pod sip/sip-client-0 \\\n  --to 192.168.0.250:5060 --proto udp",
+            Needs.CLUSTER,
+        ),
     ),
     ("egress", "verify"): (
         Example(

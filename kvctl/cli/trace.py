@@ -12,11 +12,11 @@ import click
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.items import flow_json, flow_text
-from kvctl.cli.output import Json, note, print_json, print_yaml, printable
+from kvctl.cli.output import Json, note, print_json, print_yaml, printable, wrapped
 from kvctl.cli.source import load
 from kvctl.errors import InputError, UsageError
 from kvctl.model.net import Address, parse_address
-from kvctl.model.objects import Objects
+from kvctl.model.objects import Pod
 from kvctl.model.text import one_line, plural, quote
 from kvctl.trace.judgement import Judgement
 from kvctl.trace.packet import WITH_PORTS, Question
@@ -88,8 +88,9 @@ def command(
     if pod is None:
         its_source = _address(source or "", "--from")
     else:
-        objects = load(filenames=filenames, kubeconfig=kubeconfig, context=context)
-        its_source = _address_of(pod, objects, version=target.version)
+        its_source = _address_of(
+            _pod(pod, filenames=filenames, kubeconfig=kubeconfig, context=context), version=target.version
+        )
     if protocol == "icmp" and (port is not None or source_port is not None):
         raise UsageError("icmp has no ports", hint="leave the port away, or give another --proto")
     question = Question(
@@ -117,22 +118,44 @@ def _print(judgement: Judgement, *, output: str) -> None:
         one_line(line, longest=_LONGEST)
         for line in _lines(judgement, wide=output == "wide")
     )
-    for line in (first, *rest):
+    for line in (*wrapped(first), *rest):
         click.echo(line)
     for text in judgement.notes:
         note(printable(text))
 
 
-def _address_of(pod: str, objects: Objects, *, version: int) -> Address:
-    """The address of a pod that lives, of this IP version."""
-    found = [each for each in objects.pods if f"{each.namespace}/{each.name}" == pod and not each.finished]
-    if not found:
-        hint = "see kubectl get pods -A" if "/" in pod else "write it as NAMESPACE/NAME"
-        raise InputError(f"there is no pod {quote(pod)} in the source", hint=hint)
-    address = next((a for each in found for a in each.addresses if a.version == version), None)
+def _pod(name: str, *, filenames: Sequence[str], kubeconfig: str | None, context: str | None) -> Pod:
+    """The pod of this name that lives."""
+    namespace, slash, its_name = name.partition("/")
+    if not (namespace and slash and its_name) or "/" in its_name:
+        raise UsageError(f"--pod {quote(name)} is not a pod's name", hint="write it as NAMESPACE/NAME")
+    if filenames:
+        objects = load(filenames=filenames, kubeconfig=None, context=None)
+        there = [each for each in objects.pods if (each.namespace, each.name) == (namespace, its_name)]
+    else:
+        from kvctl.cluster.one_pod import read_pod
+
+        found = read_pod(namespace=namespace, name=its_name, kubeconfig=kubeconfig, context=context)
+        there = [found] if found is not None else []
+    living = [each for each in there if not each.finished]
+    if not living:
+        why = "has finished" if there else "is not there"
+        raise InputError(f"the pod {quote(name)} {why}", hint=f"see kubectl get pods -n {quote(namespace)}")
+    return living[0]
+
+
+def _address_of(pod: Pod, *, version: int) -> Address:
+    """Its address of this IP version."""
+    name = f"{pod.namespace}/{pod.name}"
+    if pod.host_network:
+        raise InputError(
+            f"{name} is on the host network: it leaves as its node, and is never rewritten",
+            hint="name a pod that has an address of its own",
+        )
+    address = next((each for each in pod.addresses if each.version == version), None)
     if address is None:
         raise InputError(
-            f"{pod} has no IPv{version} address",
+            f"{name} has no IPv{version} address",
             hint="give a --to of the other address family, or wait until it has one",
         )
     return address

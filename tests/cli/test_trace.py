@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kvctl.cli import main as cli
 from kvctl.errors import InputError, UsageError
@@ -13,7 +14,9 @@ from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.traffic import Connection
 from kvctl.model.net import Family
+from tests.apiserver import serving
 from tests.builders import service
+from tests.conftest import MakeLab
 from tests.kernel.node import VIPS, Worker, lab_pod
 
 POD, OUTSIDE = "10.0.0.1", "192.168.0.250"
@@ -42,6 +45,22 @@ def test_the_first_line_is_the_answer_and_the_way_follows(
     assert "stays here: 172.16.0.2 is an address of this node" in capsys.readouterr().out
     assert trace(lab, "--from", POD, "--to", OUTSIDE, "--proto", "udp") == 1
     assert "the port is not given" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_the_first_line_fits_a_terminal_and_is_one_line_in_a_pipe(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--from", POD, "--to", f"{OUTSIDE}:443", "--proto", "udp")
+    assert trace(lab, *arguments) == 0
+    whole = capsys.readouterr().out.splitlines()[0]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert trace(lab, *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = lines[: next(at for at, line in enumerate(lines) if line.startswith("  the rules"))]
+    assert len(first) > 1
+    assert max(map(len, first)) <= 60
+    assert " ".join(line.strip() for line in first) == whole
 
 
 def test_json_has_the_same_and_what_cannot_be_judged_is_status_1(
@@ -150,6 +169,8 @@ def test_what_ipvs_takes_over_gives_no_verdict(lab: Lab, capsys: pytest.CaptureF
         (("--from", POD, "--to", "[2001:db8::1"), "is not an IP address"),
         (("--from", POD, "--to", "2001:db8::1"), "are not of one address family"),
         (("--from", POD, "--to", f"{OUTSIDE}:443", "--proto", "icmp"), "icmp has no ports"),
+        (("--pod", "sip-client-0", "--to", OUTSIDE), '--pod "sip-client-0" is not a pod\'s name'),
+        (("--pod", "sip/", "--to", OUTSIDE), '--pod "sip/" is not a pod\'s name'),
     ],
 )
 def test_what_is_no_packet_is_refused(arguments: tuple[str, ...], says: str) -> None:
@@ -157,6 +178,31 @@ def test_what_is_no_packet_is_refused(arguments: tuple[str, ...], says: str) -> 
         cli._invoke(["egress", "trace", *arguments])
     assert says in error.value.message
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("destination", "hint"),
+    [
+        ("registrar.example.com:5060", "no name server is asked"),
+        ("localhost", "no name server is asked"),
+        ("fe80::1%eth0", "leave the zone (%...) away"),
+        ("[fe80::1%eth0]:53", "leave the zone (%...) away"),
+        ("10.0.0.256", "as in 10.0.0.1"),
+    ],
+)
+def test_a_destination_that_is_no_address_has_its_hint(destination: str, hint: str) -> None:
+    with pytest.raises(UsageError, match="is not an IP address") as error:
+        cli._invoke(["egress", "trace", "--from", POD, "--to", destination])
+    assert hint in (error.value.hint or "")
+
+
+def test_what_is_assumed_without_a_protocol_is_said(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:443") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("tcp from ")
+    assert "Note: no --proto is given: this is about tcp" in said.err
+    assert trace(lab, "--from", POD, "--to", f"{OUTSIDE}:443", "--proto", "tcp") == 0
+    assert "--proto" not in capsys.readouterr().err
 
 
 def test_the_node_itself_is_no_pod(lab: Lab) -> None:
@@ -183,5 +229,30 @@ def test_a_pod_may_be_named_where_its_address_is_known(
     assert capsys.readouterr().out.startswith(f"udp from {POD} to {OUTSIDE}:5060: leaves by eth1")
     with pytest.raises(InputError, match="sip/sip-client-0 has no IPv6 address"):
         trace(lab, *named, "--to", "2001:db8:1::250")
-    with pytest.raises(InputError, match='there is no pod "sip/other" in the source'):
+    with pytest.raises(InputError, match='the pod "sip/other" is not there'):
         trace(lab, "--pod", "sip/other", "-f", str(file), "--to", OUTSIDE)
+    file.write_text(POD_FILE.replace("Running", "Succeeded"))
+    with pytest.raises(InputError, match='the pod "sip/sip-client-0" has finished'):
+        trace(lab, *named, "--to", OUTSIDE)
+    file.write_text(POD_FILE.replace("nodeName: worker", "nodeName: worker, hostNetwork: true"))
+    with pytest.raises(InputError, match="sip/sip-client-0 is on the host network"):
+        trace(lab, *named, "--to", OUTSIDE)
+
+
+def test_the_cluster_is_asked_for_one_pod_and_lists_nothing(
+    make_lab: MakeLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make_lab(backend="nft")
+    with lab["worker"].entered(), serving() as server:
+        server.put("pods", yaml.safe_load(POD_FILE.replace("]}", ", {ip: 'fd00:10::1'}]}")))
+        named = ("--kubeconfig", str(server.kubeconfig(tmp_path / "config")), "--proto", "udp", "--pod")
+        assert trace(lab, *named, "sip/sip-client-0", "--to", f"{OUTSIDE}:5060") == 0
+        assert capsys.readouterr().out.startswith(f"udp from {POD} to {OUTSIDE}:5060: leaves by eth1")
+        assert trace(lab, *named, "sip/sip-client-0", "--to", "[2001:db8:1::250]:5060") == 0
+        assert capsys.readouterr().out.startswith("udp from fd00:10::1 to [2001:db8:1::250]:5060: leaves by")
+        with pytest.raises(InputError, match='the pod "sip/none" is not there'):
+            trace(lab, *named, "sip/none", "--to", OUTSIDE)
+        assert {request.path for request in server.requests} == {
+            "/api/v1/namespaces/sip/pods/sip-client-0",
+            "/api/v1/namespaces/sip/pods/none",
+        }
