@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import count
+from itertools import count, product
 from random import Random
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import pytest
 from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
-from kvctl.lab.traffic import probe
+from kvctl.lab.traffic import Connection, probe
 from kvctl.model.flows import Flow
 from kvctl.model.net import Family, host_network, parse_address
 from kvctl.netfilter.conntrack import dump
@@ -185,6 +185,48 @@ def test_the_verdict_is_what_becomes_of_the_packet(worker: Worker, family: Famil
     assert later.total() > 0
     # What cannot be judged is no contradiction, but were all like that the test would say nothing.
     assert counted["None"] < counted.total() / 4
+
+
+def test_connections_that_were_answered_go_on_as_told(worker: Worker, family: Family) -> None:
+    spare = SECOND_VIPS[0 if family is Family.IPV4 else 1]
+    before, who = saved(worker, family), STANDARD[family]
+    counted: Counter[str] = Counter()
+    for seed in range(RULE_SETS // 2):
+        chance = Random(f"connections {seed} {family}")
+        with ExitStack() as stack:
+            there = [
+                (
+                    protocol,
+                    to,
+                    stack.enter_context(
+                        Connection(worker.lab["pod"], destination=to, port=443, protocol=protocol)
+                    ),
+                )
+                for protocol, to in product(("udp", "tcp"), (who.outside_eth0, who.outside_eth1))
+            ]
+            assert all(connection.ask() is not None for *_, connection in there)
+            program(worker, chance)
+            lines = Foreign(chance, family, spare=spare, unknowns=False).lines()
+            text = "".join("\n".join((f"*{table}", *its, "COMMIT", "")) for table, its in lines.items())
+            restore(worker, family, text, flush=False)
+            for protocol, to, connection in there:
+                asked = Question(
+                    parse_address(who.pod), parse_address(to), protocol, connection.local_port, 443
+                )
+                with worker.lab["worker"].entered():
+                    told = trace(asked)
+                if told.flow is None:
+                    continue  # it was deleted: what comes next is the first packet of another, and no SYN
+                seen = connection.ask(timeout=0.15)
+                counted["answered" if seen is not None else str(told.verdict)] += 1
+                # Without an answer it is not known which of the two was lost.
+                if seen is not None and told.verdict is not None:
+                    assert (told.leaves, str(told.source)) == (True, seen.source), (
+                        f"{told}\n{saved(worker, family)}"
+                    )
+        restore(worker, family, before, flush=True)
+    print(dict(counted))
+    assert counted["answered"] > 0
 
 
 def test_rules_of_both_back_ends_are_followed(worker: Worker) -> None:

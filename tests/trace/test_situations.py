@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from kvctl.lab.build import Lab
+from kvctl.lab.build import Lab, built, unique_prefix
 from kvctl.lab.echo import Echo
-from kvctl.lab.topology import STANDARD
+from kvctl.lab.topology import STANDARD, standard
 from kvctl.lab.traffic import Connection, probe
 from kvctl.model.net import Family, parse_address
 from kvctl.model.policy import Fence
@@ -83,51 +83,68 @@ def one(make_lab: MakeLab) -> Iterator[Worker]:
         yield worker
 
 
+@pytest.fixture(scope="module")
+def lasting(kernel: None) -> Iterator[Worker]:
+    """The node of all tests that change nothing but what is applied."""
+    prefix = unique_prefix("test")
+    with built(standard(backend="nft"), prefix=prefix) as lab, Echo(lab["outside"], ports=(5060, 5061)):
+        yield Worker(lab)
+
+
+@pytest.fixture
+def same(lasting: Worker) -> Worker:
+    """It, with the rules as they were."""
+    lasting.apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
+    return lasting
+
+
 def test_of_a_node_that_works_the_first_line_says_no_more_than_that(worker: Worker) -> None:
     assert said(worker) == OURS
     assert seen(worker) == WHO.vip
 
 
 class TestWhatTheServiceAsksFor:
-    def test_a_port_that_is_not_listed(self, one: Worker) -> None:
-        assert said(one, port=5061) == f"{MASQUERADED}, because sip/sip-client rewrites only udp:5060"
-        assert seen(one, port=5061) == WHO.worker_eth1
+    def test_a_port_that_is_not_listed(self, same: Worker) -> None:
+        assert said(same, port=5061) == f"{MASQUERADED}, because sip/sip-client rewrites only udp:5060"
+        assert seen(same, port=5061) == WHO.worker_eth1
 
-    def test_another_protocol_than_the_listed(self, one: Worker) -> None:
-        told = said(one, protocol="tcp")
+    def test_another_protocol_than_the_listed(self, same: Worker) -> None:
+        told = said(same, protocol="tcp")
         assert told == f"{MASQUERADED}, because sip/sip-client rewrites only udp:5060"
 
-    def test_a_denied_network(self, one: Worker) -> None:
-        one.apply(service(vip=VIPS, denied="192.168.0.0/24"), lab_pod())
-        assert said(one) == f"{MASQUERADED}, because sip/sip-client denies 192.168.0.0/24"
+    def test_a_denied_network(self, same: Worker) -> None:
+        same.apply(service(vip=VIPS, denied="192.168.0.0/24"), lab_pod())
+        assert said(same) == f"{MASQUERADED}, because sip/sip-client denies 192.168.0.0/24"
 
-    def test_a_network_that_is_not_allowed(self, one: Worker) -> None:
-        one.apply(service(vip=VIPS, allowed="203.0.113.0/24"), lab_pod())
-        assert said(one) == f"{MASQUERADED}, because sip/sip-client rewrites only what goes to 203.0.113.0/24"
+    def test_a_network_that_is_not_allowed(self, same: Worker) -> None:
+        same.apply(service(vip=VIPS, allowed="203.0.113.0/24"), lab_pod())
+        assert (
+            said(same) == f"{MASQUERADED}, because sip/sip-client rewrites only what goes to 203.0.113.0/24"
+        )
 
-    def test_a_pod_of_no_service(self, one: Worker) -> None:
-        told = said(one, source=WHO.peer)
+    def test_a_pod_of_no_service(self, same: Worker) -> None:
+        told = said(same, source=WHO.peer)
         assert told == f"{MASQUERADED}, because no Service's rules name the pod {WHO.peer}"
 
-    def test_silence_where_the_vip_is_not(self, one: Worker) -> None:
+    def test_silence_where_the_vip_is_not(self, same: Worker) -> None:
         drop = {"kvctl.io/without-vip": "drop"}
-        one.apply(service(vip="192.168.0.99", annotations=drop), lab_pod())
-        told = said(one)
+        same.apply(service(vip="192.168.0.99", annotations=drop), lab_pod())
+        told = said(same)
         assert told.startswith("is dropped in mangle KVCTL-DROP-")
         assert told.endswith("sip/sip-client wants silence where its VIP is not (kvctl.io/without-vip)")
-        assert seen(one) is None
+        assert seen(same) is None
 
 
 class TestRanges:
-    def test_a_default_service_cidr_that_is_wrong_for_this_cluster(self, one: Worker) -> None:
+    def test_a_default_service_cidr_that_is_wrong_for_this_cluster(self, same: Worker) -> None:
         # Another site's network, which the default takes for ClusterIPs.
-        assert said(one, to="10.100.7.7") == (
+        assert said(same, to="10.100.7.7") == (
             f"leaves by eth0 with {WHO.worker_eth0}, by MASQUERADE (another program's), because it goes to "
             "10.96.0.0/12, which is never rewritten to (service-cidr)"
         )
 
-    def test_a_cluster_ip_whose_back_end_is_outside(self, one: Worker) -> None:
-        assert said(one, to=WHO.server_cluster_ip).endswith(
+    def test_a_cluster_ip_whose_back_end_is_outside(self, same: Worker) -> None:
+        assert said(same, to=WHO.server_cluster_ip).endswith(
             "because it was aimed at 10.96.0.0/12, which is never rewritten to (service-cidr)"
         )
 
@@ -144,30 +161,28 @@ class TestOthersRules:
             f"leaves by eth1 with {source}, by {name} (another program's), because its rule is asked before kvctl's"
         )
 
-    def test_by_kube_vip(self, worker: Worker) -> None:
+    def test_by_kube_vip(self, one: Worker) -> None:
         comment = "-m comment --comment a3ViZS12aXAK=kube-vip-sip"
-        worker.iptables(
-            Family.IPV4, *f"-t mangle -A PREROUTING -s {WHO.pod} -j MARK --set-mark 64/64".split()
-        )
-        worker.iptables(
+        one.iptables(Family.IPV4, *f"-t mangle -A PREROUTING -s {WHO.pod} -j MARK --set-mark 64/64".split())
+        one.iptables(
             Family.IPV4,
             *f"-t nat -I POSTROUTING -m mark --mark 64/64 {comment} -j SNAT --to-source {WHO.worker_eth0}".split(),
         )
-        assert said(worker) == (
+        assert said(one) == (
             f"leaves by eth1 with {WHO.worker_eth0}, by SNAT (kube-vip's for namespace sip), "
             "because its rule is asked before kvctl's"
         )
 
-    def test_accepted_above(self, worker: Worker) -> None:
-        worker.iptables(Family.IPV4, "-t", "nat", "-I", "POSTROUTING", "-o", "eth1", "-j", "ACCEPT")
-        assert said(worker) == (
+    def test_accepted_above(self, one: Worker) -> None:
+        one.iptables(Family.IPV4, "-t", "nat", "-I", "POSTROUTING", "-o", "eth1", "-j", "ACCEPT")
+        assert said(one) == (
             "leaves by eth1 with its own address, because another program's rule ends the walk before kvctl's "
             "rules are asked"
         )
 
-    def test_the_jump_has_gone(self, worker: Worker) -> None:
-        worker.iptables(Family.IPV4, "-t", "nat", "-F", "POSTROUTING")
-        assert said(worker) == (
+    def test_the_jump_has_gone(self, one: Worker) -> None:
+        one.iptables(Family.IPV4, "-t", "nat", "-F", "POSTROUTING")
+        assert said(one) == (
             "leaves by eth1 with its own address, because kvctl's rules are there, but no jump leads to them: "
             "see kvctl egress diff"
         )
@@ -189,9 +204,9 @@ class TestOthersRules:
         assert said(worker) == f"is dropped in filter FORWARD, by a {name} (another program's)"
         assert seen(worker) is None
 
-    def test_dropped_by_the_policy(self, worker: Worker) -> None:
-        worker.iptables(Family.IPV4, "-P", "FORWARD", "DROP")
-        assert said(worker) == "is dropped in filter FORWARD, by the policy of the chain"
+    def test_dropped_by_the_policy(self, one: Worker) -> None:
+        one.iptables(Family.IPV4, "-P", "FORWARD", "DROP")
+        assert said(one) == "is dropped in filter FORWARD, by the policy of the chain"
 
     def test_exempt_from_conntrack(self, worker: Worker) -> None:
         worker.iptables(Family.IPV4, *f"-t raw -A PREROUTING -s {WHO.pod_network} -j NOTRACK".split())
