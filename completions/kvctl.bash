@@ -32,8 +32,8 @@ _kvctl_about() {
         arguments='services...'
         ;;
     'kvctl egress list')
-        options='-f --filename --kubeconfig --context --cluster -o --output -h --help --pod-cidr --service-cidr --exclude-cidr --vip-range --node --interface --without-vip --assume-vip --nftables --no-nftables'
-        values='-f=files --filename=files --kubeconfig=files --context=contexts -o=:table,wide,json,yaml --output=:table,wide,json,yaml --pod-cidr=- --service-cidr=- --exclude-cidr=- --vip-range=- --node=nodes --interface=interfaces --without-vip=:drop,node-address'
+        options='-f --filename --kubeconfig --context --cluster --watch --interval -o --output -h --help --pod-cidr --service-cidr --exclude-cidr --vip-range --node --interface --without-vip --assume-vip --nftables --no-nftables'
+        values='-f=files --filename=files --kubeconfig=files --context=contexts --interval=- -o=:table,wide,json,yaml --output=:table,wide,json,yaml --pod-cidr=- --service-cidr=- --exclude-cidr=- --vip-range=- --node=nodes --interface=interfaces --without-vip=:drop,node-address'
         ;;
     'kvctl egress show')
         options='-f --filename --kubeconfig --context --cluster -n --namespace -o --output -h --help --pod-cidr --service-cidr --exclude-cidr --vip-range --node --interface --without-vip --assume-vip --nftables --no-nftables'

@@ -122,6 +122,8 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -s f -l filename -r -F -
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l kubeconfig -r -F -d 'How to reach the cluster'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l context -x -a '(__kvctl_values contexts)' -d 'A context of the kubeconfig'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l cluster -d 'Compare with the cluster that is configured'
+complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l watch -d 'Look again and again, with what goes on per second; Ctrl-C ends it'
+complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l interval -x -d 'The time between two looks of --watch'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -s o -l output -x -a 'table wide json yaml' -d 'How to print: table, wide, json or yaml'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -s h -l help -d 'Show this message and exit'
 complete -c kvctl -n '__kvctl_at \'kvctl egress list\'' -l pod-cidr -x -d 'A network of pods: only pods in it count, and traffic to it keeps its source'

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kvctl.cli.items import flow_json, flow_text, holder_json, item_json, status_style
-from kvctl.cli.output import Json, coloured, printable, wrapped
+from kvctl.cli.output import Json, amount, coloured, printable, wrapped
 from kvctl.model.flows import Flow
 from kvctl.model.text import plural
 from kvctl.node.sysctls import read_setting
@@ -110,8 +110,8 @@ def _rules(rows: Sequence[Row], *, wide: bool) -> Iterator[str]:
 
 
 def _rule(row: Row, *, wide: bool) -> str:
-    packets = "-" if row.packets is None else _amount(row.packets)
-    octets = "-" if row.octets is None else _amount(row.octets)
+    packets = "-" if row.packets is None else amount(row.packets)
+    octets = "-" if row.octets is None else amount(row.octets)
     text = row.text if wide else short(row.text)
     colour = None if row.standing is Standing.THERE else "red"
     standing = coloured(f"{row.standing:<11}", colour)
@@ -141,26 +141,13 @@ def _remark(each: Detail, flow: Flow) -> str:
 def _volumes(flow: Flow) -> str:
     if flow.sent is None or flow.received is None:
         return ""
-    sent, received = (
-        f"{_amount(v.packets)} packets {_amount(v.octets)} B" for v in (flow.sent, flow.received)
-    )
+    sent, received = (f"{amount(v.packets)} packets {amount(v.octets)} B" for v in (flow.sent, flow.received))
     return f", {sent} out, {received} back"
 
 
 def _more(count: int) -> Iterator[str]:
     if count > 0:
         yield f"    and {count} more: -o wide shows all"
-
-
-def _amount(count: int) -> str:
-    """`9999`, `10.0k`, `1.2M`: six characters at most."""
-    if count < 10_000:
-        return str(count)
-    value, units = float(count), iter("kMGTPE")
-    unit = ""
-    while value >= 1000:
-        value, unit = value / 1000, next(units)
-    return f"{value:.1f}{unit}"
 
 
 def notes(each: Detail) -> list[str]:

@@ -101,6 +101,11 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
             Needs.NODE,
         ),
         Example("The same with the cluster that is configured", "kvctl egress list --cluster", Needs.CLUSTER),
+        Example(
+            "Watch what goes on, with a look every five seconds",
+            "kvctl egress list --watch --interval 5 --cluster",
+            Needs.CLUSTER,
+        ),
     ),
     ("egress", "show"): (
         Example("Look at one Service", "kvctl egress show sip/sip-client", Needs.NODE),

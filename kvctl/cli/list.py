@@ -10,18 +10,32 @@ from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.output import note
+from kvctl.errors import UsageError
 from kvctl.netfilter.kernel import read_everything, start_reading_everything
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
+    from kvctl.cli.node import Wanted
     from kvctl.cli.ways_out import WaysOut
     from kvctl.model.ref import ServiceRef
+    from kvctl.netfilter.kernel import Reading
     from kvctl.reconcile.look import Look
     from kvctl.reconcile.report import Item
 
 
 @click.command(cls=Command)
+@click.option(
+    "--watch", is_flag=True, help="Look again and again, with what goes on per second; Ctrl-C ends it."
+)
+@click.option(
+    "--interval",
+    type=options.Seconds(least=0.5, most=3600),
+    default=2,
+    show_default=True,
+    metavar="SECONDS",
+    help="The time between two looks of --watch.",
+)
 @takes_inputs(by_choice=True)
 @options.backend
 @options.output()
@@ -30,45 +44,73 @@ def command(
     inputs: Inputs,
     nftables: bool | None,
     output: str,
+    watch: bool,
+    interval: float,
 ) -> int:
     """List the Services with egress rules on this node.
 
     Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
+    With --watch new connections are counted by the rules, and packets and bytes by conntrack, where the sysctl
+    net.netfilter.nf_conntrack_acct is 1; the source is read once, at the start.
     """
+    if watch and output in ("json", "yaml"):
+        raise UsageError(f"--watch does not print {output}", hint=f"repeat: kvctl egress list -o {output}")
     compares = inputs.name_a_source
     # The programs that read run while the rest of kvctl is loaded; a source may take its time, so it comes first.
     read = read_everything if compares else start_reading_everything()
+    from kvctl.reconcile.target import Scope
+
+    wanted = inputs.wanted(Scope()) if compares else None
+    listing = Listing(inputs, wanted=wanted, told=options.told_backend(nftables))
+    found, items = listing.look(read)
+    if watch:
+        from kvctl.cli.live_list import follow
+
+        return follow(listing, (found, items), wide=output == "wide", interval=interval)
+    return _print(listing, found, items, output)
+
+
+class Listing:
+    """One look after the other, all by the same settings."""
+
+    def __init__(self, inputs: Inputs, *, wanted: Wanted | None, told: bool | None) -> None:
+        self.node = options.this_node(inputs.node)
+        self.wanted = wanted
+        self._told = told
+        self._assume_vip = options.told_assume_vip(inputs.assume_vip)
+
+    def look(self, read: Callable[[], Reading] = read_everything) -> tuple[Look, list[Item]]:
+        """What is there now. Raises as `look` of reconcile does."""
+        from kvctl.reconcile.compare import compare
+        from kvctl.reconcile.look import look
+        from kvctl.reconcile.target import Scope
+
+        found = look(told=self._told, read=read)
+        wish = self.wanted.wish if self.wanted is not None else None
+        items = [item._replace(changes=None) for item in compare(found, wish, scope=Scope()).items]
+        if self.wanted is not None:
+            return found, [self.wanted.with_holder(item) for item in items]
+        if not items:
+            return found, items
+        elected = _fenced(found)
+        return found, _doubted(items, assume_vip=self._assume_vip, node=self.node, elected=elected)
+
+
+def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int:
+    """The list, and what is to be said of it."""
     from kvctl.cli.items import explain, print_items, report_look
     from kvctl.cli.placing import tell_leftover
     from kvctl.node.addresses import bound
-    from kvctl.reconcile.compare import compare
     from kvctl.reconcile.leftover import find_leftover, vips_now
-    from kvctl.reconcile.look import look
-    from kvctl.reconcile.target import Scope
 
-    scope = Scope()
-    status, wish = 0, None
-    if compares:
-        wanted = inputs.wanted(scope)
-        wish = wanted.wish
-    found = look(told=options.told_backend(nftables), read=read)
-    items = [item._replace(changes=None) for item in compare(found, wish, scope=scope).items]
-    node = options.this_node(inputs.node)
-    if compares:
-        items = [wanted.with_holder(item) for item in items]
-    elif items:
-        elected = _fenced(found)
-        items = _doubted(
-            items, assume_vip=options.told_assume_vip(inputs.assume_vip), node=node, elected=elected
-        )
-    print_items(items, output, backend=str(found.choice.backend), node=node, holders=True, ways=_ways)
-    if compares:
-        status = wanted.report()
+    backend = str(found.choice.backend)
+    print_items(items, output, backend=backend, node=listing.node, holders=True, ways=_ways)
+    status = listing.wanted.report() if listing.wanted is not None else 0
     report_look(found)
     explain(items)
     tell_leftover(find_leftover(bound(), found, needed=vips_now(found)))
     if not items:
-        note(f"no egress rules on this node ({found.choice.backend} back end)")
+        note(f"no egress rules on this node ({backend} back end)")
     return status
 
 

@@ -6,12 +6,16 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from kvctl.errors import InputError, KvctlError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
 
 FORMATS = ("table", "wide", "json", "yaml")
 
@@ -115,36 +119,60 @@ class Column(NamedTuple):
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Boxes and colours on a terminal that is wide enough, else plain columns that awk can read."""
-    widths = [max(map(len, cells)) for cells in zip(*([c.title for c in columns], *rows), strict=True)]
+    widths = widths_of(columns, rows)
     if not is_plain() and _print_rich(columns, rows, widths):
         return
+    for line in plain_lines(columns, rows, widths):
+        click.echo(line)
+
+
+def widths_of(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The width of each column, its title included."""
+    return [max(map(len, cells)) for cells in zip(*([c.title for c in columns], *rows), strict=True)]
+
+
+def plain_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]
+) -> Iterator[str]:
+    """A line a row, in columns that awk can read."""
     for row in ([column.title for column in columns], *rows):
         cells = [
             cell.rjust(width) if column.right else cell.ljust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ]
-        click.echo("  ".join(cells).rstrip())
+        yield "  ".join(cells).rstrip()
 
 
 def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> bool:
     """False, with nothing printed, where the terminal is so narrow that words would break."""
-    from rich import box
+    console = terminal()
+    table = boxed(columns, rows, widths, width=console.width)
+    if table is None:
+        return False
+    console.print(table)
+    return True
+
+
+def terminal() -> Console:
+    """Standard output, as the terminal it is."""
     from rich.console import Console
+
+    return Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+
+
+def boxed(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int], *, width: int
+) -> RichTable | None:
+    """The table with colours and a line under its titles; None: words would break in `width` columns."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    plain = bool(os.environ.get("NO_COLOR"))
-    console = Console(no_color=plain, highlight=False)
-    if sum(widths) + 2 * (len(columns) - 1) > console.width:
-        widths = [
-            max(len(part) for row in (*rows, [c.title for c in columns]) for part in row[at].split(","))
-            + int(column.breaks)
-            if column.breaks
-            else widths[at]
-            for at, column in enumerate(columns)
-        ]
-        if sum(widths) + 2 * (len(columns) - 1) > console.width:
-            return False
+    gaps = 2 * (len(columns) - 1)
+    if sum(widths) + gaps > width:
+        widths = _narrowed(columns, rows, widths)
+        if sum(widths) + gaps > width:
+            return None
         rows = [
             [cell.replace(",", ",\n") if c.breaks else cell for cell, c in zip(row, columns, strict=True)]
             for row in rows
@@ -154,12 +182,33 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        header_style="" if plain else "bold",
+        header_style="" if os.environ.get("NO_COLOR") else "bold",
     )
     for column in columns:
         table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.breaks)
     for row in rows:
         cells = zip(row, columns, strict=True)
         table.add_row(*(Text(cell, style=column.style(cell) or "") for cell, column in cells))
-    console.print(table)
-    return True
+    return table
+
+
+def _narrowed(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[int]:
+    """The least widths, with lists over several lines."""
+    titles = [column.title for column in columns]
+    return [
+        max(len(part) for row in (*rows, titles) for part in row[at].split(",")) + 1
+        if column.breaks
+        else widths[at]
+        for at, column in enumerate(columns)
+    ]
+
+
+def amount(count: float) -> str:
+    """`0.5`, `9999`, `10.0k`, `1.2M`: six characters at most."""
+    if count < 10_000:
+        return str(count) if isinstance(count, int) else f"{count:.1f}" if count < 1000 else f"{count:.0f}"
+    value, units = float(count), iter("kMGTPE")
+    unit = ""
+    while value >= 1000:
+        value, unit = value / 1000, next(units)
+    return f"{value:.1f}{unit}"

@@ -25,7 +25,15 @@ ON_A_NODE = {
     if path[:1] != ("lab",) and any(example.needs is Needs.NODE for example in examples)
 }
 """The lab's own examples build another lab: tests/lab does that."""
-NOT_HERE = ("--node worker", "--elect", "egress wait", "egress move", "egress echo", "verify --watch")
+NOT_HERE = (
+    "--node worker",
+    "--elect",
+    "egress wait",
+    "egress move",
+    "egress echo",
+    "verify --watch",
+    "list --watch",
+)
 """Of what needs a cluster: what stays until it is ended, and what asks agents. tests/agent and tests/cli have these."""
 IN_A_CLUSTER = {
     path: there

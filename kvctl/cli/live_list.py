@@ -1,0 +1,193 @@
+"""`kvctl egress list --watch`: a live table on a terminal, a block a look anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from kvctl.cli.items import IDENTITY, identity, status_style
+from kvctl.cli.output import (
+    Column,
+    amount,
+    boxed,
+    is_plain,
+    plain_lines,
+    printable,
+    terminal,
+    widths_of,
+    wrapped,
+)
+from kvctl.errors import KvctlError
+from kvctl.model.net import Family
+from kvctl.netfilter import conntrack
+from kvctl.node.sysctls import read_setting
+from kvctl.reconcile.rates import Rate, Sight, rates, sight, subject_of
+
+if TYPE_CHECKING:
+    from kvctl.cli.list import Listing
+    from kvctl.model.flows import Flow
+    from kvctl.reconcile.look import Look
+    from kvctl.reconcile.report import Item
+
+_INTERRUPTED = 130
+_COUNTING = "netfilter/nf_conntrack_acct"
+_NOT_COUNTED = f"packets and bytes are not counted: the sysctl net/{_COUNTING} is not 1"
+_AT_LEAST = "> there was more: connections have ended since the last look"
+_UNKNOWN = Rate()
+_GOOD = ("applied", "wanted")
+
+
+class _Seen(NamedTuple):
+    """One look."""
+
+    look: Look
+    items: Sequence[Item]
+    sight: Sight
+    failure: str | None = None
+    """What could not be read beside the rules."""
+
+
+def follow(listing: Listing, first: tuple[Look, list[Item]], *, wide: bool, interval: float) -> int:
+    """Show look after look until Ctrl-C; one that fails is said, and the next goes on."""
+    now, before, error = _counted(first), None, None
+    try:
+        with _screen() as show:
+            while True:
+                show(_head(now, listing.node, interval, error), _columns(now, before, wide=wide))
+                end = now.sight.at + interval if error is None else time.monotonic() + interval
+                time.sleep(max(0.0, end - time.monotonic()))
+                try:
+                    now, before, error = _counted(listing.look()), now.sight, None
+                except KvctlError as failed:
+                    error = failed
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _counted(found: tuple[Look, list[Item]]) -> _Seen:
+    """A look with what conntrack says at the same moment."""
+    look, items = found
+    at, failure = time.monotonic(), None
+    flows: list[Flow] | None = None
+    if read_setting(_COUNTING) == 1:
+        try:
+            flows = [flow for family in Family for flow in _flows(family, items)]
+        except KvctlError as error:
+            failure = str(error)
+    return _Seen(look, items, sight(items, flows, at=at), failure)
+
+
+def _flows(family: Family, items: Sequence[Item]) -> list[Flow]:
+    vips = {item.vip for item in items if item.vip is not None and item.family is family}
+    return conntrack.dump(family=family, sources=(), reply_destinations=vips) if vips else []
+
+
+def _head(now: _Seen, node: str, interval: float, error: KvctlError | None) -> list[str]:
+    """What is said above the table."""
+    backend = now.look.choice.backend
+    lines = [
+        f"node {node}, {backend} back end, {time.strftime('%H:%M:%S')}, every {interval:g} s, Ctrl-C ends"
+    ]
+    if error is not None:
+        lines.append(f"the last look failed, the next goes on: {error}")
+    if now.failure is not None:
+        lines.append(now.failure)
+    elif now.sight.volumes is None:
+        lines.append(_NOT_COUNTED)
+    if not now.items:
+        lines.append("no egress rules on this node")
+    return [printable(line).replace("\n", " ") for line in lines]
+
+
+_Columns = list[tuple[Column, Sequence[str]]]
+
+
+def _columns(now: _Seen, before: Sight | None, *, wide: bool) -> _Columns:
+    found = rates(before, now.sight)
+    its = [found.get(subject_of(item), _UNKNOWN) for item in now.items]
+    rows = list(zip(*map(identity, now.items), strict=True)) or [()] * len(IDENTITY)
+    columns: _Columns = [
+        *zip(IDENTITY, rows, strict=True),
+        (Column("PODS", right=True), [str(len(item.pods)) for item in now.items]),
+        (Column("STATUS", status_style), [str(item.status) for item in now.items]),
+        (Column("CONNS", right=True), [_count(item.connections) for item in now.items]),
+        (Column("NEW/S", right=True), [_count(each.connections) for each in its]),
+        (Column("PKTS/S", right=True), [_least(each, each.packets) for each in its]),
+        (Column("BYTES/S", right=True), [_least(each, each.octets) for each in its]),
+    ]
+    if wide:
+        columns.append((Column("PORTS", breaks=True), [",".join(item.ports) or "all" for item in now.items]))
+        columns.append((Column("HOLDER"), [item.holder or "-" for item in now.items]))
+    return columns
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else amount(value)
+
+
+def _least(rate: Rate, value: float | None) -> str:
+    return f"{'>' if rate.is_least and value is not None else ''}{_count(value)}"
+
+
+@contextmanager
+def _screen() -> Iterator[Callable[[Sequence[str], _Columns], None]]:
+    """What shows a head and a table: in place of the last ones on a terminal, below them elsewhere."""
+    if is_plain():
+        yield _print_block
+        return
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = terminal()
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def show(head: Sequence[str], columns: _Columns) -> None:
+            lines = [part for line in head for part in wrapped(line)]
+            titles, rows = _turned(columns)
+            rows, hidden = _fitting(rows, console.height - len(lines) - 5)
+            if hidden:
+                lines.append(f"{hidden} more do not fit this terminal: those that are as wanted and do least")
+            if any(">" in cell for row in rows for cell in row):
+                lines.append(_AT_LEAST)
+            widths = widths_of(titles, rows)
+            table = boxed(titles, rows, widths, width=console.width)
+            below = (
+                table
+                if table is not None
+                else Text("\n".join(plain_lines(titles, rows, widths)), no_wrap=True)
+            )
+            live.update(Group(Text("\n".join(lines)), below), refresh=True)
+
+        yield show
+
+
+def _turned(columns: _Columns) -> tuple[list[Column], list[list[str]]]:
+    """Titles and rows."""
+    return [column for column, _ in columns], [
+        list(row) for row in zip(*(cells for _, cells in columns), strict=True)
+    ]
+
+
+def _fitting(rows: list[list[str]], most: int) -> tuple[list[list[str]], int]:
+    """The rows that fit, in their order, and how many do not: first go those with nothing to see."""
+    most = max(most, 1)
+    if len(rows) <= most:
+        return rows, 0
+    status, new = len(IDENTITY) + 1, len(IDENTITY) + 3
+    idle = ("-", "0", "0.0")
+    ranked = sorted(range(len(rows)), key=lambda at: (rows[at][status] in _GOOD, rows[at][new] in idle))
+    kept = set(ranked[:most])
+    return [row for at, row in enumerate(rows) if at in kept], len(rows) - most
+
+
+def _print_block(head: Sequence[str], columns: _Columns) -> None:
+    titles, rows = _turned(columns)
+    lines = [f"# {line}" for line in head]
+    if rows:
+        lines += plain_lines(titles, rows, widths_of(titles, rows))
+    click.echo("\n".join([*lines, ""]))

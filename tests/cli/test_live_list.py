@@ -1,0 +1,85 @@
+"""The live table of `list --watch`, of looks that a test makes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kvctl.cli import live_list
+from kvctl.cli.live_list import follow
+from kvctl.errors import NetfilterUnavailableError
+from kvctl.model.net import Family, parse_address
+from kvctl.reconcile.report import Item, Status
+
+LOOK: Any = SimpleNamespace(choice=SimpleNamespace(backend="nft"))
+VIP = parse_address("192.0.2.245")
+
+
+def item(name: str, *, connections: int = 0, status: Status = Status.APPLIED) -> Item:
+    return Item("sip", name, Family.IPV4, VIP, status, connections=connections)
+
+
+class Looks:
+    """Looks one after the other; then the person presses Ctrl-C."""
+
+    node = "worker"
+
+    def __init__(self, *found: list[Item] | Exception) -> None:
+        self._found = list(found)
+
+    def look(self) -> tuple[Any, list[Item]]:
+        if not self._found:
+            raise KeyboardInterrupt
+        found = self._found.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return LOOK, found
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_list, "read_setting", lambda path: 0)
+
+
+def shown(capsys: pytest.CaptureFixture[str], *found: list[Item] | Exception) -> list[list[str]]:
+    """The blocks, the first of an empty node."""
+    looks: Any = Looks(*found)
+    assert follow(looks, (LOOK, []), wide=False, interval=0.01) == 130
+    return [block.splitlines() for block in capsys.readouterr().out.strip().split("\n\n")]
+
+
+def test_a_look_that_fails_is_said_above_the_last_table_and_the_next_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fails = NetfilterUnavailableError("the lock is held\nby \x1b[1m another", hint="wait")
+    empty, first, failed, last = shown(capsys, [item("a")], fails, [item("a", connections=7)])
+    assert empty[0].startswith("# node worker, nft back end, ")
+    assert empty[-1] == "# no egress rules on this node"
+    assert failed[1] == r"# the last look failed, the next goes on: the lock is held by \x1b[1m another"
+    assert failed[-1].split()[:1] == first[-1].split()[:1] == ["sip/a"]
+    assert last[-1].split()[5:7] != ["0", "-"]
+    assert not any("failed" in line for line in last)
+
+
+def test_a_service_that_comes_and_one_that_goes_are_rows_that_come_and_go(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, *blocks = shown(capsys, [item("a"), item("b")], [item("b"), item("c")])
+    assert [[line.split()[0] for line in block if line.startswith("sip/")] for block in blocks] == [
+        ["sip/a", "sip/b"],
+        ["sip/b", "sip/c"],
+    ]
+    rates = [line.split()[6] for line in blocks[1] if line.startswith("sip/")]
+    assert rates == ["0.0", "-"]
+
+
+def test_what_does_not_fit_is_what_has_nothing_to_see() -> None:
+    rows = [
+        [f"sip/{name}", "ipv4", "v", "1", status, "1", new, "-", "-"]
+        for name, status, new in (("a", "applied", "0.0"), ("b", "drifted", "0.0"), ("c", "applied", "3.0"))
+    ]
+    kept, hidden = live_list._fitting(rows, 2)
+    assert ([row[0] for row in kept], hidden) == (["sip/b", "sip/c"], 1)
+    assert live_list._fitting(rows, 3) == (rows, 0)
