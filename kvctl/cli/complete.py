@@ -98,7 +98,7 @@ def _namespaces(line: Line) -> Iterator[str]:
 def _refs(line: Line) -> Iterator[tuple[str, str]]:
     """Of Services: those that the command can have to do with, namespace and name."""
     command = line.words[2:3]
-    if command == ("flush",) or (command == ("show",) and not _names_source(line)):
+    if command in (("flush",), ("verify",)) or (command == ("show",) and not _names_source(line)):
         yield from _refs_in_kernel()
     elif line.files:
         yield from (service.ref for service in _read(line).services)

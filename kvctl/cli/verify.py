@@ -9,27 +9,24 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.help import Command
-from kvctl.cli.output import Column, Json, error_message, note, print_json, print_table, print_yaml, printable
+from kvctl.cli.output import error_message, note
 from kvctl.cli.verify_line import Line
+from kvctl.cli.verify_report import Report
 from kvctl.echo.wire import DEFAULT_PORT
-from kvctl.errors import KvctlError, UsageError
+from kvctl.errors import UsageError
 from kvctl.lab.signals import orderly
 from kvctl.model.net import Address, parse_address
 from kvctl.model.text import one_line, quote
 from kvctl.node.host import read_host
 from kvctl.reconcile.look import look
-from kvctl.trace.packet import Question
-from kvctl.trace.question import trace
-from kvctl.trace.story import sentence as trace_sentence
 from kvctl.verify.child import Asker, asking, hear_all
-from kvctl.verify.expected import Kind, NamedPod, Rules
+from kvctl.verify.expected import NamedPod, Rules
 from kvctl.verify.places import Place, Questions, among, check_ends, opened, pods_of, resolve
 from kvctl.verify.sender import LEAST_INTERVAL
-from kvctl.verify.tally import Tally, Verdict, next_steps, sentence, verdict_of
+from kvctl.verify.tally import Tally, Verdict, verdict_of
 
 _COUNT = 5
 _PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("udp", "tcp")}
-_MOST_TRACED = 3
 
 
 @click.command(cls=Command)
@@ -142,7 +139,7 @@ def command(
     with opened(pods, targets, questions, rules=rules, told=told, netns=netns) as (places, missing):
         for error in missing:
             error_message(error)
-        report = _Report(rules, backend=str(found.choice.backend), output=output)
+        report = Report(rules, backend=str(found.choice.backend), output=output)
         tallies = _watch(places, report, every=every) if watches else _ask(places)
     report.print(tallies)
     status = 0 if verdict_of(tallies) is Verdict.RIGHT else 1
@@ -179,7 +176,7 @@ def _ask(places: Sequence[Place]) -> list[Tally]:
     return list(tallies.values())
 
 
-def _watch(places: Sequence[Place], report: _Report, *, every: float) -> list[Tally]:
+def _watch(places: Sequence[Place], report: Report, *, every: float) -> list[Tally]:
     """Until a signal: that is how it ends, and no fault."""
     tallies = _tallies(places)
     line = Line(every=every, to_stderr=report.is_document)
@@ -195,119 +192,6 @@ def _watch(places: Sequence[Place], report: _Report, *, every: float) -> list[Ta
     except (KeyboardInterrupt, SystemExit):
         pass
     return list(tallies.values())
-
-
-class _Report:
-    """What is printed at the end."""
-
-    def __init__(self, rules: Rules, *, backend: str, output: str) -> None:
-        self.is_document = output in ("json", "yaml")
-        self._rules = rules
-        self._backend = backend
-        self._output = output
-
-    def whose(self, address: Address, pod: Address) -> str:
-        """Whose address the other end saw of a pod."""
-        return self._rules.whose(address, pod=pod)
-
-    def print(self, tallies: Sequence[Tally]) -> None:
-        """The answer first."""
-        first, why = sentence(tallies, self.whose), _traced(tallies)
-        if self.is_document:
-            (print_json if self._output == "json" else print_yaml)(self._document(first, why, tallies))
-            return
-        click.echo(one_line(first))
-        print_table(_COLUMNS, [self._row(each) for each in tallies])
-        for text in (*why, *next_steps(tallies)):
-            click.echo(one_line(text))
-
-    def _row(self, tally: Tally) -> list[str]:
-        asked, expected = tally.asked, tally.asked.expectation
-        seen = ",".join(str(address) for address, _ in tally.seen.most_common()) or "-"
-        wanted = str(expected.address) if expected.address is not None else _SHORT[expected.kind]
-        cells = [asked.pod or "-", str(asked.source), asked.protocol, wanted, seen]
-        return [printable(cell) for cell in (*cells, str(tally.right), str(tally.wrong), str(tally.lost))]
-
-    def _document(self, first: str, why: Sequence[str], tallies: Sequence[Tally]) -> Json:
-        return {
-            "schemaVersion": 1,
-            "backend": self._backend,
-            "verdict": str(verdict_of(tallies)),
-            "sentence": first,
-            "items": [self._json(each) for each in tallies],
-            "why": list(why),
-            "next": next_steps(tallies),
-        }
-
-    def _json(self, tally: Tally) -> Json:
-        asked, expected = tally.asked, tally.asked.expectation
-        return {
-            "pod": asked.pod or None,
-            "source": str(asked.source),
-            "destination": str(asked.destination),
-            "destinationPort": asked.port,
-            "protocol": asked.protocol,
-            "expected": {
-                "kind": str(expected.kind),
-                "address": str(expected.address) if expected.address is not None else None,
-                "service": str(expected.service) if expected.service is not None else None,
-                "sentence": str(expected),
-            },
-            "asked": tally.total,
-            "right": tally.right,
-            "wrong": tally.wrong,
-            "lost": tally.lost,
-            "seen": [
-                {
-                    "source": str(address),
-                    "whose": self.whose(address, asked.source),
-                    "right": expected.allows(address),
-                    "count": count,
-                }
-                for address, count in tally.seen.most_common()
-            ],
-            "losses": {str(loss): count for loss, count in tally.losses.most_common()},
-        }
-
-
-def _bad(text: str) -> str | None:
-    return None if text == "0" else "red"
-
-
-_COLUMNS = (
-    Column("POD"),
-    Column("FROM"),
-    Column("PROTO"),
-    Column("EXPECTED"),
-    Column("SEEN", breaks=True),
-    Column("RIGHT", right=True),
-    Column("WRONG", style=_bad, right=True),
-    Column("LOST", style=_bad, right=True),
-)
-_SHORT = {Kind.NOT_VIP: "not the VIP", Kind.SILENCE: "silence", Kind.NOTHING: "a VIP"}
-
-
-def _traced(tallies: Sequence[Tally]) -> list[str]:
-    """What the rules do with what is not right, or is not rewritten: as `trace` says it now."""
-    found: list[str] = []
-    for each in tallies:
-        expected = each.asked.expectation
-        if each.total and (each.wrong or each.lost or expected.kind in (Kind.NOT_VIP, Kind.SILENCE)):
-            found.append(f"by the rules: {_trace(each)}")
-        if len(found) == _MOST_TRACED:
-            break
-    return found
-
-
-def _trace(tally: Tally) -> str:
-    asked = tally.asked
-    try:
-        question = Question(
-            asked.source, asked.destination, protocol=asked.protocol, destination_port=asked.port
-        )
-        return trace_sentence(trace(question))
-    except KvctlError as error:
-        return f"{asked}: {error.message}"
 
 
 def _address(text: str, option: str) -> Address:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from kvctl.cli.output import is_plain
 from kvctl.verify.tally import Tally, counts
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Line:
 
 def _live() -> Live | None:
     """None where there is no terminal that can renew a line."""
-    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+    if is_plain():
         return None
     from rich.console import Console
     from rich.live import Live

@@ -5,7 +5,8 @@ Over rtnetlink, linux/if_link.h and linux/net_namespace.h, in the network namesp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from struct import Struct
 
 from kvctl.errors import NetlinkError
@@ -22,18 +23,33 @@ _RTGENMSG = Struct("=Bxxx")
 _WHAT = "cannot ask which namespaces the links of this host lead to"
 
 
-def linked(descriptors: Sequence[int], *, to: Address) -> list[bool]:
-    """Of each network namespace that is open as a descriptor, whether a link of this one ends there.
+class OtherEnds:
+    """What the links of the namespace that it was opened in lead to, whichever the calling thread is in later."""
 
-    Where the interface that the route to `to` leaves by has its other end in a namespace, only that one counts; with a
-    bridge, any that a link leads to. Raises NetlinkError.
-    """
-    way = look_up(Sought(destination=to))
-    with open_netlink(protocol=NETLINK_ROUTE, what=_WHAT) as netlink:
+    def __init__(self, netlink: Netlink, *, to: Collection[Address]) -> None:
+        self._netlink = netlink
         ends = _ends(netlink)
-        its = ends.get(way.interface or "")
-        wanted = set(ends.values()) if its is None else {its}
-        return [_number(netlink, each) in wanted for each in descriptors]
+        its = {each: ends.get(look_up(Sought(destination=each)).interface or "") for each in to}
+        self._wanted = {
+            each: frozenset(ends.values()) if number is None else frozenset((number,))
+            for each, number in its.items()
+        }
+
+    def are_in(self, descriptor: int, *, to: Address) -> bool:
+        """Whether a link ends in the network namespace that is open as `descriptor`.
+
+        Where the interface that the route to `to` leaves by has its other end in another namespace, only that link
+        counts; with a bridge any. `to` is one of those that it was opened for.
+        """
+        number = _number(self._netlink, descriptor)
+        return number is not None and number in self._wanted[to]
+
+
+@contextmanager
+def open_other_ends(*, to: Collection[Address]) -> Iterator[OtherEnds]:
+    """The links of the calling thread's namespace, as they are now. Raises NetlinkError."""
+    with open_netlink(protocol=NETLINK_ROUTE, what=_WHAT) as netlink:
+        yield OtherEnds(netlink, to=to)
 
 
 def _ends(netlink: Netlink) -> dict[str, int]:

@@ -30,6 +30,7 @@ _CAPABILITY_VERSION = 0x20080522
 _NOT_ENTERED = 3
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READ = 65536
+_LONGEST_LINE = 100
 
 
 class Asker:
@@ -69,7 +70,12 @@ class Asker:
             self._bury()
             return None
         *lines, self._text = (self._text + received).split(b"\n")
-        return [_read_line(line) for line in lines]
+        try:
+            if len(self._text) > _LONGEST_LINE:
+                raise ValueError
+            return [_read_line(line) for line in lines]
+        except ValueError:
+            raise KvctlError(f"the process that asks from {self.job.source} tells nonsense") from None
 
     def _bury(self) -> None:
         _, status = os.waitpid(self._pid, 0)
@@ -132,10 +138,10 @@ def _write_line(outcome: Outcome) -> bytes:
 
 
 def _read_line(line: bytes) -> Outcome:
-    """Strictly: whoever wrote it has heard strangers."""
+    """Strictly: whoever wrote it has heard strangers. Raises ValueError."""
     protocol, source, loss = line.decode("ascii").split(" ", 2)
     if protocol not in ("tcp", "udp"):
-        raise KvctlError(f"the process that asks has told {quote(protocol)}")
+        raise ValueError(protocol)
     return Outcome(
         protocol,
         source=parse_address(source) if source != "-" else None,

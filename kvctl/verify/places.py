@@ -14,7 +14,7 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural, quote
 from kvctl.verify.expected import Expectation, Kind, NamedPod, Rules
 from kvctl.verify.sender import LEAST_INTERVAL, Job
-from kvctl.verify.spaces import NamespaceError, Space, find_space, told_space
+from kvctl.verify.spaces import NamespaceError, Space, find_spaces, told_space
 from kvctl.verify.tally import Asked
 
 MOST_PODS = 100
@@ -117,13 +117,14 @@ def opened(
     places: list[Place] = []
     missing: list[NamespaceError] = []
     with ExitStack() as stack:
+        addresses = [pod.address for pod, _ in pairs]
+        spaces = find_spaces(addresses) if netns is None else {a: told_space(netns, a) for a in addresses}
         for pod, to in pairs:
-            try:
-                found = find_space(pod.address) if netns is None else told_space(netns, pod.address)
-            except NamespaceError as error:
-                missing.append(error)
-                continue
-            places.append(_place(stack.enter_context(found), pod, to, questions, rules, told))
+            space = spaces[pod.address]
+            if isinstance(space, NamespaceError):
+                missing.append(space)
+            else:
+                places.append(_place(stack.enter_context(space), pod, to, questions, rules, told))
         if not places:
             raise missing[0]
         yield places, missing

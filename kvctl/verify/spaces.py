@@ -11,18 +11,18 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
 from kvctl.errors import KvctlError, NetlinkError
 from kvctl.lab.netns import DIRECTORY, setns
 from kvctl.model.net import Address
 from kvctl.model.text import quote
 from kvctl.netlink import NETLINK_ROUTE, open_netlink
-from kvctl.node.other_ends import linked
+from kvctl.node.other_ends import OtherEnds, open_other_ends
 from kvctl.node.rtnetlink import read_addresses
 
 T = TypeVar("T")
@@ -63,39 +63,61 @@ class Space:
         os.close(self.descriptor)
 
 
-class _Found(NamedTuple):
-    spaces: list[Space]
-    unseen: int
-    """How many could not be looked into."""
+class Search:
+    """What was found for one address. The spaces are open."""
 
+    def __init__(self) -> None:
+        self.linked: list[Space] = []
+        """Those that a link of this node leads to."""
+        self.others: list[Space] = []
+        self.left_out = 0
+        """Further ones, which were not kept."""
 
-def find_space(address: Address) -> Space:
-    """The network namespace, other than the caller's own, that has `address`: the caller closes it.
+    def add(self, space: Space, *, is_linked: bool) -> bool:
+        """Keep it, if there are not too many: whoever makes namespaces in a pod may make thousands."""
+        kept = self.linked if is_linked else self.others
+        if len(kept) == _MOST_NAMED:
+            self.left_out += 1
+            return False
+        kept.append(space)
+        return True
 
-    Of those that a process of /proc is in or that have a name (ip-netns(8)). Raises NamespaceError where there is none,
-    or several and no link of this node tells which.
-    """
-    found = _in_thread(lambda: _having(address))
-    if not found.spaces:
+    def take(self, address: Address, *, unseen: int) -> Space:
+        """The one, the others closed; raises NamespaceError where there is none, or nobody can choose."""
+        chosen = self.linked or self.others
+        if len(chosen) == 1 and (self.linked or not self.left_out):
+            self.close(but=chosen[0])
+            return chosen[0]
+        self.close()
+        if not chosen:
+            raise NamespaceError(f"no network namespace on this node has {address}", hint=_where_else(unseen))
+        paths = ", ".join(quote(each.path) for each in chosen) + (", ..." if self.left_out else "")
         raise NamespaceError(
-            f"no network namespace on this node has {address}", hint=_where_else(found.unseen)
-        )
-    chosen = found.spaces
-    if len(chosen) > 1:
-        with suppress(NetlinkError):
-            leads = linked([each.descriptor for each in chosen], to=address)
-            chosen = [each for each, it_leads in zip(chosen, leads, strict=True) if it_leads] or chosen
-    for each in found.spaces:
-        if each is not chosen[0] or len(chosen) > 1:
-            each.close()
-    if len(chosen) > 1:
-        paths = ", ".join(quote(each.path) for each in chosen[:_MOST_NAMED])
-        more = ", ..." if len(chosen) > _MOST_NAMED else ""
-        raise NamespaceError(
-            f"{len(chosen)} network namespaces on this node have {address}: {paths}{more}",
+            f"several network namespaces on this node have {address}: {paths}",
             hint="say which one is meant: --netns PATH, PID or NAME",
         )
-    return chosen[0]
+
+    def close(self, *, but: Space | None = None) -> None:
+        """Let all go but one."""
+        for each in (*self.linked, *self.others):
+            if each is not but:
+                each.close()
+
+
+def find_spaces(addresses: Collection[Address]) -> dict[Address, Space | NamespaceError]:
+    """For each address the network namespace, other than the caller's own, that has it: the caller closes them.
+
+    Of those that a process of /proc is in or that have a name (ip-netns(8)), each asked once. An error stands where
+    there is none, or several and no link of this node tells which. Raises NetlinkError.
+    """
+    searches, unseen = _in_thread(lambda: _search(addresses))
+    found: dict[Address, Space | NamespaceError] = {}
+    for address, search in searches.items():
+        try:
+            found[address] = search.take(address, unseen=unseen)
+        except NamespaceError as error:
+            found[address] = error
+    return found
 
 
 def told_space(told: str, address: Address) -> Space:
@@ -121,7 +143,7 @@ def told_space(told: str, address: Address) -> Space:
                 f"--netns {quote(told)} is the network namespace of this node itself",
                 hint="pods on the host network leave as the node, and are never rewritten: give the one of a pod",
             )
-        if not _in_thread(lambda: _has(space, address)):
+        if not _in_thread(lambda: _addresses(space, (address,))):
             raise NamespaceError(f"--netns {quote(told)}: no interface there has {address}")
     except BaseException:
         space.close()
@@ -135,31 +157,50 @@ def _where_else(unseen: int) -> str:
     return text + (f"; {unseen} could not be looked into" if unseen else "")
 
 
-def _having(address: Address) -> _Found:
-    """All that have it, the caller's own left out; for a thread of its own, which is somewhere else afterwards."""
+def _search(addresses: Collection[Address]) -> tuple[dict[Address, Search], int]:
+    """All that have one, and how many could not be looked into; for a thread of its own, which moves about."""
+    searches = {address: Search() for address in addresses}
     seen = {_identity(_OWN)}
-    found: list[Space] = []
     unseen = 0
-    for path in _paths():
-        try:
-            if _identity(path) in seen:
-                continue
-            space = _open(path)
-        except PermissionError:
-            unseen += 1
-            continue
-        except OSError:
-            continue  # the process has ended meanwhile
+    try:
+        with open_other_ends(to=addresses) as ends:
+            for path in _paths():
+                try:
+                    unseen += not _look_into(path, seen, searches, ends)
+                except FileNotFoundError:
+                    continue  # the process has ended meanwhile
+    except BaseException:
+        for search in searches.values():
+            search.close()
+        raise
+    return searches, unseen
+
+
+def _look_into(
+    path: str, seen: set[tuple[int, int]], searches: Mapping[Address, Search], ends: OtherEnds
+) -> bool:
+    """Note what addresses it has; false where that cannot be seen. Raises FileNotFoundError: it has gone."""
+    try:
+        if _identity(path) in seen:
+            return True
+        space = _open(path)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise FileNotFoundError(path) from error
+    except OSError:
+        return False
+    with space:
         seen.add(space.identity)
-        if _is_network(space):
-            try:
-                if _has(space, address):
-                    found.append(space)
-                    continue
-            except NamespaceError:
-                unseen += 1
-        space.close()
-    return _Found(found, unseen)
+        if not _is_network(space):
+            return True
+        try:
+            its = _addresses(space, searches)
+        except NamespaceError:
+            return False
+        for address in its:
+            copy = Space(path, os.dup(space.descriptor))
+            if not searches[address].add(copy, is_linked=ends.are_in(copy.descriptor, to=address)):
+                copy.close()
+    return True
 
 
 def _paths() -> Iterator[str]:
@@ -188,8 +229,8 @@ def _is_network(space: Space) -> bool:
         return False
 
 
-def _has(space: Space, address: Address) -> bool:
-    """Whether an interface there has it. The thread stays there."""
+def _addresses(space: Space, sought: Collection[Address]) -> set[Address]:
+    """Those of `sought` that an interface there has. The thread stays there."""
     try:
         setns(space.descriptor)
     except OSError as error:
@@ -200,7 +241,7 @@ def _has(space: Space, address: Address) -> bool:
     what = f"cannot read the addresses in {quote(space.path)}"
     try:
         with open_netlink(protocol=NETLINK_ROUTE, what=what) as netlink:
-            return bool(read_addresses(netlink, of={address}, what=what))
+            return {row.address for row in read_addresses(netlink, of=set(sought), what=what)}
     except NetlinkError as error:
         raise NamespaceError(error.message, hint=error.hint) from error
 

@@ -60,6 +60,8 @@ class Tally:
         self.seen: Counter[Address] = Counter()
         self.losses: Counter[Loss] = Counter()
         self._last: tuple[Verdict, Address | None] | None = None
+        self._run = 0
+        """How many have not been right since the last that was."""
 
     @property
     def total(self) -> int:
@@ -85,6 +87,8 @@ class Tally:
             self.seen[outcome.source] += 1
         if outcome.loss is not None:
             self.losses[outcome.loss] += 1
+        if verdict is not Verdict.RIGHT:
+            self._run = self._run + 1 if self._last is not None and self._last[0] is not Verdict.RIGHT else 1
         now = (verdict, outcome.source if verdict is Verdict.WRONG else None)
         before, self._last = self._last, now
         return now != (before or (Verdict.RIGHT, None))
@@ -95,10 +99,10 @@ class Tally:
         return Verdict.WRONG if source is not None else Verdict.LOST
 
     def news(self, outcome: Outcome, whose: Whose) -> str:
-        """What `outcome` is, in a line."""
+        """What the outcome that was just added is, in a line."""
         expected = self.asked.expectation
         if self._judge(outcome.source) is Verdict.RIGHT:
-            return f"right again: {self.asked}"
+            return f"right again, after {self._run} that were not: {self.asked}"
         if outcome.source is None:
             return f"lost: {self.asked}: {outcome.loss}"
         seen = f"{outcome.source} ({whose(outcome.source, self.asked.source)})"

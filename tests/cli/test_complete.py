@@ -104,6 +104,7 @@ def test_the_kernel_has_services_and_the_addresses_of_their_pods(
     with worker.lab[worker.name].entered():
         assert values("services", "kvctl egress show", capfd) == ["sip/sip-client"]
         assert values("services", "kvctl egress flush -n sip", capfd) == ["sip-client"]
+        assert values("services", "kvctl egress verify", capfd) == ["sip/sip-client"]
         assert values("namespaces", "kvctl egress flush", capfd) == ["sip"]
         assert values("addresses", "kvctl egress trace", capfd) == ["10.0.0.1"]
 

@@ -12,14 +12,22 @@ import pytest
 
 from kvctl.lab.build import Lab
 from kvctl.lab.netns import Namespace
-from kvctl.model.net import parse_address
-from kvctl.verify.spaces import NamespaceError, find_space, told_space
+from kvctl.model.net import Address, parse_address
+from kvctl.verify.spaces import NamespaceError, Space, find_spaces, told_space
 from tests.conftest import MakeLab, MakeNamespace
 
 
 def identity(namespace: Namespace) -> tuple[int, int]:
     status = os.stat(namespace.path)
     return status.st_dev, status.st_ino
+
+
+def find_space(address: Address) -> Space:
+    """What is found for it; raises what keeps it from being found."""
+    (found,) = find_spaces([address]).values()
+    if isinstance(found, NamespaceError):
+        raise found
+    return found
 
 
 def unique() -> str:
@@ -58,11 +66,27 @@ def test_where_several_may_be_meant_nobody_chooses(make_namespace: MakeNamespace
     descriptors = len(os.listdir("/proc/self/fd"))
     with node.entered(), pytest.raises(NamespaceError) as error:
         find_space(parse_address(address))
-    assert error.value.message.startswith(f"2 network namespaces on this node have {address}: ")
+    assert error.value.message.startswith(f"several network namespaces on this node have {address}: ")
     assert str(one.path) in error.value.message
     assert error.value.hint == "say which one is meant: --netns PATH, PID or NAME"
     assert error.value.exit_status == 4
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_thousands_with_the_same_address_hide_nothing_and_keep_nothing_open(
+    lab: Lab, make_namespace: MakeNamespace
+) -> None:
+    for _ in range(12):
+        make_namespace().batch(["addr add 10.0.0.1/32 dev lo", "addr add fd00:10::1/128 dev lo"])
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with lab["worker"].entered():
+        found = find_spaces([parse_address(each) for each in ("10.0.0.1", "fd00:10::1", "192.0.2.77")])
+    spaces = [each for each in found.values() if isinstance(each, Space)]
+    assert [each.identity for each in spaces] == [identity(lab["pod"])] * 2
+    assert isinstance(found[parse_address("192.0.2.77")], NamespaceError)
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 2
+    for each in spaces:
+        each.close()
 
 
 def test_a_process_is_enough_and_the_callers_own_namespace_does_not_count(namespace: Namespace) -> None:

@@ -1,0 +1,115 @@
+"""Counting and saying what came of questions."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvctl.model.net import Address, parse_address
+from kvctl.model.ref import ServiceRef
+from kvctl.verify.expected import Expectation, Kind
+from kvctl.verify.sender import Loss, Outcome
+from kvctl.verify.tally import Asked, Tally, Verdict, counts, next_steps, sentence, verdict_of
+
+VIP, NODE, POD, OUTSIDE = map(parse_address, ("192.168.0.245", "192.168.0.240", "10.0.0.1", "192.168.0.250"))
+SIP = ServiceRef("sip", "sip-client")
+WANTED = Expectation(Kind.VIP, address=VIP, service=SIP)
+SPARED = Expectation(Kind.NOT_VIP, service=SIP, vips=frozenset((VIP,)))
+SILENT = Expectation(Kind.SILENCE, service=SIP)
+NOBODYS = Expectation(Kind.NOTHING)
+
+
+def tally(*seen: Address | Loss, expected: Expectation = WANTED, protocol: str = "udp") -> Tally:
+    made = Tally(Asked(POD, OUTSIDE, 5060, protocol, expected, pod="sip-client-0"))
+    for each in seen:
+        made.add(outcome(each))
+    return made
+
+
+def outcome(seen: Address | Loss) -> Outcome:
+    return Outcome("udp", loss=seen) if isinstance(seen, Loss) else Outcome("udp", source=seen)
+
+
+def whose(address: Address, pod: Address) -> str:
+    return "the node's"
+
+
+@pytest.mark.parametrize(
+    ("expected", "seen", "verdict"),
+    [
+        (WANTED, VIP, Verdict.RIGHT),
+        (WANTED, NODE, Verdict.WRONG),
+        (WANTED, Loss.SILENCE, Verdict.LOST),
+        (SPARED, NODE, Verdict.RIGHT),
+        (SPARED, VIP, Verdict.WRONG),
+        (SPARED, Loss.REFUSED, Verdict.LOST),
+        (SILENT, Loss.SILENCE, Verdict.RIGHT),
+        (SILENT, NODE, Verdict.WRONG),
+        (NOBODYS, NODE, Verdict.WRONG),
+        (NOBODYS, Loss.SILENCE, Verdict.LOST),
+    ],
+)
+def test_what_is_right_depends_on_what_is_expected(
+    expected: Expectation, seen: Address | Loss, verdict: Verdict
+) -> None:
+    one = tally(seen, expected=expected)
+    assert verdict_of([one]) is verdict
+    assert (one.right, one.wrong, one.lost) == tuple(int(verdict is each) for each in Verdict)
+    assert sentence([one], whose).startswith(f"{verdict}: ")
+
+
+def test_a_wrong_source_is_told_before_lost_answers_and_both_before_what_is_right() -> None:
+    right, wrong, lost = tally(VIP, VIP, VIP), tally(VIP, NODE), tally(Loss.SILENCE, Loss.SILENCE, VIP)
+    assert sentence([right, lost, wrong], whose) == (
+        "wrong: 1 of 8 were seen as 192.168.0.240 (the node's) instead of 192.168.0.245, the VIP of sip/sip-client: "
+        "udp from 10.0.0.1 (sip-client-0) to 192.168.0.250:5060"
+    )
+    assert sentence([right, lost], whose) == (
+        "lost: 2 of 6 had no answer: udp from 10.0.0.1 (sip-client-0) to 192.168.0.250:5060: no answer"
+    )
+    assert sentence([right], whose) == "right: all 3 as expected: 192.168.0.245, the VIP of sip/sip-client"
+    assert counts([right, lost, wrong]) == "5 right, 1 wrong, 2 lost (192.168.0.240: 1)"
+
+
+def test_nothing_asked_is_nothing_right() -> None:
+    for none in ([], [tally()], [tally(VIP), tally()]):
+        assert verdict_of(none) is Verdict.LOST
+    assert sentence([tally()], whose) == "lost: ended before anything was answered"
+
+
+def test_news_are_changes_alone() -> None:
+    made = tally()
+    other = parse_address("192.0.2.1")
+    seen = (VIP, VIP, NODE, NODE, other, Loss.SILENCE, Loss.REFUSED, VIP, VIP, NODE)
+    assert [made.add(outcome(each)) for each in seen] == [
+        False, False, True, False, True, True, False, True, False, True,
+    ]  # fmt: skip
+    assert made.news(outcome(NODE), whose) == (
+        "wrong: seen as 192.168.0.240 (the node's): udp from 10.0.0.1 (sip-client-0) to 192.168.0.250:5060; "
+        "expected: 192.168.0.245, the VIP of sip/sip-client"
+    )
+    assert made.news(outcome(Loss.SILENCE), whose).startswith("lost: udp from 10.0.0.1 ")
+    made.add(outcome(Loss.SILENCE))
+    made.add(outcome(VIP))
+    assert made.news(outcome(VIP), whose).startswith("right again, after 2 that were not: udp from 10.0.0.1 ")
+
+
+def test_an_echo_that_tells_ever_other_sources_takes_no_memory() -> None:
+    made = tally(*(parse_address(f"10.9.{number // 256}.{number % 256}") for number in range(1000)))
+    assert made.wrong == 1000
+    assert len(made.seen) <= 64
+    assert sentence([made], whose).startswith("wrong: 1000 of 1000 were seen as 10.9.")
+
+
+def test_what_to_do_next_depends_on_what_was_wrong() -> None:
+    trace = "kvctl egress trace --from 10.0.0.1 --to 192.168.0.250:5060 --proto udp"
+    assert next_steps([tally(VIP)]) == []
+    assert next_steps([tally(NODE), tally(NODE)]) == [f"see by which rule: {trace}"]
+    assert next_steps([tally(Loss.REFUSED)]) == [
+        "nothing listens there: on that host, kvctl egress echo --port 5060"
+    ]
+    assert next_steps([tally(Loss.SILENCE)])[0].endswith(trace)
+
+
+def test_ipv6_ends_stand_in_brackets() -> None:
+    far = parse_address("2001:db8::1")
+    assert str(Asked(far, far, 5060, "tcp", NOBODYS)) == "tcp from 2001:db8::1 to [2001:db8::1]:5060"
