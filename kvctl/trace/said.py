@@ -24,6 +24,7 @@ from kvctl.policy.comments import (
 from kvctl.trace.walk import Step
 
 _COMING = "coming "
+_SEE_LIST = "kvctl egress list --cluster (or -f FILE) says why"
 _COMMENT = re.compile(r' ?-m comment --comment (?:"(?:[^"\\]|\\.)*"|[^ ]+)', re.DOTALL)
 
 
@@ -94,7 +95,7 @@ def why_spared(steps: Sequence[Step], *, has_rules: bool, source: object) -> Spa
         step for step in steps if (step.place.hook, step.place.table) == ("POSTROUTING", "nat") and step.taken
     ]
     if not has_rules:
-        return Spared("kvctl has no rules in the kernel")
+        return Spared(f"kvctl has no rules in the kernel: {_SEE_LIST}")
     entered = any(
         step.chain == "POSTROUTING"
         and step.rule is not None
@@ -125,7 +126,7 @@ def why_spared(steps: Sequence[Step], *, has_rules: bool, source: object) -> Spa
             found = Spared(f"{service} does not rewrite what is sent there", service, step)
         elif rule.target.verb is Verb.RETURN and rule.destination is not None:
             found = Spared(f"{service} denies {rule.destination}", service, step)
-    return found or Spared(f"no Service's rules name the pod {source}")
+    return found or Spared(f"no Service's rules name the pod {source}: {_SEE_LIST}")
 
 
 def what_is_rewritten(rules: Iterable[Rule]) -> str:

@@ -124,7 +124,15 @@ class TestWhatTheServiceAsksFor:
 
     def test_a_pod_of_no_service(self, same: Worker) -> None:
         told = said(same, source=WHO.peer)
-        assert told == f"{MASQUERADED}, because no Service's rules name the pod {WHO.peer}"
+        assert told.startswith(
+            f"{MASQUERADED}, because no Service's rules name the pod {WHO.peer}: kvctl egress"
+        )
+
+    def test_a_vip_that_is_on_another_node(self, same: Worker) -> None:
+        same.apply(service(vip="192.168.0.99"), lab_pod())
+        assert said(same).startswith(
+            f"{MASQUERADED}, because kvctl has no rules in the kernel: kvctl egress list"
+        )
 
     def test_silence_where_the_vip_is_not(self, same: Worker) -> None:
         drop = {"kvctl.io/without-vip": "drop"}
