@@ -32,11 +32,7 @@ def trace(question: Question) -> Judgement:
     Raises KvctlError: UsageError for ends that do not go together, NetfilterUnavailableError, NetlinkError.
     """
     source, destination = question.source, question.destination
-    if source.version != destination.version:
-        raise UsageError(
-            f"{source} and {destination} are not of one address family",
-            hint="give two IPv4 addresses, or two IPv6 addresses",
-        )
+    _check_ends(source, destination)
     notes: list[str] = []
     if question.in_interface is None:
         interface, notes = _interface_of(source)
@@ -56,6 +52,26 @@ def trace(question: Question) -> Judgement:
     return replace(
         judged, notes=tuple(notes), verdict=None, source=None, trouble="", unknown=(*judged.unknown, *unknown)
     )
+
+
+def _check_ends(source: Address, destination: Address) -> None:
+    if source.version != destination.version:
+        raise UsageError(
+            f"{source} and {destination} are not of one address family",
+            hint="give two IPv4 addresses, or two IPv6 addresses",
+        )
+    if destination.is_multicast:
+        raise UsageError(
+            f"{destination} is a multicast address, which is never rewritten to",
+            hint="give the address of one host",
+        )
+    # RFC 4291, 2.5.6: routers do not send on what is from or to such an address. In IPv4 Linux does.
+    for end in (source, destination):
+        if end.version == 6 and end.is_link_local:
+            raise UsageError(
+                f"{end} is a link-local address: nothing sends it on to another link",
+                hint="give the address that other hosts know",
+            )
 
 
 def _interface_of(source: Address) -> tuple[str, list[str]]:
