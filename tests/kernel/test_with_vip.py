@@ -88,6 +88,27 @@ def test_the_vip_comes_with_the_rules_and_goes_with_them(node: Node) -> None:
     assert node.ours() == {}
 
 
+def test_a_vip_of_the_nodes_own_network_is_placed_on_the_nodes_own_interface_and_led_by_no_mark(
+    node: Node,
+) -> None:
+    who, vips = STANDARD[Family.IPV4], ("172.16.0.245", "2001:db8::245")
+    node.write(service(annotations={"kube-vip.io/loadbalancerIPs": ",".join(vips)}, vips=()), pod())
+    done = node.apply("--with-vip")
+    assert done.status == 0, done.stderr
+    for (family, its), vip in zip(STANDARD.items(), vips, strict=True):
+        assert f"Note: {vip} is on eth0 now" in done.stderr
+        answer = probe(node.lab.pod, destination=its.outside_eth0, port=5060)
+        assert answer is not None
+        assert answer.source == vip, family
+    shown = node.lab.kvctl("egress", "show", "sip/sip-client", env={}).stdout
+    assert f"VIP:                {vips[0]} on eth0, placed by kvctl for good" in shown
+    assert "led to by the mark" not in shown
+    assert node.flush("--all").status == 0
+    answer = probe(node.lab.pod, destination=who.outside_eth0, port=5060)
+    assert answer is not None
+    assert answer.source == who.worker_eth0
+
+
 @pytest.mark.parametrize("backend", ["nft"])
 def test_the_outside_learns_of_it_though_it_knew_another(node: Node) -> None:
     who = STANDARD[Family.IPV4]
