@@ -29,7 +29,8 @@ _TABLES = ("raw", "mangle", "nat", "filter", "security")
 def trace(question: Question) -> Judgement:
     """What becomes of such a packet of a pod now.
 
-    Raises KvctlError: UsageError for ends that do not go together, NetfilterUnavailableError, NetlinkError.
+    Raises KvctlError: UsageError for ends that no forwarded packet has, InputError for a source that is no pod's,
+    NetfilterUnavailableError, NetlinkError.
     """
     source, destination = question.source, question.destination
     _check_ends(source, destination)
@@ -148,6 +149,9 @@ def _trouble(judged: Judgement) -> str:
     """What keeps answers from coming back to the pod, as far as this node is concerned."""
     if not judged.leaves or judged.source is None or judged.destination is None or judged.interface is None:
         return ""
+    fault = read_host().fault_of(judged.interface)
+    if fault is not None:
+        return fault
     source, pod = judged.source, judged.packet.source
     if source != pod and look_up(Sought(destination=source)).kind != "local":
         return f"no interface of this node has {source}: answers come back only if something else leads them here"

@@ -26,8 +26,6 @@ PASSING = frozenset(
         "TCPMSS",
         "TCPOPTSTRIP",
         "TEE",
-        "TTL",
-        "HL",
         "DSCP",
         "TOS",
         "ECN",
@@ -36,6 +34,9 @@ PASSING = frozenset(
 """Targets after which the walk goes on, and which change nothing that is followed here."""
 
 
+_LIVES_ON = {"TTL": ("--ttl-set", "--ttl-inc"), "HL": ("--hl-set", "--hl-inc")}
+# What comes with 1 is not forwarded (ip_forward in Linux).
+_LEAST_TO_LIVE = 2
 _ONLY_PORTS = re.compile(r":[0-9]+(-[0-9]+)?(/[0-9]+)?")
 
 
@@ -65,6 +66,8 @@ def changed(target: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet
             return _connection_mark(target, packet), False
         if name == "NOTRACK" or (name == "CT" and target.options == (("--notrack", ()),)):
             return _exempted(packet), False
+        if name in _LIVES_ON:
+            return _living(target, packet), False
         if name == "SNAT":
             return _new_source(packet, _fixed(target.option("--to-source"))), True
         if name == "MASQUERADE":
@@ -84,6 +87,13 @@ def _set(target: ForeignTarget, mark: int) -> int:
         raise Unknown("this way of marking is not known here")
     value, _, mask = text.partition("/")
     return mark & ~(int(mask, 0) if mask else 0xFFFFFFFF) & 0xFFFFFFFF ^ int(value, 0)
+
+
+def _living(target: ForeignTarget, packet: Packet) -> Packet:
+    to_set, to_add = _LIVES_ON[target.name]
+    if target.option(to_add) is None and int(target.option(to_set) or 0) < _LEAST_TO_LIVE:
+        raise Unknown("how many hops the packet may have left is not known")
+    return packet
 
 
 def _exempted(packet: Packet) -> Packet:

@@ -22,8 +22,8 @@ _STATES = (
 
 _ELSEWHERE = {Family.IPV4: "198.51.100.0/24", Family.IPV6: "2001:db8:99::/64"}
 _ICMP = {
-    Family.IPV4: ("icmp", "icmp", "--icmp-type 8"),
-    Family.IPV6: ("ipv6-icmp", "icmp6", "--icmpv6-type 128"),
+    Family.IPV4: ("icmp", "icmp", "--icmp-type 8", "TTL --ttl-set 65"),
+    Family.IPV6: ("ipv6-icmp", "icmp6", "--icmpv6-type 128", "HL --hl-set 65"),
 }
 _REFUSED = {Family.IPV4: "icmp-admin-prohibited", Family.IPV6: "icmp6-adm-prohibited"}
 
@@ -135,6 +135,7 @@ class Foreign:
                 "-j MARK --set-xmark 0x4000/0x0",
                 "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
                 "-j CONNMARK --set-xmark 0x1/0x3",
+                f"-j {self._icmp[3]}",
                 "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff",
             ]
         if table == "filter":

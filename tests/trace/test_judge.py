@@ -135,6 +135,15 @@ def test_what_is_not_tracked_leaves_as_it_is_whatever_nat_says(target: str) -> N
     assert told(RAW.format(target) + nat(SNAT), flows=(flow(),)).verdict is Verdict.UNCHANGED
 
 
+@pytest.mark.parametrize(
+    ("target", "judged"),
+    [("--ttl-set 65", True), ("--ttl-inc 1", True), ("--ttl-set 1", False), ("--ttl-dec 1", False)],
+)
+def test_what_may_leave_a_packet_no_hop_gives_no_verdict(target: str, *, judged: bool) -> None:
+    text = f"*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j TTL {target}\nCOMMIT\n"
+    assert (told(text).verdict is not None) is judged
+
+
 def test_another_conntrack_zone_gives_no_verdict() -> None:
     assert "what this target does is not known here" in sentence(told(RAW.format("CT --zone 1") + nat(SNAT)))
 

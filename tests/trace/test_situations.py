@@ -29,6 +29,7 @@ from kvctl.trace.story import sentence
 from tests.builders import objects, service
 from tests.conftest import MakeLab
 from tests.kernel.node import LAB_SETTINGS, VIPS, Worker, lab_pod
+from tests.waiting import until
 
 WHO = STANDARD[Family.IPV4]
 ASKED = f"udp from {WHO.pod} to {WHO.outside_eth1}:5060"
@@ -248,6 +249,11 @@ class TestTheWay:
             "them here"
         )
         assert seen(one) is None
+
+    def test_nothing_is_plugged_in(self, one: Worker) -> None:
+        one.lab["outside"].batch(["link set port1 down"])
+        until(lambda: "no carrier" in said(one))
+        assert said(one) == f"{OURS}; the interface eth1 has no carrier"
 
     def test_nothing_is_forwarded(self, one: Worker) -> None:
         one.lab["worker"].write_sysctls({"ipv4/ip_forward": "0"})
