@@ -14,7 +14,7 @@ from kvctl.cli.help import Command
 from kvctl.cli.items import flow_json, flow_text
 from kvctl.cli.output import Json, note, print_json, print_yaml, printable, wrapped
 from kvctl.cli.source import load
-from kvctl.errors import InputError, UsageError
+from kvctl.errors import ClusterError, InputError, UsageError
 from kvctl.model.net import Address, parse_address
 from kvctl.model.objects import Pod
 from kvctl.model.text import one_line, plural, quote
@@ -135,7 +135,12 @@ def _pod(name: str, *, filenames: Sequence[str], kubeconfig: str | None, context
     else:
         from kvctl.cluster.one_pod import read_pod
 
-        found = read_pod(namespace=namespace, name=its_name, kubeconfig=kubeconfig, context=context)
+        try:
+            found = read_pod(namespace=namespace, name=its_name, kubeconfig=kubeconfig, context=context)
+        except ClusterError as error:
+            hints = (error.hint, "give its address with --from, or manifests with -f FILE")
+            error.hint = ", or ".join(filter(None, hints))
+            raise
         there = [found] if found is not None else []
     living = [each for each in there if not each.finished]
     if not living:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote as quoted
-
 from kvctl.cluster import kinds, views
 from kvctl.cluster.connection import open_connection
 from kvctl.cluster.failures import RefusedError
+from kvctl.cluster.fields import is_label, is_subdomain
 from kvctl.cluster.leases import is_absence
 from kvctl.errors import ClusterError
 from kvctl.model.objects import Pod
@@ -20,8 +19,10 @@ def read_pod(
     `timeout`: seconds. Raises ClusterError if no cluster is configured or it does not answer, InputError for a Pod that
     makes no sense.
     """
+    if not (is_label(namespace) and is_subdomain(name)):
+        return None  # the API would not have it, and some names are paths (`..`)
     path, _, plural = kinds.POD.path.rpartition("/")
-    where = f"{path}/namespaces/{quoted(namespace, safe='')}/{plural}/{quoted(name, safe='')}"
+    where = f"{path}/namespaces/{namespace}/{plural}/{name}"
     connection = open_connection(kubeconfig=kubeconfig, context=context)
     try:
         raw = connection.get(where, timeout=timeout)

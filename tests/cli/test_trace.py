@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from kvctl.cli import main as cli
-from kvctl.errors import InputError, UsageError
+from kvctl.errors import ClusterError, InputError, UsageError
 from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.traffic import Connection
@@ -256,6 +256,10 @@ def test_the_cluster_is_asked_for_one_pod_and_lists_nothing(
         assert capsys.readouterr().out.startswith("udp from fd00:10::1 to [2001:db8:1::250]:5060: leaves by")
         with pytest.raises(InputError, match='the pod "sip/none" is not there'):
             trace(lab, *named, "sip/none", "--to", OUTSIDE)
+        server.forbid("pods")
+        with pytest.raises(ClusterError) as error:
+            trace(lab, *named, "sip/sip-client-0", "--to", OUTSIDE)
+        assert "give its address with --from" in (error.value.hint or "")
         assert {request.path for request in server.requests} == {
             "/api/v1/namespaces/sip/pods/sip-client-0",
             "/api/v1/namespaces/sip/pods/none",
