@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -42,7 +43,9 @@ class Asker:
         self._pipe, writes = os.pipe()
         self._text = b""
         # A signal between the fork and what the child does about it would make it go on as its parent.
-        with _signals_held():
+        with _signals_held(), warnings.catch_warnings():
+            # From 3.12 on Python warns of forks beside threads: the child goes on with what none of them could hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
             if self._pid == 0:
                 _be_child(space.descriptor, writes, job)

@@ -106,8 +106,8 @@ class Sender:
                     for protocol in self._job.protocols:
                         self._begin(protocol)
                     asked += 1
-                    # What was late is not made up for: never two at once.
-                    next_at = max(next_at + self._job.interval, now)
+                    # What was late is not made up for.
+                    next_at = now + self._job.interval
                 self._wait(next_at if more else None)
                 self._give_up()
         finally:

@@ -26,9 +26,9 @@ from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
 from kvctl.model.net import Family
-from tests.builders import service
+from tests.builders import networks, pod, service
 from tests.conftest import MakeLab
-from tests.kernel.node import VIPS, Worker, lab_pod
+from tests.kernel.node import SECOND_VIPS, VIPS, Worker, lab_pod
 from tests.waiting import until
 
 POD, OUTSIDE, VIP, NODE = "10.0.0.1", "192.168.0.250", "192.168.0.245", "192.168.0.240"
@@ -146,6 +146,49 @@ def test_the_node_is_right_where_the_service_does_not_rewrite(
     told = verify.document("--from", who.pod, "--to", target(family, 443), *QUICK, status=1)
     assert told["sentence"].startswith(f"wrong: 6 of 6 were seen as {who.vip} (the VIP of sip/sip-client): ")
     assert told["sentence"].endswith("expected: not the VIP: sip/sip-client does not rewrite this")
+
+
+def test_of_two_services_each_has_its_own_and_an_excluded_network_neither(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    family = worker.family_of_backend()
+    who, second = STANDARD[family], SECOND_VIPS[family is Family.IPV6]
+    worker.bind(*SECOND_VIPS)
+    both = (
+        service("sip/ports", vip=VIPS, ports="udp:5060", selector={"app": "a"}),
+        service("sip/all", vip=SECOND_VIPS, selector={"app": "a"}),
+        lab_pod(app="a"),
+    )
+    worker.apply(*both)
+    asked = ("--from", who.pod, "--to", target(family, 5060), *QUICK)
+    told = verify.document(*asked, status=0)
+    assert {each["protocol"]: each["expected"]["service"] for each in told["items"]} == {
+        "udp": "sip/ports",
+        "tcp": "sip/all",
+    }
+    assert {each["seen"][0]["source"] for each in told["items"]} == {who.vip, second}
+    told = verify.document(*asked, "--expect", second, status=1)
+    assert told["sentence"].startswith(
+        f"wrong: 3 of 6 were seen as {who.vip} (the VIP of sip/ports) instead of {second}: udp "
+    )
+    excluding = networks(
+        *(f"{each.outside_eth1}/{128 if ':' in each.vip else 32}" for each in STANDARD.values())
+    )
+    worker.told_to(exclude_cidrs=excluding).apply(*both)
+    told = verify.document(*asked, status=0)
+    assert {each["expected"]["kind"] for each in told["items"]} == {"not-vip"}
+    assert "which is never rewritten to" in told["why"][0]
+
+
+def test_pods_that_cannot_be_found_are_told_and_the_others_are_asked(
+    lab: Lab, worker: Worker, echo: Echo
+) -> None:
+    gone = pod("sip/sip-client-9", "10.0.0.99")
+    worker.apply(service(vip=VIPS), lab_pod(), gone)
+    done = lab.kvctl("egress", "verify", "sip/sip-client", "--to", target(Family.IPV4, 5060), *QUICK)
+    assert done.status == 4
+    assert done.stdout.startswith("right: all 6 as expected: ")
+    assert done.stderr.startswith("Error: no network namespace on this node has 10.0.0.99\n")
 
 
 def test_what_another_rule_takes_first_is_wrong_and_traced(
