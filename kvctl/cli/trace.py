@@ -28,6 +28,8 @@ from kvctl.trace.walk import Step
 _PORT = click.IntRange(1, 65535)
 _LONGEST = 10_000
 _ASSUMED = "tcp"
+_COLUMN = 22
+"""Where a rule begins beside its table and hook; what of it goes over several lines stays there."""
 
 
 @click.command(cls=Command)
@@ -118,8 +120,9 @@ def _print(judgement: Judgement, *, output: str) -> None:
         one_line(line, longest=_LONGEST)
         for line in _lines(judgement, wide=output == "wide")
     )
-    for line in (*wrapped(first), *rest):
-        click.echo(line)
+    parts = (part for line in rest for part in wrapped(line, indent=_COLUMN if line[4:5].strip() else 4))
+    for part in (*wrapped(first), *parts):
+        click.echo(part)
     for text in judgement.notes:
         note(printable(text))
 
@@ -207,8 +210,8 @@ def _lines(judgement: Judgement, *, wide: bool) -> list[str]:
         )
     for step in judgement.steps:
         place = f"{step.place.table} {step.place.hook}"
-        lines.append(f"    {place:<20}  {spelled(step, whole=wide)}")
-        lines.append(f"    {'':<20}    {why(step)}")
+        lines.append(f"    {place:<{_COLUMN}}{spelled(step, whole=wide)}")
+        lines.append(f"    {'':<{_COLUMN}}  {why(step)}")
     if judgement.flow is not None:
         lines += ["  its connection", f"    {flow_text(judgement.flow)}"]
     if judgement.others:

@@ -47,20 +47,23 @@ def test_the_first_line_is_the_answer_and_the_way_follows(
     assert "the port is not given" in capsys.readouterr().out.splitlines()[0]
 
 
-def test_the_first_line_fits_a_terminal_and_is_one_line_in_a_pipe(
+def test_lines_fit_a_terminal_and_are_whole_in_a_pipe(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("--from", POD, "--to", f"{OUTSIDE}:443", "--proto", "udp")
     assert trace(lab, *arguments) == 0
     whole = capsys.readouterr().out.splitlines()[0]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "80")
     assert trace(lab, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     first = lines[: next(at for at, line in enumerate(lines) if line.startswith("  the rules"))]
     assert len(first) > 1
-    assert max(map(len, first)) <= 60
+    assert max(map(len, first)) <= 80
     assert " ".join(line.strip() for line in first) == whole
+    assert max(map(len, lines)) <= 80
+    continued = [line for line in lines if line.startswith(" " * 26) and line[26] != " "]
+    assert [line.strip() for line in continued] == ["MASQUERADE"]
 
 
 def test_json_has_the_same_and_what_cannot_be_judged_is_status_1(
