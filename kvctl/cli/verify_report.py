@@ -42,7 +42,8 @@ class Report:
         verdict = str(verdict_of(tallies))
         head, *more = wrapped(one_line(first))
         click.echo("\n".join((coloured(verdict, _COLOURS[verdict]) + head.removeprefix(verdict), *more)))
-        print_table(_COLUMNS, [self._row(each) for each in tallies])
+        columns = (*_COLUMNS, *_WIDE) if self._output == "wide" else _COLUMNS
+        print_table(columns, [self._row(each)[: len(columns)] for each in tallies])
         for text in why:
             click.echo("\n".join(wrapped(one_line(text))))
         for text in next_steps(tallies):
@@ -53,8 +54,10 @@ class Report:
         asked, expected = tally.asked, tally.asked.expectation
         seen = ",".join(str(address) for address, _ in tally.seen.most_common()) or "-"
         wanted = str(expected.address) if expected.address is not None else _SHORT[expected.kind]
-        cells = [asked.pod or "-", str(asked.source), asked.protocol, wanted, seen]
-        return [printable(cell) for cell in (*cells, str(tally.right), str(tally.wrong), str(tally.lost))]
+        counts = map(str, (tally.right, tally.wrong, tally.lost))
+        losses = ",".join(f"{loss}: {count}" for loss, count in tally.losses.most_common()) or "-"
+        cells = (asked.pod or "-", str(asked.source), asked.protocol, wanted, seen, *counts)
+        return [printable(cell) for cell in (*cells, asked.target, losses, str(expected))]
 
     def _document(self, first: str, why: Sequence[str], tallies: Sequence[Tally]) -> Json:
         return {
@@ -112,6 +115,7 @@ _COLUMNS = (
     Column("WRONG", style=_bad, right=True),
     Column("LOST", style=_bad, right=True),
 )
+_WIDE = (Column("TO"), Column("LOSSES", breaks=True), Column("BECAUSE"))
 _SHORT = {Kind.NOT_VIP: "not the VIP", Kind.SILENCE: "silence", Kind.NOTHING: "a VIP"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -36,8 +37,15 @@ class Echo:
     ) -> None:
         self.heard: Counter[Heard] = Counter()
         wanted = tuple(dict.fromkeys(protocols))
-        with namespace.entered():
-            sockets = [each for port in sorted(set(ports)) for each in listen(port=port, protocols=wanted)]
+        sockets: list[socket.socket] = []
+        try:
+            with namespace.entered():
+                for port in sorted(set(ports)):
+                    sockets += listen(port=port, protocols=wanted)
+        except BaseException:
+            for each in sockets:
+                each.close()
+            raise
         self._server = Server(sockets, limits=_LIMITS, heard=self._count)
         self._thread = threading.Thread(
             target=self._server.serve, name=f"echo in {namespace.name}", daemon=True

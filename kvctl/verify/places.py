@@ -149,4 +149,4 @@ def among(pods: Sequence[NamedPod]) -> tuple[Sequence[NamedPod], str | None]:
     """So many of them as are asked from at once, and what to say of the others."""
     if len(pods) <= MOST_PODS:
         return pods, None
-    return pods[:MOST_PODS], f"{plural(len(pods) - MOST_PODS, 'pod')} of {len(pods)} are not asked from"
+    return pods[:MOST_PODS], f"only {MOST_PODS} of {plural(len(pods), 'pod')} are asked from"

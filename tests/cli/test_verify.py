@@ -121,6 +121,9 @@ def test_a_service_is_asked_from_each_of_its_pods_and_the_answer_comes_first(
         ["sip-client-1", "10.0.0.2", "tcp"],
     ]
     assert "because sip/sip-client rewrites only udp:5060" in rows[4]
+    wide = verify.text("sip/sip-client", "--to", target(Family.IPV4, 5060), *QUICK, "-o", "wide", status=0)
+    assert wide.splitlines()[1].split()[-3:] == ["TO", "LOSSES", "BECAUSE"]
+    assert wide.splitlines()[2].endswith(f" {OUTSIDE}:5060  -       {VIP}, the VIP of sip/sip-client")
     assert echo.sources(protocol="udp", port=5060) == {VIP}
     assert echo.sources(protocol="tcp", port=5060) == {NODE}
     with pytest.raises(InputError, match="sip/other has no egress rules on this node"):
