@@ -34,9 +34,11 @@ from tests.trace.wire import VETHS, Arrived, Wire, know_neighbours
 
 LONG = bool(os.environ.get("KVCTL_LONG"))
 RULE_SETS = 150 if LONG else 6
+OTHERS_ELSEWHERE = 5
 PACKETS_EACH = 20
 """Of new connections; those of the rule set before come on top."""
 _PATIENCE = 1.0
+_NOTHING = "".join(f"*{table}\nCOMMIT\n" for table in ("raw", "mangle", "filter", "nat"))
 _PORTS_OF_PODS = count(20_000)
 
 
@@ -55,21 +57,25 @@ def worker(lab: Lab) -> Iterator[Worker]:
         yield worker
 
 
-def restore(worker: Worker, family: Family, text: str, *, flush: bool) -> None:
-    program = "iptables" if family is Family.IPV4 else "ip6tables"
-    argv = [f"{program}-{worker.lab.topology.backend}-restore", *([] if flush else ["--noflush"])]
+def restore(worker: Worker, family: Family, text: str, *, flush: bool, backend: str | None = None) -> None:
+    argv = [program_of(worker, family, backend, "restore"), *([] if flush else ["--noflush"])]
     done = worker.lab["worker"].run(argv, stdin=text)
     assert done.status == 0, f"{done.stderr}\n{text}"
 
 
-def saved(worker: Worker, family: Family) -> str:
-    program = "iptables" if family is Family.IPV4 else "ip6tables"
-    text = worker.lab["worker"].run([f"{program}-{worker.lab.topology.backend}-save"]).stdout
+def saved(worker: Worker, family: Family, backend: str | None = None) -> str:
+    text = worker.lab["worker"].run([program_of(worker, family, backend, "save")]).stdout
     tables = {part.split("\n", 1)[0] for part in text.split("\n*")}
     # What is there only later would not be emptied.
     return text + "".join(
         f"*{name}\nCOMMIT\n" for name in ("raw", "mangle", "filter", "nat") if name not in tables
     )
+
+
+def program_of(worker: Worker, family: Family, backend: str | None, what: str) -> str:
+    """By default of the back end that has kvctl's rules."""
+    name = "iptables" if family is Family.IPV4 else "ip6tables"
+    return f"{name}-{backend or worker.lab.topology.backend}-{what}"
 
 
 class Sent(NamedTuple):
@@ -166,7 +172,9 @@ def contradicts(told: Judgement, arrived: Arrived | None) -> str | None:
 
 def test_the_verdict_is_what_becomes_of_the_packet(worker: Worker, family: Family) -> None:
     spare = SECOND_VIPS[0 if family is Family.IPV4 else 1]
-    before = saved(worker, family)
+    own = worker.lab.topology.backend
+    other = "legacy" if own == "nft" else "nft"
+    before = {own: saved(worker, family), other: _NOTHING}
     with Wire(worker.lab) as wire:
         comparison = Comparison(worker, wire, family)
         for seed in range(RULE_SETS):
@@ -174,9 +182,13 @@ def test_the_verdict_is_what_becomes_of_the_packet(worker: Worker, family: Famil
             program(worker, chance)
             lines = Foreign(chance, family, spare=spare, unknowns=seed % 3 == 0).lines()
             text = "".join("\n".join((f"*{table}", *its, "COMMIT", "")) for table, its in lines.items())
-            restore(worker, family, text, flush=False)
-            comparison.compare(chance, f"seed {seed}\n{saved(worker, family)}")
-            restore(worker, family, before, flush=True)
+            # Now and then the others use the other back end.
+            backend = other if seed % 6 == OTHERS_ELSEWHERE else own
+            restore(worker, family, text, flush=False, backend=backend)
+            rules = "".join(saved(worker, family, each) for each in dict.fromkeys((own, backend)))
+            comparison.compare(chance, f"seed {seed}\n{rules}")
+            for each in dict.fromkeys((own, backend)):
+                restore(worker, family, before[each], flush=True, backend=each)
         comparison.end()
     counted, later = comparison.counted, comparison.later
     print(dict(counted), dict(later))
