@@ -87,21 +87,9 @@ class _Judge:
         """What one way ends as."""
         way, route = passed
         packet = way.packet
-        if way.end is End.UNKNOWN:
-            return Judgement(
-                self._packet, steps=way.steps, unknown=(f"{named(way.steps[-1])}: {way.reason}",)
-            )
-        if packet.sources:
-            among = ", ".join(map(str, packet.sources))
-            text = f"{named(way.steps[-1])}: the kernel chooses one of {among}"
-            return Judgement(self._packet, steps=way.steps, unknown=(text,))
-        if route is not None and (route.several or route.kind not in ("unicast", "local", "refused")):
-            what = "has several next hops" if route.several else f"is of type {route.kind}"
-            text = f"the route to {packet.destination} {what}"
-            return Judgement(self._packet, steps=way.steps, unknown=(text,))
-        elsewhere = self._masqueraded_elsewhere(packet) if self._flow is not None else None
-        if elsewhere is not None:
-            return Judgement(self._packet, steps=way.steps, unknown=(elsewhere,))
+        unknown = self._why_unknown(passed)
+        if unknown is not None:
+            return Judgement(self._packet, steps=way.steps, unknown=(unknown,))
         decision = self._decide(passed)
         leaves = decision.verdict in (Verdict.REWRITTEN, Verdict.TRANSLATED, Verdict.UNCHANGED)
         step = decision.step
@@ -118,6 +106,19 @@ class _Judge:
             reason=decision.reason,
             steps=way.steps,
         )
+
+    def _why_unknown(self, passed: Passed) -> str | None:
+        way, route = passed
+        packet = way.packet
+        if way.end is End.UNKNOWN:
+            return f"{named(way.steps[-1])}: {way.reason}"
+        if packet.sources:
+            among = ", ".join(map(str, packet.sources))
+            return f"{named(way.steps[-1])}: the kernel chooses one of {among}"
+        if route is not None and (route.several or route.kind not in ("unicast", "local", "refused")):
+            what = "has several next hops" if route.several else f"is of type {route.kind}"
+            return f"the route to {packet.destination} {what}"
+        return self._masqueraded_elsewhere(packet) if self._flow is not None else None
 
     def _masqueraded_elsewhere(self, packet: Packet) -> str | None:
         """Why it may be dropped: MASQUERADE binds a connection to its interface (nf_nat_oif_changed in Linux)."""

@@ -56,7 +56,7 @@ def said(
         destination_port=port,
     )
     with worker.lab["worker"].entered():
-        _, _, told = sentence(trace(asked)).partition(f"{to}:{port}: ")
+        _, _, told = sentence(trace(asked)).partition(f"{f'[{to}]' if ':' in to else to}:{port}: ")
     return told
 
 
@@ -102,6 +102,9 @@ def same(lasting: Worker) -> Worker:
 def test_of_a_node_that_works_the_first_line_says_no_more_than_that(worker: Worker) -> None:
     assert said(worker) == OURS
     assert seen(worker) == WHO.vip
+    other = STANDARD[Family.IPV6]
+    told = said(worker, source=other.pod, to=other.outside_eth1)
+    assert told == f"leaves by eth1 with {other.vip}, the VIP of sip/sip-client"
 
 
 class TestWhatTheServiceAsksFor:
@@ -260,6 +263,12 @@ class TestTheWay:
         assert said(one) == (
             "goes nowhere: net.ipv4.conf.veth0.forwarding is 0, which net.ipv4.ip_forward sets for all interfaces"
         )
+
+    def test_no_ipv6_is_forwarded(self, one: Worker) -> None:
+        who = STANDARD[Family.IPV6]
+        one.lab["worker"].write_sysctls({"ipv6/conf/all/forwarding": "0"})
+        told = said(one, source=who.pod, to=who.outside_eth1)
+        assert told == "goes nowhere: net.ipv6.conf.all.forwarding is 0"
 
     def test_answers_are_not_forwarded(self, one: Worker) -> None:
         one.lab["worker"].write_sysctls({"ipv4/conf/eth1/forwarding": "0"})
