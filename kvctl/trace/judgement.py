@@ -50,7 +50,7 @@ class Judgement:
     """Where no source port is given: the connections of the pod to the same destination that are there already."""
     notes: tuple[str, ...] = ()
     trouble: str = ""
-    """What keeps answers to it from coming back."""
+    """What keeps it from leaving all the same, or answers to it from coming back."""
     unknown: tuple[str, ...] = ()
     """Rules and matches that cannot be judged, each with the reason."""
 

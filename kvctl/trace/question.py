@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from kvctl.errors import InputError, KvctlError, UsageError
 from kvctl.model.net import Address, family_of, host_network
@@ -20,6 +21,7 @@ from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import Packet, Question, first_packet
 
 _IPVS = "kube-ipvs0"
+_CONNTRACK = Path("/proc/sys/net/netfilter")
 _OPAQUE = ("raw", "mangle", "nat")
 _HOOKS = ("prerouting", "forward", "postrouting", "ingress", "egress")
 _FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
@@ -146,10 +148,10 @@ def _override(reading: Reading, packet: Packet, judged: Judgement) -> str | None
 
 
 def _trouble(judged: Judgement) -> str:
-    """What keeps answers from coming back to the pod, as far as this node is concerned."""
+    """What keeps it from leaving all the same, or answers from coming back, as far as this node is concerned."""
     if not judged.leaves or judged.source is None or judged.destination is None or judged.interface is None:
         return ""
-    fault = read_host().fault_of(judged.interface)
+    fault = read_host().fault_of(judged.interface) or _no_room(judged)
     if fault is not None:
         return fault
     source, pod = judged.source, judged.packet.source
@@ -158,6 +160,22 @@ def _trouble(judged: Judgement) -> str:
     # What was translated is the pod's again before it is routed.
     back = look_up(Sought(destination=pod, source=judged.destination, iif=judged.interface))
     return f"answers do not come back: {back.reason}" if back.kind == "refused" else ""
+
+
+def _no_room(judged: Judgement) -> str | None:
+    """That conntrack's table is full: what needs a new entry is dropped unless an old one can go."""
+    exempt = judged.decided is not None and judged.decided.place.table == "raw"
+    if judged.flow is not None or exempt:
+        return None
+    try:
+        count, most = (
+            int((_CONNTRACK / f"nf_conntrack_{name}").read_text(encoding="ascii"))
+            for name in ("count", "max")
+        )
+    except (OSError, ValueError):
+        return None
+    full = 0 < most <= count
+    return f"the table of connections is full ({count} of {most}): new ones are dropped" if full else None
 
 
 def _taken_by_ipvs(judged: Judgement) -> str | None:

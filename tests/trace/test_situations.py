@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from kvctl.reconcile.look import look
 from kvctl.reconcile.run import apply
 from kvctl.reconcile.target import Scope
 from kvctl.reconcile.wish import Wish
+from kvctl.trace import question
 from kvctl.trace.packet import Question
 from kvctl.trace.question import trace
 from kvctl.trace.story import sentence
@@ -242,6 +244,17 @@ class TestConnections:
                 "rules that rewrite are not asked again"
             )
             assert said(one) == f"{OURS}; 1 connection that is there already goes on with {WHO.worker_eth1}"
+
+    def test_no_room_for_new_ones(
+        self, same: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The limit is one for all namespaces of a host: it is not a test's to set.
+        (tmp_path / "nf_conntrack_count").write_text("100\n")
+        (tmp_path / "nf_conntrack_max").write_text("100\n")
+        monkeypatch.setattr(question, "_CONNTRACK", tmp_path)
+        assert said(same) == f"{OURS}; the table of connections is full (100 of 100): new ones are dropped"
+        (tmp_path / "nf_conntrack_max").write_text("101\n")
+        assert said(same) == OURS
 
 
 class TestTheWay:
