@@ -15,10 +15,10 @@ from kvctl.cli.items import count_by_status, explain, print_items, report_look
 from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.cli.placing import Placed, place, take_leftover, tell_leftover
+from kvctl.cli.progress import patient_lock
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import plural
-from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.routing import read_routing
 from kvctl.reconcile.changed import action_on, changed_items
@@ -76,7 +76,7 @@ def command(
         status = difference.report()
         note("dry run: nothing was changed")
         return status
-    with namespace_lock(timeout=lock_timeout):
+    with patient_lock(timeout=lock_timeout):
         # Under the lock as well: who flushes at this moment takes the VIP away with the rules, or neither.
         placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
         wanted = read_wanted(objects, settings=settings, scope=scope)

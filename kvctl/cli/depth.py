@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from kvctl.cli.items import flow_json, flow_text, holder_json, item_json, status_style
+from kvctl.cli.items import VIP_COLOUR, ends_text, flow_json, holder_json, item_json, seen_end, status_style
 from kvctl.cli.output import Json, amount, coloured, printable, wrapped
 from kvctl.model.flows import Flow
 from kvctl.model.text import plural
@@ -24,9 +24,10 @@ _MOST = 20
 _LEFT = 20
 """Columns of the titles."""
 _MOST_TARGETS = 3
+_COUNTED = "packets and bytes; in nat the first packet of each connection"
+_BOTH_WAYS = "packets and bytes, both ways"
 _COUNTING = "netfilter/nf_conntrack_acct"
 _UNCOUNTED = f"not counted, because the sysctl net/{_COUNTING} is 0"
-_WITH_PORTS = ("tcp", "udp", "sctp")
 
 
 def worst_first(details: Iterable[Detail]) -> list[Detail]:
@@ -34,38 +35,48 @@ def worst_first(details: Iterable[Detail]) -> list[Detail]:
     return sorted(details, key=lambda each: min((p.weight for p in each.problems), default=100))
 
 
+class _Line(NamedTuple):
+    """A line, and the word in it that has a colour."""
+
+    text: str
+    word: str = ""
+    colour: str | None = None
+    indent: int = 4
+    """Of what goes over to the next line."""
+
+    def parts(self) -> Iterator[str]:
+        """As the terminal gets it."""
+        for part in wrapped(printable(self.text).replace("\n", "\\n"), indent=self.indent):
+            yield part.replace(self.word, coloured(self.word, self.colour), 1) if self.word else part
+
+
 def lines(each: Detail, around: Around, told: Told | None, *, wide: bool) -> Iterator[str]:
     """What a person reads; `told`: the Events about the Service, where a cluster was named."""
-    for text in _texts(each, around, told, wide=wide):
-        yield from wrapped(text, indent=_LEFT + 2 if _is_fact(text) else 4)
+    for line in _lines(each, around, told, wide=wide):
+        yield from line.parts()
 
 
-def _is_fact(text: str) -> bool:
-    return len(text) > _LEFT + 2 and text.startswith("  ") and text[2] not in " !*" and text[_LEFT + 1] == " "
-
-
-def _texts(each: Detail, around: Around, told: Told | None, *, wide: bool) -> Iterator[str]:
+def _lines(each: Detail, around: Around, told: Told | None, *, wide: bool) -> Iterator[_Line]:
     item = each.item
-    worst, *others = [*each.sentences, *notes(each), ""]
-    problems = len(each.sentences)
-    yield _headline(item, worst)
-    for at, text in enumerate(others[:-1], start=1):
-        yield printable(f"  {'!' if at < problems else '*'} {text}")
+    problems, its_notes = each.sentences, notes(each)
+    yield _headline(item, next(iter((*problems, *its_notes)), ""))
+    yield from (_Line(f"  ! {text}", "!", "red") for text in problems[1:])
+    yield from (_Line(f"  * {text}", "*", "yellow") for text in its_notes[0 if problems else 1 :])
     for title, value in _facts(each, around):
-        yield printable(f"  {title + ':':<{_LEFT}}{value}")
+        vip = str(item.vip) if title == "VIP" else ""
+        yield _Line(f"  {title + ':':<{_LEFT}}{value}", vip, VIP_COLOUR, indent=_LEFT)
     yield from _pods(item, wide=wide)
     yield from _rules(each.rows, wide=wide)
     yield from _flows(each, wide=wide)
     if told is not None:
-        yield from map(printable, told.lines(item.ref))
+        yield from map(_Line, told.lines(item.ref))
 
 
-def _headline(item: Item, worst: str) -> str:
+def _headline(item: Item, worst: str) -> _Line:
     name = "/".join(filter(None, (item.namespace, item.service))) or "rules without a Service"
     family = f" {item.family}" if item.family else ""
-    why = f": {worst}" if worst else ""
-    status = coloured(item.status, status_style(item.status))
-    return f"{name}{family}: {status}{printable(why)}"
+    status = f": {item.status}"
+    return _Line(f"{name}{family}{status}{f': {worst}' if worst else ''}", status, status_style(item.status))
 
 
 def _facts(each: Detail, around: Around) -> list[tuple[str, str]]:
@@ -82,21 +93,21 @@ def _facts(each: Detail, around: Around) -> list[tuple[str, str]]:
     ]
 
 
-def _pods(item: Item, *, wide: bool) -> Iterator[str]:
-    yield f"  {plural(len(item.pods), 'pod')}"
+def _pods(item: Item, *, wide: bool) -> Iterator[_Line]:
+    yield _Line(f"  {plural(len(item.pods), 'pod')}")
     shown = item.pods if wide else item.pods[:_MOST]
     for pod in shown:
         where = f" on {pod.node}" if pod.node else ""
-        yield printable(f"    {pod.address}  {pod.name or pod.label}{where}")
+        yield _Line(f"    {pod.address}  {pod.name or pod.label}{where}")
     yield from _more(len(item.pods) - len(shown))
 
 
-def _rules(rows: Sequence[Row], *, wide: bool) -> Iterator[str]:
+def _rules(rows: Sequence[Row], *, wide: bool) -> Iterator[_Line]:
     if not rows:
         return
     wrong = sum(row.standing is not Standing.THERE for row in rows)
     as_wanted = "all as wanted" if not wrong else f"{wrong} not as wanted"
-    yield f"  {plural(len(rows), 'rule')}, {as_wanted} (packets and bytes; in nat the first packet of each connection)"
+    yield _Line(f"  {plural(len(rows), 'rule')}, {as_wanted} ({_COUNTED})")
     left = len(rows) if wide else _MOST
     hidden = 0
     for row in rows:
@@ -109,45 +120,48 @@ def _rules(rows: Sequence[Row], *, wide: bool) -> Iterator[str]:
     yield from _more(hidden)
 
 
-def _rule(row: Row, *, wide: bool) -> str:
-    packets = "-" if row.packets is None else amount(row.packets)
-    octets = "-" if row.octets is None else amount(row.octets)
+def _rule(row: Row, *, wide: bool) -> _Line:
+    counts = _counts(row.packets, row.octets)
     text = row.text if wide else short(row.text)
     colour = None if row.standing is Standing.THERE else "red"
-    standing = coloured(f"{row.standing:<11}", colour)
-    return f"    {standing}  {packets:>6} {octets:>6}  {printable(f'{row.chain}  {text}')}"
+    return _Line(f"    {row.standing:<11} {counts} {row.chain}  {text}", row.standing, colour)
 
 
-def _flows(each: Detail, *, wide: bool) -> Iterator[str]:
+def _counts(packets: int | None, octets: int | None) -> str:
+    """Two columns."""
+    return " ".join(f"{'-' if each is None else amount(each):>5}" for each in (packets, octets))
+
+
+def _flows(each: Detail, *, wide: bool) -> Iterator[_Line]:
     flows = sorted(each.item.flows or (), key=lambda flow: flow not in each.wrong)
     counts = ((len(each.wrong), "begun before the rules"), (len(each.unlisted), "left alone"))
     said = "".join(f", {count} of them {what}" for count, what in counts if count)
-    yield f"  {plural(len(flows), 'live connection')}{said}"
-    if flows and not any(flow.sent for flow in flows):
+    counted = any(flow.sent for flow in flows)
+    yield _Line(f"  {plural(len(flows), 'live connection')}{said}{f' ({_BOTH_WAYS})' if counted else ''}")
+    if flows and not counted:
         why = _UNCOUNTED if read_setting(_COUNTING) == 0 else "not counted: they are older than the counting"
-        yield f"    packets and bytes: - ({why})"
+        yield _Line(f"    packets and bytes: - ({why})")
     shown = flows if wide else flows[:_MOST]
-    for flow in shown:
-        yield f"    {flow_text(flow)}{_volumes(flow)}{_remark(each, flow)}"
+    yield from (_flow(each, flow, counted=counted) for flow in shown)
     yield from _more(len(flows) - len(shown))
 
 
-def _remark(each: Detail, flow: Flow) -> str:
+def _flow(each: Detail, flow: Flow, *, counted: bool) -> _Line:
+    volumes = [volume for volume in (flow.sent, flow.received) if volume is not None]
+    packets, octets = sum(volume.packets for volume in volumes), sum(volume.octets for volume in volumes)
+    counts = _counts(*((packets, octets) if volumes else (None, None))) + " " if counted else ""
+    seen, state = f"seen as {seen_end(flow)}", f" {flow.state}" if flow.state else ""
+    remark, colour = "", "green" if flow.reply.destination == each.item.vip else None
     if flow in each.wrong:
-        return coloured(" (begun before the rules)", "red")
-    return " (left alone)" if flow in each.unlisted else ""
+        remark, colour = " (begun before the rules)", "red"
+    elif flow in each.unlisted:
+        remark = " (left alone)"
+    return _Line(f"    {counts}{ends_text(flow)} {seen}{state}{remark}", seen, colour)
 
 
-def _volumes(flow: Flow) -> str:
-    if flow.sent is None or flow.received is None:
-        return ""
-    sent, received = (f"{amount(v.packets)} packets {amount(v.octets)} B" for v in (flow.sent, flow.received))
-    return f", {sent} out, {received} back"
-
-
-def _more(count: int) -> Iterator[str]:
+def _more(count: int) -> Iterator[_Line]:
     if count > 0:
-        yield f"    and {count} more: -o wide shows all"
+        yield _Line(f"    and {count} more: -o wide shows all")
 
 
 def notes(each: Detail) -> list[str]:

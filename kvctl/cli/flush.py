@@ -13,8 +13,8 @@ from kvctl.cli.help import Command
 from kvctl.cli.items import IDENTITY, identity, print_items, report_look
 from kvctl.cli.output import Column, error_message, note, print_table
 from kvctl.cli.placing import Placed, take_down, tell_leftover
+from kvctl.cli.progress import patient_lock
 from kvctl.errors import UsageError
-from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
 from kvctl.reconcile.leading import sweep
@@ -60,7 +60,7 @@ def command(
     if not force:
         refuse_beside_agent()
     host = read_host()
-    with namespace_lock(timeout=lock_timeout):
+    with patient_lock(timeout=lock_timeout):
         found = look(told=told)
         flushed = flush(found, refs, host=host, drop_connections=not keep)
         errors = sweep(space) if not _marks_remain(found) else []

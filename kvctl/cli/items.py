@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+VIP_COLOUR = "cyan"
+"""Of the address that others see."""
+
 _GOOD = (Status.APPLIED, Status.WANTED)
 _BAD = (Status.MISSING, Status.DRIFTED, Status.OVERRIDDEN)
 
@@ -175,7 +178,11 @@ def _width(items: Sequence[Item], *, leases: bool, ways: WaysOut | None) -> _Col
     return columns
 
 
-IDENTITY = (Column("SERVICE"), Column("FAMILY"), Column("VIP"))
+IDENTITY = (
+    Column("SERVICE"),
+    Column("FAMILY"),
+    Column("VIP", lambda text: None if text == "-" else VIP_COLOUR),
+)
 """The columns that say which item this is."""
 
 
@@ -222,13 +229,25 @@ def explain(items: Sequence[Item]) -> None:
 
 def flow_text(flow: Flow) -> str:
     """One connection on a line."""
-    source, seen = flow.original, flow.reply
+    seen = flow.reply
     state = f" {flow.state}" if flow.state else ""
+    return f"{ends_text(flow)} seen as {_end(seen.destination, seen.destination_port)}{state}"
+
+
+def ends_text(flow: Flow) -> str:
+    """Protocol and ends of a connection, as the pod sees them."""
+    sent = flow.original
     return (
-        f"{flow.protocol} {_end(source.source, source.source_port)} -> "
-        f"{_end(source.destination, source.destination_port)} seen as "
-        f"{_end(seen.destination, seen.destination_port)}{state}"
+        f"{flow.protocol} {_end(sent.source, sent.source_port)} -> "
+        f"{_end(sent.destination, sent.destination_port)}"
     )
+
+
+def seen_end(flow: Flow) -> str:
+    """As whom the other end sees the pod; the port only where it is another than the pod's."""
+    seen = flow.reply
+    same = seen.destination_port == flow.original.source_port
+    return _end(seen.destination, 0 if same else seen.destination_port)
 
 
 def _end(address: Address, port: int) -> str:

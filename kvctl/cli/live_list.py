@@ -13,12 +13,9 @@ from kvctl.cli.items import IDENTITY, identity, status_style
 from kvctl.cli.output import (
     Column,
     amount,
-    boxed,
     is_plain,
     plain_lines,
     printable,
-    terminal,
-    widths_of,
     wrapped,
 )
 from kvctl.errors import KvctlError
@@ -28,6 +25,8 @@ from kvctl.node.sysctls import read_setting
 from kvctl.reconcile.rates import Rate, Sight, rates, sight, subject_of
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from kvctl.cli.list import Listing
     from kvctl.model.flows import Flow
     from kvctl.reconcile.look import Look
@@ -143,25 +142,35 @@ def _screen() -> Iterator[Callable[[Sequence[str], _Columns], None]]:
     from rich.live import Live
     from rich.text import Text
 
+    from kvctl.cli.tables import laid_out, terminal
+
     console = terminal()
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(
+        console=console,
+        auto_refresh=False,
+        vertical_overflow="crop",
+        # Its stand-ins for the streams do not know that they are a terminal.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as live:
 
         def show(head: Sequence[str], columns: _Columns) -> None:
-            lines = [part for line in head for part in wrapped(line)]
+            said = [part for line in head for part in wrapped(line)]
             titles, rows = _turned(columns)
-            rows, hidden = _fitting(rows, console.height - len(lines) - 5)
-            if hidden:
-                lines.append(f"{hidden} more do not fit this terminal: those that are as wanted and do least")
             if any(">" in cell for row in rows for cell in row):
-                lines.append(_AT_LEAST)
-            widths = widths_of(titles, rows)
-            table = boxed(titles, rows, widths, width=console.width)
-            below = (
-                table
-                if table is not None
-                else Text("\n".join(plain_lines(titles, rows, widths)), no_wrap=True)
-            )
-            live.update(Group(Text("\n".join(lines)), below), refresh=True)
+                said.append(_AT_LEAST)
+            kept, table = rows, laid_out(titles, rows, width=console.width)
+            # The last line of a terminal stays free: a full one would scroll.
+            while len(kept) > 1 and (over := _height(table) + len(said) + 2 - console.height) > 0:
+                each = max(1, _height(table) // len(kept))
+                kept = _fitting(kept, len(kept) - max(1, over // each))
+                table = laid_out(titles, kept, width=console.width)
+            if len(kept) < len(rows):
+                said.append(f"{len(rows) - len(kept)} rows do not fit here: those as wanted with nothing new")
+            live.update(Group(Text("\n".join(said)), table), refresh=True)
+
+        def _height(table: RenderableType) -> int:
+            return len(console.render_lines(table, pad=False))
 
         yield show
 
@@ -173,21 +182,18 @@ def _turned(columns: _Columns) -> tuple[list[Column], list[list[str]]]:
     ]
 
 
-def _fitting(rows: list[list[str]], most: int) -> tuple[list[list[str]], int]:
-    """The rows that fit, in their order, and how many do not: first go those with nothing to see."""
-    most = max(most, 1)
-    if len(rows) <= most:
-        return rows, 0
+def _fitting(rows: list[list[str]], most: int) -> list[list[str]]:
+    """So many rows, in their order: first go those with nothing to see."""
     status, new = len(IDENTITY) + 1, len(IDENTITY) + 3
     idle = ("-", "0", "0.0")
     ranked = sorted(range(len(rows)), key=lambda at: (rows[at][status] in _GOOD, rows[at][new] in idle))
-    kept = set(ranked[:most])
-    return [row for at, row in enumerate(rows) if at in kept], len(rows) - most
+    kept = set(ranked[: max(most, 1)])
+    return [row for at, row in enumerate(rows) if at in kept]
 
 
 def _print_block(head: Sequence[str], columns: _Columns) -> None:
     titles, rows = _turned(columns)
     lines = [f"# {line}" for line in head]
     if rows:
-        lines += plain_lines(titles, rows, widths_of(titles, rows))
+        lines += plain_lines(titles, rows)
     click.echo("\n".join([*lines, ""]))

@@ -7,15 +7,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TextIO
 
 import click
 
 from kvctl.errors import InputError, KvctlError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as RichTable
 
 FORMATS = ("table", "wide", "json", "yaml")
 
@@ -24,19 +20,26 @@ Json = Mapping[str, object]
 
 def note(text: str) -> None:
     """Something to know that is no error."""
-    click.echo(f"Note: {text}", err=True)
+    _say(f"Note: {text}")
 
 
 def warning(text: str) -> None:
     """Something that may hurt."""
-    click.echo(f"Warning: {text}", err=True)
+    _say(f"Warning: {text}")
 
 
 def error_message(error: KvctlError) -> None:
     """An error and its hint."""
-    click.echo(f"Error: {printable(error.message)}", err=True)
+    _say(f"Error: {printable(error.message)}")
     if error.hint:
-        click.echo(f"Hint: {printable(error.hint)}", err=True)
+        _say(f"Hint: {printable(error.hint)}")
+
+
+def _say(text: str) -> None:
+    """A message, which a terminal breaks between words; several lines stay several."""
+    for line in text.split("\n"):
+        for part in wrapped(line, stream=sys.stderr):
+            click.echo(part, err=True)
 
 
 def input_errors(errors: Iterable[InputError]) -> None:
@@ -73,16 +76,17 @@ def is_ascii_only() -> bool:
     return encoding not in ("utf8", "utf16") or "utf8" not in told
 
 
-def wrapped(text: str, *, indent: int = 4) -> list[str]:
+def wrapped(text: str, *, indent: int = 4, stream: TextIO | None = None) -> list[str]:
     """The text in lines that fit the terminal, broken at spaces; those after the first are indented by `indent` more.
 
-    Where there is no terminal it is one line, so that it can be searched for.
+    Where `stream` (standard output) is no terminal it is one line, so that it can be searched for.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    is_terminal = (sys.stdout if stream is None else stream).isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else sys.maxsize
     if len(text) <= width:
         return [text]
     start = text[: len(text) - len(text.lstrip(" "))]
-    deeper = " " * min(len(start) + indent, width // 2)
+    deeper = " " * min(len(start) + indent, width // 3)
     return textwrap.wrap(
         text.lstrip(" "),
         max(width, 20),
@@ -118,12 +122,15 @@ class Column(NamedTuple):
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Boxes and colours on a terminal that is wide enough, else plain columns that awk can read."""
-    widths = widths_of(columns, rows)
-    if not is_plain() and _print_rich(columns, rows, widths):
+    """Laid out for the terminal, in its colours; where there is none plain columns that awk can read."""
+    if is_plain():
+        for line in plain_lines(columns, rows):
+            click.echo(line)
         return
-    for line in plain_lines(columns, rows, widths):
-        click.echo(line)
+    from kvctl.cli.tables import laid_out, terminal
+
+    console = terminal()
+    console.print(laid_out(columns, rows, width=console.width))
 
 
 def widths_of(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
@@ -131,10 +138,9 @@ def widths_of(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[
     return [max(map(len, cells)) for cells in zip(*([c.title for c in columns], *rows), strict=True)]
 
 
-def plain_lines(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]
-) -> Iterator[str]:
+def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A line a row, in columns that awk can read."""
+    widths = widths_of(columns, rows)
     for row in ([column.title for column in columns], *rows):
         cells = [
             cell.rjust(width) if column.right else cell.ljust(width)
@@ -143,72 +149,12 @@ def plain_lines(
         yield "  ".join(cells).rstrip()
 
 
-def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> bool:
-    """False, with nothing printed, where the terminal is so narrow that words would break."""
-    console = terminal()
-    table = boxed(columns, rows, widths, width=console.width)
-    if table is None:
-        return False
-    console.print(table)
-    return True
-
-
-def terminal() -> Console:
-    """Standard output, as the terminal it is."""
-    from rich.console import Console
-
-    return Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
-
-
-def boxed(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int], *, width: int
-) -> RichTable | None:
-    """The table with colours and a line under its titles; None: words would break in `width` columns."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    gaps = 2 * (len(columns) - 1)
-    if sum(widths) + gaps > width:
-        widths = _narrowed(columns, rows, widths)
-        if sum(widths) + gaps > width:
-            return None
-        rows = [
-            [cell.replace(",", ",\n") if c.breaks else cell for cell, c in zip(row, columns, strict=True)]
-            for row in rows
-        ]
-    table = Table(
-        box=box.ASCII2 if is_ascii_only() else box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        header_style="" if os.environ.get("NO_COLOR") else "bold",
-    )
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=not column.breaks)
-    for row in rows:
-        cells = zip(row, columns, strict=True)
-        table.add_row(*(Text(cell, style=column.style(cell) or "") for cell, column in cells))
-    return table
-
-
-def _narrowed(columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> list[int]:
-    """The least widths, with lists over several lines."""
-    titles = [column.title for column in columns]
-    return [
-        max(len(part) for row in (*rows, titles) for part in row[at].split(",")) + 1
-        if column.breaks
-        else widths[at]
-        for at, column in enumerate(columns)
-    ]
-
-
 def amount(count: float) -> str:
-    """`0.5`, `9999`, `10.0k`, `1.2M`: six characters at most."""
+    """`0.5`, `9999`, `10k`, `1.2M`: five characters at most."""
     if count < 10_000:
-        return str(count) if isinstance(count, int) else f"{count:.1f}" if count < 1000 else f"{count:.0f}"
+        return str(count) if isinstance(count, int) else f"{count:.1f}" if count < 100 else f"{count:.0f}"
     value, units = float(count), iter("kMGTPE")
     unit = ""
-    while value >= 1000:
+    while value >= 999.5:
         value, unit = value / 1000, next(units)
-    return f"{value:.1f}{unit}"
+    return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"

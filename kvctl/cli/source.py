@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from kvctl.cli.output import input_errors, note, printable, warning
+from kvctl.cli.progress import progress
 from kvctl.errors import ClusterError, InputError
 from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
@@ -19,11 +20,15 @@ def load(*, filenames: Sequence[str], kubeconfig: str | None, context: str | Non
     if filenames:
         from kvctl.cluster.manifests import read_manifests
 
-        return read_manifests(filenames, stdin=sys.stdin.buffer if sys.stdin is not None else io.BytesIO())
+        with progress("reading the files"):
+            return read_manifests(
+                filenames, stdin=sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+            )
     from kvctl.cluster.api import read_cluster
 
     try:
-        return read_cluster(kubeconfig=kubeconfig, context=context)
+        with progress("reading the cluster"):
+            return read_cluster(kubeconfig=kubeconfig, context=context)
     except ClusterError as error:
         error.hint = (
             f"{error.hint}, or give manifests with -f FILE" if error.hint else "give manifests with -f FILE"

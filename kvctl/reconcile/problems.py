@@ -9,6 +9,7 @@ from typing import NamedTuple
 from kvctl.model.rules import HOOK_CHAINS, Hook
 from kvctl.model.text import plural
 from kvctl.netfilter.foreign import COMMENT as KUBE_VIPS
+from kvctl.policy import layout
 from kvctl.reconcile.side_by_side import Row, Standing, short
 
 _MEND = "kvctl egress apply mends it"
@@ -80,8 +81,7 @@ def _before_ours(hook: Hook, rule: str) -> str:
 def _differing(rows: Sequence[Row], wrong: Sequence[Row]) -> str:
     told = [row for row in wrong if row.standing is not Standing.RENAMED]
     if not told:
-        count = f"{plural(len(wrong), 'rule')} {'differs' if len(wrong) == 1 else 'differ'}"
-        return f"{count} by the comment alone, which names pods and ranks, and rewrites as it should; {_MEND}"
+        return _renamed(wrong)
     told.sort(key=lambda row: row.standing is not Standing.MISSING)
     first, more = told[0], len(told) - 1
     faults = {
@@ -96,3 +96,22 @@ def _differing(rows: Sequence[Row], wrong: Sequence[Row]) -> str:
         count = f"{plural(len(told), 'rule')} that {'is' if len(told) == 1 else 'are'} not wanted"
     rest = f", and {more} more" if more else ""
     return f"{count}: {faults[first.standing]} `{short(first.text)}`{rest}; {_MEND}"
+
+
+def _renamed(rows: Sequence[Row]) -> str:
+    """A tag is of all the rules of its Service, so that the others of a chain tell that one has gone."""
+    own = next(
+        (
+            row.chain
+            for row in rows
+            if not layout.is_dispatch_chain(row.chain) and row.chain not in HOOK_CHAINS
+        ),
+        None,
+    )
+    if own is not None:
+        return (
+            f"the rules of {own} are not those that were written: by their tags, some have been removed or changed; "
+            "-f or --cluster shows which were asked for, kvctl egress apply writes them again"
+        )
+    count = f"{plural(len(rows), 'rule')} {'differs' if len(rows) == 1 else 'differ'}"
+    return f"{count} by the comment alone, which names pods and ranks; {_MEND}"

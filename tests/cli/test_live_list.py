@@ -80,6 +80,6 @@ def test_what_does_not_fit_is_what_has_nothing_to_see() -> None:
         [f"sip/{name}", "ipv4", "v", "1", status, "1", new, "-", "-"]
         for name, status, new in (("a", "applied", "0.0"), ("b", "drifted", "0.0"), ("c", "applied", "3.0"))
     ]
-    kept, hidden = live_list._fitting(rows, 2)
-    assert ([row[0] for row in kept], hidden) == (["sip/b", "sip/c"], 1)
-    assert live_list._fitting(rows, 3) == (rows, 0)
+    assert [row[0] for row in live_list._fitting(rows, 2)] == ["sip/b", "sip/c"]
+    assert [row[0] for row in live_list._fitting(rows, 0)] == ["sip/b"]
+    assert live_list._fitting(rows, 3) == rows

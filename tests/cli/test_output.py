@@ -68,8 +68,42 @@ def test_on_a_narrow_terminal_only_lists_go_over_several_lines() -> None:
     ]
 
 
-def test_where_words_would_break_it_is_the_plain_table() -> None:
-    assert on_a_terminal(columns=30).splitlines() == _PLAIN
+def test_where_that_is_too_wide_the_names_stand_above_the_rest() -> None:
+    lines = on_a_terminal(columns=24, NO_COLOR="1").splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "SERVICE",
+        "  PORTS      STATUS",
+        "\u2500" * 20,
+        "sip/sip-client",
+        "  tcp:8080,  applied",
+        "  udp:5060",
+        "a/b",
+        "  all        applied",
+    ]
+
+
+def test_on_the_narrowest_terminal_a_cell_is_a_line() -> None:
+    lines = on_a_terminal(columns=19, NO_COLOR="1").splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "sip/sip-client",
+        "  PORTS: tcp:8080,",
+        "         udp:5060",
+        "  STATUS: applied",
+        "a/b",
+        "  PORTS: all",
+        "  STATUS: applied",
+    ]
+
+
+@pytest.mark.parametrize("columns", [80, 24, 19])
+def test_in_each_form_a_status_has_its_colour(columns: int) -> None:
+    assert "\x1b[32mapplied" in on_a_terminal(columns=columns)
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_in_the_c_locale_nothing_but_ascii_is_sent(locale: str) -> None:
+    for columns in (80, 24, 19):
+        assert on_a_terminal(columns=columns, LC_ALL=locale).isascii()
 
 
 def test_no_color_is_obeyed() -> None:

@@ -93,6 +93,15 @@ def rule_inserted(node: Node) -> None:
     node.iptables("-I", CHAIN, "-p", "tcp", "-j", "RETURN")
 
 
+def rule_removed(node: Node) -> None:
+    node.iptables("-D", CHAIN, "1")
+
+
+def rule_changed(node: Node) -> None:
+    second = rule(node, 2)
+    node.restore(f"*nat\n-R {CHAIN} 2 {second.replace(VIP, '192.0.2.99')}\nCOMMIT\n")
+
+
 def rule_moved(node: Node) -> None:
     first = rule(node, 1)
     node.restore(f"*nat\n-D {CHAIN} 1\n-A {CHAIN} {first}\nCOMMIT\n")
@@ -150,6 +159,20 @@ KERNEL = [
     (
         rule_inserted,
         f"drifted: 1 rule that is not wanted: {CHAIN} has, and should not have, `-p tcp -j RETURN`{MENDS}",
+    ),
+    (
+        rule_removed,
+        (
+            f"drifted: the rules of {CHAIN} are not those that were written: by their tags, some have been removed or "
+            "changed; -f or --cluster shows which were asked for, kvctl egress apply writes them again"
+        ),
+    ),
+    (
+        rule_changed,
+        (
+            f"drifted: 1 of 4 rules is not as wanted: {CHAIN} lacks "
+            f"`-p udp -m udp --dport 5060 -j SNAT --to-source {VIP}`, and 1 more{MENDS}"
+        ),
     ),
     (
         vip_gone,
@@ -347,7 +370,7 @@ def test_every_rule_is_shown_in_order_as_there_missing_or_not_wanted(node: Node,
     )
     assert (
         lines[at + 5]
-        == f"    missing           -      -  {CHAIN}  -p tcp -m tcp --dport 7001 -j SNAT --to-source {VIP}"
+        == f"    missing         -     - {CHAIN}  -p tcp -m tcp --dport 7001 -j SNAT --to-source {VIP}"
     )
 
 
@@ -378,7 +401,10 @@ def test_connections_have_their_bytes_where_the_kernel_counts_them_and_the_reaso
     flow(node, POD, reply_to=VIP, port=4001)
     counted = {"packets": 0, "bytes": 0}
     assert sorted(str(each["sent"]) for each in told(node)["flows"]) == sorted(("None", str(counted)))
-    assert "seen as 198.51.100.245:4001, 0 packets 0 B out, 0 packets 0 B back" in show(node).stdout
+    lines = show(node).stdout.splitlines()
+    assert "  2 live connections (packets and bytes, both ways)" in lines
+    assert f"        0     0 udp {POD}:4001 -> 198.51.100.7:5060 seen as {VIP}" in lines
+    assert f"        -     - udp {POD}:4000 -> 198.51.100.7:5060 seen as {VIP}" in lines
 
 
 def test_the_ports_of_a_vip_are_counted_over_all_services_that_share_it(node: Node) -> None:
