@@ -429,3 +429,45 @@ def test_the_ports_of_a_vip_are_counted_over_all_services_that_share_it(node: No
         "of": 64512,
     }
     assert "ports in use:       2 of 64,512 ports to udp 198.51.100.7:5060, its busiest" in show(node).stdout
+
+
+WAY = {"kube-vip.io/serviceInterface": "eth1"}
+TOLD_ELSEWHERE = ": it leaves by the main table; kvctl egress apply puts it right"
+
+
+@pytest.fixture
+def led(node: Node, tmp_path: Path) -> Node:
+    """The same with a Service that names its interface, so that its traffic is led there by a mark."""
+    its = asks()
+    its["metadata"]["annotations"] |= WAY
+    words = ["egress", "apply", *manifest(tmp_path / "led.json", its)]
+    with node.namespace.entered():
+        done = CliRunner().invoke(kvctl, words, catch_exceptions=False)
+    assert "KVCTL-MRK" in node.run("iptables-nft-save", "-t", "mangle"), done.output
+    assert said(node) == NAME + "applied"
+    return node
+
+
+def test_a_way_that_has_gone_is_told(led: Node) -> None:
+    led.run("ip", "rule", "del", "priority", "7501")
+    assert (
+        said(led) == f"{NAME}applied: no routing rule leads the mark 0x4/0x3c to table 7500{TOLD_ELSEWHERE}"
+    )
+
+
+def test_a_strict_filter_on_the_way_back_is_told(led: Node) -> None:
+    led.namespace.write_sysctls({"ipv4/conf/eth1/rp_filter": "1"})
+    assert said(led) == (
+        f"{NAME}applied: net/ipv4/conf/eth1/rp_filter counts as 1: replies that arrive at eth1 are dropped where the "
+        "main table leads elsewhere (sysctl -w net/ipv4/conf/eth1/rp_filter=2)"
+    )
+
+
+def test_the_rules_of_marks_are_shown_in_their_own_table(led: Node) -> None:
+    rows = [(row["table"], row["chain"].split("-")[:2]) for row in told(led)["rules"]]
+    assert ("mangle", ["PREROUTING"]) in rows
+    assert ("mangle", ["KVCTL", "MARK"]) in rows
+    led.iptables("-F", "PREROUTING", table="mangle")
+    assert said(led) == (
+        f"{NAME}drifted: the jump in PREROUTING of mangle is missing: no packet comes to kvctl's rules{MENDS}"
+    )
