@@ -17,6 +17,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 RANKS = {
     "errors": 0,
     "model": 1,
+    "netns": 1,
+    "signals": 1,
     "proc": 2,
     "netlink": 2,
     "echo": 2,

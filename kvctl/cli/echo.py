@@ -11,9 +11,9 @@ from kvctl.cli.output import note
 from kvctl.echo.server import Limits, Question, Server, listen
 from kvctl.echo.wire import DEFAULT_PORT
 from kvctl.errors import UsageError
-from kvctl.lab.signals import orderly
 from kvctl.model.net import parse_address
 from kvctl.model.text import plural, quote
+from kvctl.signals import orderly
 
 
 @click.command(cls=Command)

@@ -43,7 +43,7 @@ def demo(nftables: bool | None, manifest: bool, workers: int) -> None:
     """Show what egress does, with real packets, in a lab that is removed afterwards."""
     from kvctl.lab import demo as story
     from kvctl.lab import failover, userns
-    from kvctl.lab.signals import orderly
+    from kvctl.signals import orderly
 
     if manifest and workers > 1:
         raise UsageError("--manifest has no effect with --workers: the agents there have an API server")
@@ -66,7 +66,7 @@ def up(nftables: bool | None) -> None:
     """Build the lab and leave it; say what is there."""
     from kvctl.lab import playground, userns
     from kvctl.lab.demo import PICTURE
-    from kvctl.lab.signals import orderly
+    from kvctl.signals import orderly
 
     if userns.needed():
         userns.keep()

@@ -19,12 +19,12 @@ from kvctl.cluster.kinds import examine
 from kvctl.cluster.leases import MOVE_TO, Lease, Leases
 from kvctl.cluster.whereabouts import Whereabouts
 from kvctl.errors import ClusterError, KvctlError, UsageError
-from kvctl.lab.signals import orderly
 from kvctl.model.lease import IDENTITY_PREFIX, LeaseKey
 from kvctl.model.objects import Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import quote
 from kvctl.policy.lease import lease_of
+from kvctl.signals import orderly
 
 _SECONDS = 10.0
 """How long a request may take."""

@@ -14,9 +14,9 @@ from kvctl.cli.source import report_problems, report_source
 from kvctl.cluster.connection import Connection
 from kvctl.cluster.watched import WatchedCluster
 from kvctl.errors import ClusterError
-from kvctl.lab.signals import orderly
 from kvctl.model.objects import Objects
 from kvctl.netfilter.privilege import require_netfilter
+from kvctl.signals import orderly
 
 SYNC_SECONDS = 60.0
 """How long the first full picture of the cluster may take."""

@@ -14,11 +14,11 @@ from kvctl.cli.verify_line import Line
 from kvctl.cli.verify_report import Report
 from kvctl.echo.wire import DEFAULT_PORT
 from kvctl.errors import UsageError
-from kvctl.lab.signals import orderly
 from kvctl.model.net import Address, parse_address
 from kvctl.model.text import one_line, quote
 from kvctl.node.host import read_host
 from kvctl.reconcile.look import look
+from kvctl.signals import orderly
 from kvctl.verify.child import Asker, asking, hear_all
 from kvctl.verify.expected import NamedPod, Rules
 from kvctl.verify.places import Place, Questions, among, check_ends, opened, pods_of, resolve

@@ -15,9 +15,9 @@ from kvctl.cli.help import Command
 from kvctl.cli.output import note, printable, warning
 from kvctl.cluster.fields import A_LABEL, A_SUBDOMAIN, is_label, is_subdomain
 from kvctl.errors import UsageError
-from kvctl.lab.signals import orderly
 from kvctl.model.net import parse_address
 from kvctl.model.text import quote
+from kvctl.signals import orderly
 
 _DOWNWARD = "in a container, set it from the field {} by the downward API (valueFrom.fieldRef)"
 

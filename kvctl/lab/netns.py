@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +12,8 @@ from pathlib import Path
 from kvctl import proc
 from kvctl.errors import NetfilterUnavailableError, ProcessError
 from kvctl.model.text import quote
+from kvctl.netns import DIRECTORY, setns
 
-# ip-netns(8): a named namespace is a file here that is bound to it.
-DIRECTORY = Path("/run/netns")
-
-_CLONE_NEWNET = 0x40000000
 _DEADLINE = 30.0
 
 
@@ -164,12 +159,3 @@ def _batch_error(done: proc.Completed, lines: Sequence[str]) -> ProcessError:
             hint="network namespaces need root: use sudo",
         )
     return ProcessError(message, argv=done.argv, status=done.status, stderr=done.stderr, line=line)
-
-
-def setns(descriptor: int) -> None:
-    """The calling thread enters the network namespace that is open as `descriptor`; raises OSError."""
-    # os.setns came with Python 3.12.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"setns: {os.strerror(number)}")

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from kvctl.errors import KvctlError
-from kvctl.lab.netns import setns
 from kvctl.model.net import parse_address
 from kvctl.model.text import quote
+from kvctl.netns import setns
 from kvctl.verify.sender import Job, Loss, Outcome, Sender
 from kvctl.verify.spaces import NamespaceError, Space
 

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from kvctl.errors import KvctlError, NetlinkError
-from kvctl.lab.netns import DIRECTORY, setns
 from kvctl.model.net import Address
 from kvctl.model.text import quote
 from kvctl.netlink import NETLINK_ROUTE, open_netlink
+from kvctl.netns import DIRECTORY, setns
 from kvctl.node.other_ends import OtherEnds, open_other_ends
 from kvctl.node.rtnetlink import read_addresses
 
