@@ -37,7 +37,7 @@ def laid_out(columns: Sequence[Column], rows: Cells, *, width: int) -> Renderabl
     for form in (rows, broken):
         if _GAP + _needs(_broken_widths(columns[1:], [row[1:] for row in form])) <= width:
             return _below_names(columns, form)
-    return Group(*(_block(columns, row) for row in broken))
+    return Group(*(_block(columns, row, width=width) for row in broken))
 
 
 def _needs(widths: Sequence[int]) -> int:
@@ -102,14 +102,23 @@ def _line(
     return lines
 
 
-def _block(columns: Sequence[Column], row: Sequence[str]) -> Group:
-    """A line a cell, for the narrowest."""
+def _block(columns: Sequence[Column], row: Sequence[str], *, width: int) -> Group:
+    """The first cell, and below it the others with their titles, as many on a line as fit."""
     first, *others = columns
-    lines = [_styled(first, row[0])]
+    lines, line = [_styled(first, row[0])], Text(" " * _GAP)
     for column, cell in zip(others, row[1:], strict=True):
-        head = f"  {column.title}: "
+        head = f"{column.title}: "
+        whole = Text(head).append(cell.replace("\n", ""), style=column.style(cell) or "")
+        if len(line) > _GAP and len(line) + len(whole) > width:
+            lines.append(line)
+            line = Text(" " * _GAP)
+        if len(line) + len(whole) <= width:
+            line.append(whole).append(" " * _GAP)
+            continue
         start, *more = cell.split("\n")
-        style = column.style(cell) or ""
-        lines.append(Text(head).append(start, style=style))
-        lines += [Text(" " * len(head)).append(part, style=style) for part in more]
-    return Group(*lines)
+        lines.append(Text(" " * _GAP + head).append(start))
+        lines += [Text(" " * (_GAP + len(head)) + part) for part in more]
+    lines.append(line)
+    for each in lines:
+        each.rstrip()
+    return Group(*(each for each in lines if each))

@@ -12,6 +12,8 @@ import termios
 
 import pytest
 
+from kvctl.cli.output import amount
+
 _PROGRAM = """
 from kvctl.cli.output import Column, print_table
 columns = [Column("SERVICE"), Column("PORTS", breaks=True), Column("STATUS", lambda text: "green")]
@@ -24,14 +26,14 @@ _PLAIN = [
 ]
 
 
-def on_a_terminal(*, columns: int, **env: str) -> str:
+def on_a_terminal(*, columns: int, program: str = _PROGRAM, **env: str) -> str:
     """What a person sees on a terminal of that many columns."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     forget = ("NO_COLOR", "COLUMNS", "LINES", "TERM", "LC_ALL", "LANG", "PYTHONIOENCODING", "FORCE_COLOR")
     clean = {name: value for name, value in os.environ.items() if name not in forget}
     with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
+        [sys.executable, "-c", program],
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -82,7 +84,7 @@ def test_where_that_is_too_wide_the_names_stand_above_the_rest() -> None:
     ]
 
 
-def test_on_the_narrowest_terminal_a_cell_is_a_line() -> None:
+def test_on_the_narrowest_terminal_each_cell_has_its_title() -> None:
     lines = on_a_terminal(columns=19, NO_COLOR="1").splitlines()
     assert [line.rstrip() for line in lines] == [
         "sip/sip-client",
@@ -98,6 +100,47 @@ def test_on_the_narrowest_terminal_a_cell_is_a_line() -> None:
 @pytest.mark.parametrize("columns", [80, 24, 19])
 def test_in_each_form_a_status_has_its_colour(columns: int) -> None:
     assert "\x1b[32mapplied" in on_a_terminal(columns=columns)
+
+
+_SPOKEN = """
+from kvctl.cli.output import note, wrapped
+note("the rules differ, by a word-with-hyphens; diff shows them\\nand a second line")
+print(*wrapped("    there  KVCTL-EGRESS  -s 10.0.0.1/32 -j KVCTL-SVC-ABCDEFGHIJKLMNOP"), sep="\\n")
+"""
+
+
+def test_on_a_terminal_messages_and_long_lines_break_between_words() -> None:
+    assert on_a_terminal(columns=40, program=_SPOKEN).splitlines() == [
+        "Note: the rules differ, by a",
+        "    word-with-hyphens; diff shows them",
+        "and a second line",
+        "    there  KVCTL-EGRESS  -s 10.0.0.1/32",
+        "        -j KVCTL-SVC-ABCDEFGHIJKLMNOP",
+    ]
+
+
+def test_in_a_pipe_each_is_a_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SPOKEN], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (0.04, "0.0"),
+        (99.94, "99.9"),
+        (9999, "9999"),
+        (10_000, "10k"),
+        (999_500, "1.0M"),
+        (1_234_567, "1.2M"),
+    ],
+)
+def test_an_amount_has_five_characters_at_most(count: float, text: str) -> None:
+    assert amount(count) == text
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
