@@ -37,9 +37,9 @@ def command(
 ) -> int:
     """Show Services in depth: problems first, then the rules, wanted beside found, and live connections.
 
-    The first line is the worst cause. Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares
-    with what these ask for; with a cluster it shows the last Events too. Each rule is there, missing, not wanted, in the
-    wrong place, or there with another comment; of another program's rules those in the way are shown.
+    The first line is the worst cause. Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it
+    compares with what these ask for; with a cluster it shows the last Events too. Each rule is there, missing, not
+    wanted, in the wrong place, or there with another comment; of another program's rules those in the way are shown.
     """
     compares = inputs.name_a_source
     refs = inputs.services(services, namespace=namespace)
