@@ -89,15 +89,33 @@ class Detail:
 
 def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> list[Detail]:
     """Every item of a comparison in depth."""
-    views = {family: _FamilyView.of(site, compared, host=host) for family, site in found.sites.items()}
+    views = {
+        family: _FamilyView.of(site, compared, compared.plans.get(family), host=host)
+        for family, site in found.sites.items()
+    }
+    others: dict[Family, _FamilyView] = {}
     result = []
     for item in compared.items:
         view = views.get(item.family) if item.family is not None else None
+        other = found.others.get(item.family) if item.family is not None else None
+        if other is not None and _is_of(other, item):
+            view = others.get(other.family)
+            if view is None:
+                plan = compared.other_plans.get(other.family)
+                view = others[other.family] = _FamilyView.of(other, compared, plan, host=host)
         if view is None or item.status is Status.FOREIGN:
-            result.append(Detail(item._replace(changes=None, flows=()), item.interface, problems=_said(item)))
+            result.append(
+                Detail(item._replace(changes=None, flows=()), item.interface).with_problems(*_said(item))
+            )
         else:
             result.append(view.detail(item, assume_vip=assume_vip))
     return result
+
+
+def _is_of(other: Site, item: Item) -> bool:
+    """Whether an item is about rules in the back end that is not in use: its reason begins with where they are."""
+    where = f"in the {other.kernel.backend} back end"
+    return item.status is Status.ORPHANED and item.reason is not None and item.reason.startswith(where)
 
 
 def _said(item: Item) -> tuple[Problem, ...]:
@@ -120,14 +138,13 @@ class _FamilyView:
     host: Host
 
     @classmethod
-    def of(cls, site: Site, compared: Compared, *, host: Host) -> _FamilyView:
+    def of(cls, site: Site, compared: Compared, plan: Plan | None, *, host: Host) -> _FamilyView:
         judge = judge_of(site.installed, is_local=host.is_local, may_masquerade_as=host.may_masquerade_as)
         items = [item for item in compared.items if item.family is site.family]
         addresses = {pod.address for item in items for pod in item.pods}
         flows, failure = _flows(site.family, addresses, judge)
         in_the_way = _in_the_way(site, judge)
         refs = {*site.installed.refs, *(item.ref for item in items if item.ref is not None)}
-        plan = compared.plans.get(site.family, Plan(site.family))
         return cls(
             snapshot=site.snapshot,
             judge=judge,
@@ -135,7 +152,7 @@ class _FamilyView:
             failure=failure,
             in_the_way=in_the_way,
             beats=_beats(site.installed),
-            rules=SideBySide(site.snapshot, plan, refs=refs, in_the_way=in_the_way),
+            rules=SideBySide(site.snapshot, plan or Plan(site.family), refs=refs, in_the_way=in_the_way),
             host=host,
         )
 

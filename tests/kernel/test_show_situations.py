@@ -388,6 +388,19 @@ def test_rules_that_nobody_wants_are_not_shown_as_wanted(node: Node, tmp_path: P
     assert [row["standing"] for row in rows] == ["there", "not wanted", "not wanted", "not wanted"]
 
 
+def test_rules_in_the_back_end_that_is_not_in_use_are_shown_as_not_wanted(node: Node) -> None:
+    assert said(node, "--no-nftables").startswith(
+        f"{NAME}orphaned: in the nft back end, while legacy is in use; apply moves it"
+    )
+    rows = told(node, "--no-nftables")["rules"]
+    assert [(row["chain"], row["standing"]) for row in rows] == [
+        ("POSTROUTING", "there"),
+        ("KVCTL-EGRESS", "not wanted"),
+        (CHAIN, "not wanted"),
+        (CHAIN, "not wanted"),
+    ]
+
+
 def test_connections_have_their_bytes_where_the_kernel_counts_them_and_the_reason_where_it_does_not(
     node: Node,
 ) -> None:
