@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from kvctl.agent.sign import find_agent
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
-from kvctl.cli.output import Json, print_json, print_yaml, printable
+from kvctl.cli.output import Json, print_json, print_yaml, printable, wrapped
 from kvctl.doctor.examine import Examination, examine
 from kvctl.doctor.finding import Finding, Level, verdict
 from kvctl.doctor.scene import read_scene
@@ -51,7 +52,7 @@ def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
         document = _document(found, node=settings.this_node)
         print_json(document) if output == "json" else print_yaml(document)
     else:
-        click.echo(printable(verdict(found.findings)))
+        click.echo("\n".join(wrapped(printable(verdict(found.findings)))))
         click.echo("\n".join(_lines(found.findings, is_wide=output == "wide")))
     return found.exit_status
 
@@ -105,7 +106,7 @@ def _lines(findings: Sequence[Finding], *, is_wide: bool) -> list[str]:
 
 def _width() -> int:
     """Columns of the terminal; where there is none nothing is broken, so that a line can be searched for."""
-    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else sys.maxsize
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def _wrapped(text: str, width: int) -> list[str]:
