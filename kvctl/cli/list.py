@@ -51,7 +51,8 @@ def command(
 
     Reads the kernel alone. With -f, --cluster, --kubeconfig or --context it compares with what these ask for.
     With --watch new connections are counted by the rules, and packets and bytes by conntrack, where the sysctl
-    net.netfilter.nf_conntrack_acct is 1; the source is read once, at the start.
+    net.netfilter.nf_conntrack_acct is 1; a > before them says that there was more, in connections whose end was not
+    heard. The source is read once, at the start.
     """
     if watch and output in ("json", "yaml"):
         raise UsageError(f"--watch does not print {output}", hint=f"repeat: kvctl egress list -o {output}")

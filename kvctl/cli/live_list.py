@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -21,6 +21,7 @@ from kvctl.cli.output import (
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.netfilter import conntrack
+from kvctl.netfilter.endings import Ended, Endings
 from kvctl.node.sysctls import read_setting
 from kvctl.reconcile.rates import Rate, Sight, rates, sight, subject_of
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 _COUNTING = "netfilter/nf_conntrack_acct"
 _NOT_COUNTED = f"packets and bytes are not counted: the sysctl net/{_COUNTING} is not 1"
-_AT_LEAST = "> there was more: connections have ended since the last look"
+_AT_LEAST = "> there was more: connections have ended, and how much they carried was not told"
 _UNKNOWN = Rate()
 _GOOD = ("applied", "wanted")
 
@@ -52,32 +53,48 @@ class _Seen(NamedTuple):
 
 def follow(listing: Listing, first: tuple[Look, list[Item]], *, wide: bool, interval: float) -> int:
     """Show look after look until Ctrl-C; one that fails is said, and the next goes on."""
-    now, before, error = _counted(first), None, None
+    before, error = None, None
     try:
-        with _screen() as show:
+        with _endings() as endings, _screen() as show:
+            now = _counted(first, endings)
             while True:
                 show(_head(now, listing.node, interval, error), _columns(now, before, wide=wide))
                 end = now.sight.at + interval if error is None else time.monotonic() + interval
                 time.sleep(max(0.0, end - time.monotonic()))
                 try:
-                    now, before, error = _counted(listing.look()), now.sight, None
+                    now, before, error = _counted(listing.look(), endings), now.sight, None
                 except KvctlError as failed:
                     error = failed
     except KeyboardInterrupt:
         return _INTERRUPTED
 
 
-def _counted(found: tuple[Look, list[Item]]) -> _Seen:
+@contextmanager
+def _endings() -> Iterator[Endings | None]:
+    """What hears of connections that end; None where that cannot be."""
+    with ExitStack() as stack:
+        try:
+            endings = stack.enter_context(Endings())
+        except KvctlError:
+            endings = None
+        yield endings
+
+
+def _counted(found: tuple[Look, list[Item]], endings: Endings | None) -> _Seen:
     """A look with what conntrack says at the same moment."""
     look, items = found
-    at, failure = time.monotonic(), None
+    at, failure, ended = time.monotonic(), None, Ended()
     flows: list[Flow] | None = None
     if read_setting(_COUNTING) == 1:
         try:
             flows = [flow for family in Family for flow in _flows(family, items)]
+            if endings is not None:
+                # After the table: what ends from now on is heard of the next time, and is in the table until then.
+                ended = endings.take({item.vip for item in items if item.vip is not None})
         except KvctlError as error:
             failure = str(error)
-    return _Seen(look, items, sight(items, flows, at=at), failure)
+    counters = sight(items, flows, at=at, ended=ended.flows, lost=ended.lost)
+    return _Seen(look, items, counters, failure)
 
 
 def _flows(family: Family, items: Sequence[Item]) -> list[Flow]:

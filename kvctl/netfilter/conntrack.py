@@ -129,7 +129,7 @@ def dump(
     Raises NetfilterUnavailableError without permission or conntrack, NetlinkError for other failures.
     """
     what = f"cannot read the {_words(family)} connections"
-    read = _reader(family=family, sources=sources, reply_destinations=reply_destinations)
+    read = flow_reader(family=family, sources=sources, reply_destinations=reply_destinations)
     try:
         with open_netlink(protocol=NETLINK_NETFILTER, what=what) as netlink:
             return netlink.dump(kind=_GET, payload=_generic_header(family), read=read, what=what)
@@ -168,7 +168,7 @@ def delete_all(flows: Iterable[Flow]) -> int:
     return answers.count(None)
 
 
-def _reader(
+def flow_reader(
     *, family: Family, sources: Collection[Network], reply_destinations: Collection[Address]
 ) -> Callable[[bytearray, int, int], Flow | None]:
     """The function that makes a Flow of a message, or None of one that nobody asked for."""

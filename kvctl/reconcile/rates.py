@@ -43,6 +43,10 @@ class Sight(NamedTuple):
     connections: Mapping[Subject, int]
     volumes: Mapping[Subject, Mapping[tuple[int, int, bytes], _Volume]] | None
     """By connection, both directions together; None: the kernel does not count."""
+    closed: frozenset[tuple[int, int, bytes]] = frozenset()
+    """Those of them that have ended, so that nothing is added any more."""
+    lost: bool = False
+    """Others have ended, and nobody knows which."""
 
 
 def subject_of(item: Item) -> Subject:
@@ -50,8 +54,18 @@ def subject_of(item: Item) -> Subject:
     return Subject(item.ref, item.family, item.vip)
 
 
-def sight(items: Iterable[Item], flows: Iterable[Flow] | None, *, at: float) -> Sight:
-    """The counters of these items; `flows`: all with their VIPs, None where the kernel counts no bytes."""
+def sight(
+    items: Iterable[Item],
+    flows: Iterable[Flow] | None,
+    *,
+    at: float,
+    ended: Iterable[Flow] = (),
+    lost: bool = False,
+) -> Sight:
+    """The counters of these items; `flows`: all with their VIPs, None where the kernel counts no bytes.
+
+    `ended`: those that have ended since the last sight, heard of after `flows` was read; `lost`: not of all.
+    """
     rows = list(items)
     connections = {subject_of(item): item.connections for item in rows if item.connections is not None}
     if flows is None:
@@ -65,14 +79,19 @@ def sight(items: Iterable[Item], flows: Iterable[Flow] | None, *, at: float) -> 
         volumes[subject] = {}
         for pod in item.pods:
             owners.setdefault((pod.address, item.vip), []).append(subject)
-    for flow in flows:
+    over = tuple(ended)
+    for flow in (*flows, *over):
         if flow.sent is None or flow.received is None:
             continue
         both = _Volume(flow.sent.packets + flow.received.packets, flow.sent.octets + flow.received.octets)
         # A pod in two Services of one VIP: nobody can tell by which of the two it left.
         for subject in owners.get((flow.original.source, flow.reply.destination), ())[:1]:
-            volumes[subject][flow.id, flow.zone, flow.raw_tuple] = both
-    return Sight(at, connections, volumes)
+            volumes[subject][_key(flow)] = both
+    return Sight(at, connections, volumes, closed=frozenset(map(_key, over)), lost=lost)
+
+
+def _key(flow: Flow) -> tuple[int, int, bytes]:
+    return flow.id, flow.zone, flow.raw_tuple
 
 
 def rates(before: Sight | None, now: Sight) -> dict[Subject, Rate]:
@@ -102,6 +121,5 @@ def _with_volumes(rate: Rate, subject: Subject, before: Sight, now: Sight, secon
     nothing = _Volume(0, 0)
     packets = sum(_since(earlier.get(key, nothing).packets, each.packets) for key, each in later.items())
     octets = sum(_since(earlier.get(key, nothing).octets, each.octets) for key, each in later.items())
-    return rate._replace(
-        packets=packets / seconds, octets=octets / seconds, is_least=any(key not in later for key in earlier)
-    )
+    unheard = any(key not in later and key not in before.closed for key in earlier)
+    return rate._replace(packets=packets / seconds, octets=octets / seconds, is_least=unheard or now.lost)

@@ -9,7 +9,7 @@ import pytest
 
 from kvctl.cli import live_list
 from kvctl.cli.live_list import follow
-from kvctl.errors import NetfilterUnavailableError
+from kvctl.errors import NetfilterUnavailableError, NetlinkError
 from kvctl.model.net import Family, parse_address
 from kvctl.reconcile.report import Item, Status
 
@@ -40,7 +40,11 @@ class Looks:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deaf() -> None:
+        raise NetlinkError("nobody listens in the namespace that the tests run in", errno=1)
+
     monkeypatch.setattr(live_list, "read_setting", lambda path: 0)
+    monkeypatch.setattr(live_list, "Endings", deaf)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *found: list[Item] | Exception) -> list[list[str]]:

@@ -455,7 +455,7 @@ def entry(*parts: bytes) -> bytearray:
 
 def read(message: bytearray, *sources: str) -> Flow | None:
     networks: list[Network] = [parse_network(s) for s in sources]
-    reader = conntrack._reader(family=Family.IPV4, sources=networks, reply_destinations=[])
+    reader = conntrack.flow_reader(family=Family.IPV4, sources=networks, reply_destinations=[])
     return reader(message, 0, len(message))
 
 

@@ -59,6 +59,29 @@ def test_where_a_connection_has_ended_there_was_more() -> None:
     assert rates(before, after)[SUBJECT] == Rate(0.0, 2, 120, is_least=True)
 
 
+def test_what_ended_is_counted_where_its_end_was_heard_and_once_only() -> None:
+    before = look(1.0, flows=[flow(1, packets=10, octets=1000)])
+    item = ITEM._replace(connections=10)
+    ended = [flow(1, packets=12, octets=1200), flow(2, packets=3, octets=300)]
+    after = sight([item], [], at=2.0, ended=ended)
+    assert rates(before, after)[SUBJECT] == Rate(0.0, 2 * (2 + 3), 2 * (200 + 300))
+    assert rates(after, look(3.0))[SUBJECT] == Rate(0.0, 0, 0)
+
+
+def test_what_ended_just_after_the_table_was_read_is_taken_at_its_last_word() -> None:
+    before = look(1.0, flows=[flow(1, packets=10, octets=1000)])
+    after = sight(
+        [ITEM], [flow(1, packets=11, octets=1100)], at=2.0, ended=[flow(1, packets=12, octets=1200)]
+    )
+    assert rates(before, after)[SUBJECT] == Rate(0.0, 4, 400)
+    assert rates(after, look(3.0))[SUBJECT] == Rate(0.0, 0, 0)
+
+
+def test_where_ends_were_missed_there_was_more() -> None:
+    after = sight([ITEM], [], at=2.0, lost=True)
+    assert rates(look(1.0), after)[SUBJECT].is_least
+
+
 @pytest.mark.parametrize("counted", [(None, ()), ((), None), (None, None)])
 def test_what_the_kernel_does_not_count_is_not_known(
     counted: tuple[Iterable[Flow] | None, Iterable[Flow] | None],
