@@ -16,6 +16,7 @@ from kvctl.cli.node import named_but_skipped, read_wanted
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.cli.placing import Placed, place, take_leftover, tell_leftover
 from kvctl.cli.progress import patient_lock
+from kvctl.cli.settings import told_backend, told_keep_connections
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import plural
@@ -60,8 +61,8 @@ def command(
     Without SERVICE it adds, updates and removes; a Service that is absent from the source stays unless --prune is
     given. Only pods of this node count. Connections that have the wrong source are dropped.
     """
-    told = options.told_backend(nftables)
-    keep = options.told_keep_connections(keep_connections)
+    told = told_backend(nftables)
+    keep = told_keep_connections(keep_connections)
     refs = inputs.services(services, namespace=namespace)
     settings = inputs.settings()
     scope = Scope(named=refs, prune=prune)

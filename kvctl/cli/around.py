@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.cli.inputs import Inputs
-from kvctl.cli.options import told_space
 from kvctl.cli.output import Json
+from kvctl.cli.settings import told_space
 from kvctl.cli.ways_out import Announcer, WaysOut, look_at_ways_out
 from kvctl.model.host import Host
 from kvctl.model.lease import LeaseKey

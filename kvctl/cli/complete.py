@@ -160,7 +160,7 @@ def _look() -> list[Any]:
     from kvctl.netfilter.kernel import start_reading_everything
 
     read = start_reading_everything()
-    from kvctl.cli.options import environment_bool
+    from kvctl.cli.settings import environment_bool
     from kvctl.reconcile.look import look
 
     found = look(told=environment_bool("egress_withnftables"), read=read)

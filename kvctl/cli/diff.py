@@ -14,6 +14,7 @@ from kvctl.cli.items import count_by_status, document, explain, print_items, rep
 from kvctl.cli.node import Wanted, named_but_skipped, read_wanted
 from kvctl.cli.output import note, print_json, print_yaml, printable
 from kvctl.cli.placing import Placing, find_places, removal, tell_leftover
+from kvctl.cli.settings import told_backend
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
@@ -69,7 +70,7 @@ def command(
         inputs.objects(),
         settings=settings,
         scope=Scope(named=refs, prune=prune),
-        told=options.told_backend(nftables),
+        told=told_backend(nftables),
         with_vip=with_vip,
     )
     if output == "iptables":

@@ -15,6 +15,7 @@ from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.output import Json, print_json, print_yaml, printable, wrapped
+from kvctl.cli.settings import told_backend
 from kvctl.doctor.examine import Examination, examine
 from kvctl.doctor.finding import Finding, Level, verdict
 from kvctl.doctor.scene import read_scene
@@ -37,7 +38,7 @@ def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
 
     Exit status: 0 fine, or warnings only; 1 a failure; 4 where the rules could not be read at all.
     """
-    told, settings = options.told_backend(nftables), inputs.settings()
+    told, settings = told_backend(nftables), inputs.settings()
     objects, silence = _source(inputs)
     agent = find_agent()
     scene = read_scene(

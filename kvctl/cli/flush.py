@@ -14,6 +14,7 @@ from kvctl.cli.items import IDENTITY, identity, print_items, report_look
 from kvctl.cli.output import Column, error_message, note, print_table
 from kvctl.cli.placing import Placed, take_down, tell_leftover
 from kvctl.cli.progress import patient_lock
+from kvctl.cli.settings import parse_services, this_node, told_backend, told_keep_connections, told_space
 from kvctl.errors import UsageError
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
@@ -53,10 +54,10 @@ def command(
             "flush needs either the Services to remove or --all",
             hint="kvctl egress flush NAMESPACE/NAME, or --all; kvctl egress list shows what is there",
         )
-    refs = options.parse_services(services, namespace=namespace, kubeconfig=None, context=None)
-    told = options.told_backend(nftables)
-    keep = options.told_keep_connections(keep_connections)
-    space = options.told_space()
+    refs = parse_services(services, namespace=namespace, kubeconfig=None, context=None)
+    told = told_backend(nftables)
+    keep = told_keep_connections(keep_connections)
+    space = told_space()
     if not force:
         refuse_beside_agent()
     host = read_host()
@@ -72,7 +73,7 @@ def command(
     gone = [i for i in flushed.before.items if i.ref is not None and (i.ref, i.family) not in left]
     if output in ("json", "yaml"):
         items = [item._replace(status=Status.SKIPPED, reason="flushed") for item in gone]
-        print_items(items, output, backend=str(found.choice.backend), node=options.this_node(None))
+        print_items(items, output, backend=str(found.choice.backend), node=this_node(None))
     elif gone:
         print_table([*IDENTITY, Column("CHANGE")], [[*identity(item), "removed"] for item in gone])
     report_look(found)

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvctl.cli import options
+from kvctl.cli.settings import parse_services, read_settings
 from kvctl.model.ref import ServiceRef
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ class Inputs(NamedTuple):
 
     def services(self, names: Sequence[str], *, namespace: str | None) -> frozenset[ServiceRef] | None:
         """The Services named on the command line; None: all."""
-        return options.parse_services(
-            names, namespace=namespace, kubeconfig=self.kubeconfig, context=self.context
-        )
+        return parse_services(names, namespace=namespace, kubeconfig=self.kubeconfig, context=self.context)
 
     def settings(self, *, only_here: bool = True) -> Settings:
         """Flag, else environment, else default; `only_here`: without --node only this node's pods count."""
@@ -53,7 +52,7 @@ class Inputs(NamedTuple):
             "exclude_cidrs": self.exclude_cidrs,
             "vip_ranges": self.vip_ranges,
         }
-        return options.settings(
+        return read_settings(
             networks,
             node=self.node,
             only_here=only_here,

@@ -8,6 +8,7 @@ import click
 
 from kvctl.cli import options
 from kvctl.cli.help import Group
+from kvctl.cli.settings import environment_bool
 from kvctl.errors import UsageError
 
 _MOST_WORKERS = 5
@@ -109,7 +110,7 @@ def execute(where: str, argv: tuple[str, ...]) -> None:
 def _backend(nftables: bool | None) -> str:
     from kvctl.lab.playground import default_backend
 
-    wanted = options.environment_bool("egress_withnftables") if nftables is None else nftables
+    wanted = environment_bool("egress_withnftables") if nftables is None else nftables
     if wanted is None:
         return default_backend()
     return "nft" if wanted else "legacy"

@@ -10,6 +10,7 @@ from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.output import note
+from kvctl.cli.settings import this_node, told_assume_vip, told_backend, told_space
 from kvctl.errors import UsageError
 from kvctl.netfilter.kernel import read_everything, start_reading_everything
 
@@ -62,7 +63,7 @@ def command(
     from kvctl.reconcile.target import Scope
 
     wanted = inputs.wanted(Scope()) if compares else None
-    listing = Listing(inputs, wanted=wanted, told=options.told_backend(nftables))
+    listing = Listing(inputs, wanted=wanted, told=told_backend(nftables))
     found, items = listing.look(read)
     if watch:
         from kvctl.cli.live_list import follow
@@ -75,10 +76,10 @@ class Listing:
     """One look after the other, all by the same settings."""
 
     def __init__(self, inputs: Inputs, *, wanted: Wanted | None, told: bool | None) -> None:
-        self.node = options.this_node(inputs.node)
+        self.node = this_node(inputs.node)
         self.wanted = wanted
         self._told = told
-        self._assume_vip = options.told_assume_vip(inputs.assume_vip)
+        self._assume_vip = told_assume_vip(inputs.assume_vip)
 
     def look(self, read: Callable[[], Reading] = read_everything) -> tuple[Look, list[Item]]:
         """What is there now. Raises as `look` of reconcile does."""
@@ -118,7 +119,7 @@ def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int
 def _ways() -> WaysOut:
     from kvctl.cli.ways_out import look_at_ways_out
 
-    return look_at_ways_out(options.told_space())
+    return look_at_ways_out(told_space())
 
 
 def _fenced(found: Look) -> frozenset[ServiceRef]:

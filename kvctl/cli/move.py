@@ -11,6 +11,7 @@ import click
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.output import note, printable, warning
+from kvctl.cli.settings import parse_services
 from kvctl.cluster import kinds
 from kvctl.cluster.connection import Connection, open_connection
 from kvctl.cluster.failures import RefusedError
@@ -61,7 +62,7 @@ def command(
     The holder stops using the VIP, takes it down and frees its Lease; NODE takes it. Services that share the Lease go
     with it. Takes serviceElection, and a pod of the Service on NODE, which is looked at before anything else.
     """
-    refs = options.parse_services([service], namespace=namespace, kubeconfig=kubeconfig, context=context)
+    refs = parse_services([service], namespace=namespace, kubeconfig=kubeconfig, context=context)
     assert refs is not None
     (ref,) = refs
     if not is_subdomain(node):

@@ -12,6 +12,7 @@ from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import document, report_look
 from kvctl.cli.output import error_message, note, print_json, print_yaml
+from kvctl.cli.settings import told_backend
 from kvctl.cli.told import read_told
 from kvctl.errors import InputError
 from kvctl.node.host import read_host
@@ -48,7 +49,7 @@ def command(
     status = 0
     wanted = inputs.wanted(scope) if compares else None
     wish = wanted.wish if wanted is not None else None
-    found = look(told=options.told_backend(nftables))
+    found = look(told=told_backend(nftables))
     compared = compare(found, wish, scope=scope)
     host = wanted.host if wanted is not None else read_host()
     shown = frozenset(item.ref for item in compared.items if item.ref is not None)

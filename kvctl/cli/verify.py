@@ -10,6 +10,7 @@ import click
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.output import error_message, note
+from kvctl.cli.settings import parse_services, told_backend
 from kvctl.cli.verify_line import Line
 from kvctl.cli.verify_report import Report
 from kvctl.echo.wire import DEFAULT_PORT
@@ -126,7 +127,7 @@ def command(
     targets = resolve(name)
     host = read_host()
     check_ends(pod, targets, host)
-    found = look(told=options.told_backend(nftables))
+    found = look(told=told_backend(nftables))
     rules = Rules(found, host)
     pods = [NamedPod(pod, rules.name_of(pod))] if pod is not None else _pods(service or "", namespace, rules)
     questions = Questions(
@@ -147,7 +148,7 @@ def command(
 
 
 def _pods(service: str, namespace: str | None, rules: Rules) -> Sequence[NamedPod]:
-    refs = options.parse_services([service], namespace=namespace, kubeconfig=None, context=None)
+    refs = parse_services([service], namespace=namespace, kubeconfig=None, context=None)
     assert refs is not None
     pods, left_out = among(pods_of(next(iter(refs)), rules))
     if left_out is not None:

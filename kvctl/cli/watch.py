@@ -15,6 +15,7 @@ from kvctl.agent.start import Options, run_agent
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
+from kvctl.cli.settings import electing, environment_bool, this_node, told_backend, told_keep_connections
 from kvctl.cluster.connection import open_connection
 from kvctl.election.terms import read_terms
 from kvctl.errors import UsageError
@@ -104,12 +105,12 @@ def command(
             "rules without one could use a VIP that another node has by then",
             hint="to look: kvctl egress diff; where another program places the VIPs: svc_election=false",
         )
-    settings = options.electing(inputs.settings(), terms)
+    settings = electing(inputs.settings(), terms)
     told = Options(
         settings=settings,
-        node=options.this_node(inputs.node),
-        told=options.told_backend(nftables),
-        keep_connections=options.told_keep_connections(keep_connections),
+        node=this_node(inputs.node),
+        told=told_backend(nftables),
+        keep_connections=told_keep_connections(keep_connections),
         clean=_switch(clean, "egress_clean", default=False),
         listen=_listen(listen),
         log_format=_log_format(log_format),
@@ -145,7 +146,7 @@ def _refuse_idle_options(*, once: bool) -> None:
 
 
 def _switch(flag: bool | None, variable: str, *, default: bool) -> bool:
-    told = flag if flag is not None else options.environment_bool(variable)
+    told = flag if flag is not None else environment_bool(variable)
     return default if told is None else told
 
 

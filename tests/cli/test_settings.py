@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kvctl.cli import options
+from kvctl.cli.settings import electing, read_settings, this_node, told_backend, told_keep_connections
 from kvctl.election.terms import Terms
 from kvctl.errors import UsageError
 from kvctl.model.policy import WithoutVip
@@ -37,7 +37,7 @@ def made(
     interface: str | None = None,
     without_vip: str | None = None,
 ) -> Settings:
-    return options.settings(
+    return read_settings(
         NO_NETWORKS, node=node, only_here=only_here, interface=interface, without_vip=without_vip
     )
 
@@ -45,20 +45,20 @@ def made(
 @pytest.mark.parametrize("text", ["true", "TRUE", "True", "1", "t", "T", " true "])
 def test_yes_in_any_case(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("egress_withnftables", text)
-    assert options.told_backend(None) is True
+    assert told_backend(None) is True
 
 
 @pytest.mark.parametrize("text", ["false", "FALSE", "0", "f", "F"])
 def test_no_in_any_case(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("egress_withnftables", text)
-    assert options.told_backend(None) is False
+    assert told_backend(None) is False
 
 
 @pytest.mark.parametrize("text", [None, "", "  "])
 def test_absent_or_empty_says_nothing(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     if text is not None:
         monkeypatch.setenv("egress_withnftables", text)
-    assert options.told_backend(None) is None
+    assert told_backend(None) is None
 
 
 @pytest.mark.parametrize("text", ["yes", "on", "2", "nft", "truee", "ｔｒｕｅ"])
@@ -67,34 +67,34 @@ def test_anything_else_is_wrong_usage_that_names_the_variable(
 ) -> None:
     monkeypatch.setenv("egress_withnftables", text)
     with pytest.raises(UsageError, match="environment variable egress_withnftables: ") as raised:
-        options.told_backend(None)
+        told_backend(None)
     assert raised.value.hint == ("set egress_withnftables=true, egress_withnftables=false, or unset it")
     assert raised.value.message.isascii()
 
 
 def test_a_flag_beats_even_a_faulty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("egress_withnftables", "nonsense")
-    assert options.told_backend(True) is True
-    assert options.told_backend(False) is False
+    assert told_backend(True) is True
+    assert told_backend(False) is False
 
 
 def test_connections_are_kept_by_flag_or_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert options.told_keep_connections(None) is False
+    assert told_keep_connections(None) is False
     monkeypatch.setenv("egress_keepconnections", "1")
-    assert options.told_keep_connections(None) is True
+    assert told_keep_connections(None) is True
 
 
 def test_the_node_is_the_flag_then_node_name_then_kube_vips_then_the_host_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert options.this_node(None) == os.uname().nodename.lower()
+    assert this_node(None) == os.uname().nodename.lower()
     monkeypatch.setenv("vip_nodename", "from-kube-vip")
-    assert options.this_node(None) == "from-kube-vip"
+    assert this_node(None) == "from-kube-vip"
     monkeypatch.setenv("NODE_NAME", "")
-    assert options.this_node(None) == "from-kube-vip"
+    assert this_node(None) == "from-kube-vip"
     monkeypatch.setenv("NODE_NAME", "from-pod")
-    assert options.this_node(None) == "from-pod"
-    assert options.this_node("from-flag") == "from-flag"
+    assert this_node(None) == "from-pod"
+    assert this_node("from-flag") == "from-flag"
 
 
 def test_this_node_limits_pods_where_the_command_is_about_this_node() -> None:
@@ -178,5 +178,5 @@ def test_who_elects_fences_its_rules_for_the_renew_deadline_if_it_can(
     obstacle: str | None, seconds: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fence, "obstacle", lambda: obstacle)
-    assert options.electing(Settings(), None) == Settings()
-    assert options.electing(Settings(), Terms()) == Settings(elects=True, fence_seconds=seconds)
+    assert electing(Settings(), None) == Settings()
+    assert electing(Settings(), Terms()) == Settings(elects=True, fence_seconds=seconds)

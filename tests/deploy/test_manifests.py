@@ -16,7 +16,7 @@ from kubernetes import client
 import kvctl
 from kvctl.agent.address import DEFAULT_LISTEN, DEFAULT_PORT, parse_listen
 from kvctl.agent.journal import parse_log_format
-from kvctl.cli import options
+from kvctl.cli.settings import environment_bool, read_settings
 from kvctl.cli.wait import command as wait
 from kvctl.cluster import kinds
 from kvctl.cluster.conditions import CONDITION
@@ -172,11 +172,11 @@ def test_example_values_of_the_settings_are_accepted(monkeypatch: pytest.MonkeyP
     for name, value in values.items():
         monkeypatch.setenv(name, value)
         if value in ("true", "false"):
-            assert options.environment_bool(name) is (value == "true")
+            assert environment_bool(name) is (value == "true")
     networks: dict[str, list[str]] = {
         name: [] for name in ("pod_cidrs", "service_cidrs", "exclude_cidrs", "vip_ranges")
     }
-    settings = options.settings(networks, node=None, only_here=True, interface=None)
+    settings = read_settings(networks, node=None, only_here=True, interface=None)
     assert [str(network) for network in settings.pod_cidrs] == values["egress_podcidr"].split(",")
     assert [str(network) for network in settings.vip_ranges] == [values["egress_vipranges"]]
     assert values["egress_listen"] == DEFAULT_LISTEN == str(parse_listen(values["egress_listen"]))
