@@ -8,7 +8,7 @@ never a guess.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,6 +51,10 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 
 _KNOWN = frozenset((EGRESS, KVCTL_EGRESS, PORTS, ALLOWED, DENIED, IPV6, WITHOUT_VIP, GATEWAY))
 _OWN_PREFIXES = (EGRESS, "kvctl.io/")
+_NARROWING = (PORTS, ALLOWED, DENIED, WITHOUT_VIP)
+"""Without these more is rewritten, or let out, than a Service means that has misspelt one."""
+_LONGEST_SWITCH = len(EGRESS) + 2
+"""Of a name that may be a misspelt switch."""
 
 MAX_PORTS = 64
 MAX_NETWORKS = 256
@@ -207,6 +211,13 @@ class _Reader:
 def read_annotations(annotations: Mapping[str, str]) -> Annotations:
     """Everything kvctl wants to know from a Service's annotations."""
     reader = _Reader(annotations)
+    unknown = _unknown(annotations)
+    meant = {name: _meant(name) for name in unknown[:MAX_UNKNOWN]}
+    missed = {
+        name: known for name, known in meant.items() if known in _NARROWING and known not in annotations
+    }
+    for name, known in missed.items():
+        reader.fault(known, annotations[name], f"is misspelt: {quote(name)} is not read", f"write {known}")
     own, shared = reader.switch(KVCTL_EGRESS), reader.switch(EGRESS)
     if any(problem.annotation == KVCTL_EGRESS for problem in reader.problems):
         shared = None
@@ -224,7 +235,7 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
         lease=reader.lease(),
         gateways=reader.gateways(),
         problems=tuple(reader.problems),
-        warnings=(*_without_effect(annotations), *_unknown(annotations)),
+        warnings=(*_without_effect(annotations), *_ignored(unknown, meant, told=missed)),
     )
 
 
@@ -236,24 +247,51 @@ def _without_effect(annotations: Mapping[str, str]) -> list[str]:
 
 def _unknown(annotations: Mapping[str, str]) -> list[str]:
     """Names that look like ours and are not: a typing error would do nothing at all, in silence."""
-    unknown = [
+    return [
         name
         for name in annotations
         if name.startswith(_OWN_PREFIXES) and name not in _KNOWN and name not in WITHOUT_EFFECT
     ]
-    more = len(unknown) - MAX_UNKNOWN
-    return [
-        *(f"the annotation {quote(name)} has no effect here{_meant(name)}" for name in unknown[:MAX_UNKNOWN]),
-        *([f"{more} more annotations have no effect here"] if more > 0 else []),
-    ]
 
 
-def _meant(name: str) -> str:
-    """A question about a known name that is close to this one; empty: none is."""
+def _ignored(
+    unknown: Sequence[str], meant: Mapping[str, str | None], *, told: Container[str]
+) -> Iterable[str]:
+    """A warning for each unknown name, but for those that are `told` as problems."""
+    for name, known in meant.items():
+        if name not in told:
+            yield _no_effect(name, known)
+    if len(unknown) > len(meant):
+        yield f"{len(unknown) - len(meant)} more annotations have no effect here"
+
+
+def _no_effect(name: str, known: str | None) -> str:
+    question = f": did you mean {known}?" if known is not None else ""
+    return f"the annotation {quote(name)} has no effect here{question}"
+
+
+def _meant(name: str) -> str | None:
+    """A known name that is close to this one; None: none is."""
     from difflib import get_close_matches
 
     close = get_close_matches(name[:80], (*sorted(_KNOWN), *WITHOUT_EFFECT), n=1, cutoff=0.9)
-    return f": did you mean {close[0]}?" if close else ""
+    return close[0] if close else None
+
+
+def misspelt_switch(annotations: Mapping[str, str]) -> str | None:
+    """The sentence about a name that is nearly that of the switch, where the switch itself is not there: nobody else
+    says why such a Service asks for nothing. None: there is none.
+    """
+    if EGRESS in annotations or KVCTL_EGRESS in annotations:
+        return None
+    for name in annotations:
+        # By far most annotations are of others, and finding what is close takes its time.
+        if "/e" not in name.lower() or len(name) > _LONGEST_SWITCH:
+            continue
+        known = _meant(name)
+        if known in (EGRESS, KVCTL_EGRESS) and name != known:
+            return _no_effect(name, known)
+    return None
 
 
 def of_family(networks: Iterable[Network], family: Family) -> tuple[Network, ...]:

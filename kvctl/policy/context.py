@@ -9,6 +9,7 @@ from typing import NamedTuple
 from kvctl.model.host import Host
 from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Address
+from kvctl.model.objects import Pod, Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.cidrs import ClusterNetworks
@@ -40,6 +41,12 @@ class Context:
     nodes: tuple[str, ...]
     """The names of the source's Nodes; empty: it has none."""
     announced: Mapping[ServiceRef, frozenset[str]]
+
+    def nearly_selected(self, service: Service) -> tuple[Pod, str, str] | None:
+        """As the index says; nothing where it has only the pods of a node, and is asked again and again (an agent)."""
+        if self.index.from_api and self.settings.node is not None:
+            return None
+        return self.index.nearly_selected(service)
 
     @property
     def node_is_unknown(self) -> bool:

@@ -30,12 +30,26 @@ def state_faults(service: Service) -> list[str]:
     return faults
 
 
-def claim_lost(ref: ServiceRef, vip: Address, claims: Mapping[Address, Claim]) -> str | None:
-    """The sentence about the Service of another namespace that has the VIP, if one has."""
+def claim_lost(
+    ref: ServiceRef, vip: Address, claims: Mapping[Address, Claim], *, own: Claim | None = None
+) -> str | None:
+    """The sentence about the Service of another namespace that has the VIP, if one has; with the claim of one's
+    `own` also why: it has it whether it has rules here or not, as its pods may be on other nodes.
+    """
     winner = claims.get(vip)
     if winner is None or winner.ref.namespace == ref.namespace:
         return None
-    return f"the VIP {vip} is claimed by Service {winner.ref} ({winner.vip.field})"
+    why = f"{_why_stronger(winner, own)}, wherever its pods are" if own is not None else ""
+    return f"the VIP {vip} is claimed by Service {winner.ref} ({winner.vip.field}{why})"
+
+
+def _why_stronger(winner: Claim, own: Claim) -> str:
+    """As the end of a sentence that has named the winner's field."""
+    if winner.vip.standing < own.vip.standing:
+        return f" comes before {own.vip.field}"
+    if winner.created != own.created:
+        return "; the older claim counts"
+    return "; of claims of one age that of the first name counts"
 
 
 def other_lease(
@@ -66,7 +80,7 @@ def nothing_allowed(annotations: Annotations, family: Family) -> str | None:
     return None
 
 
-def no_pod(service: Service, found: Members, context: Context) -> str:
+def no_pod(service: Service, family: Family, found: Members, context: Context) -> str:
     """Why no pod counts: where they are, or that none is selected."""
     node = context.settings.node
     if found.elsewhere:
@@ -78,13 +92,25 @@ def no_pod(service: Service, found: Members, context: Context) -> str:
         return f"no usable EndpointSlice address {where}: spec.selector is empty{refused}"
     selector = ",".join(f"{key}={value}" for key, value in service.selector.items())
     shown = selector if _PLAIN_SELECTOR.fullmatch(selector) else quote(selector)
-    unusable = context.index.why_unusable(service)
+    if found.refused:
+        return f"no pod {where} counts: {'; '.join(shortened(list(found.refused)))}"
+    unusable = context.index.why_unusable(service, family=family)
     if unusable is not None:
         return f"no pod {where} counts: {unusable}"
     # A cluster without Pods is none that lacks a file.
     unread = not (context.index.has_pods or context.index.from_api)
-    more = ": the source has no Pods at all, give them too" if unread else ""
+    more = ": the source has no Pods at all, give them too" if unread else _nearly(service, context)
     return f"no pod {where} matches spec.selector {shown}{more}"
+
+
+def _nearly(service: Service, context: Context) -> str:
+    """What a pod has whose labels the selector misses narrowly; empty: none is seen to."""
+    near = context.nearly_selected(service)
+    if near is None:
+        return ""
+    pod, key, value = near
+    label = f"{key}={value}"
+    return f": pod {pod.name} has {label if _PLAIN_SELECTOR.fullmatch(label) else quote(label)}"
 
 
 def countable_pods(found: Members, family: Family, context: Context) -> tuple[list[Member], list[str]]:

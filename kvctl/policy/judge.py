@@ -8,7 +8,6 @@ from dataclasses import replace
 from kvctl.model.net import Address, Family
 from kvctl.model.objects import Service
 from kvctl.model.policy import DROPPED, EgressPod, EgressPolicy, Fence, WithoutVip
-from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.annotations import (
     ADDRESSES,
@@ -80,17 +79,18 @@ def judge(
         if refused is not None:
             yield replace(skipped, family=family, reason=_sentence([refused], problems))
         else:
-            vip, more = _to_have(service.ref, family, vips, context.claims)
+            vip, more = _to_have(service, family, vips, context.claims)
             its = replace(skipped, family=family, warnings=(*warnings, *more))
             yield _judge_family(service, annotations, vip, context, its)
 
 
 def _to_have(
-    ref: ServiceRef, family: Family, vips: Vips, claims: Mapping[Address, Claim]
+    service: Service, family: Family, vips: Vips, claims: Mapping[Address, Claim]
 ) -> tuple[Vip, tuple[str, ...]]:
     """The VIP of a family: what is asked for, but not another's in place of what the Service has."""
     asked, held = vips.accepted[family], vips.held.get(family)
-    lost = claim_lost(ref, asked.address, claims)
+    own = Claim(ref=service.ref, vip=asked, created=service.created)
+    lost = claim_lost(service.ref, asked.address, claims, own=own)
     if lost is None or held is None or held.address == asked.address:
         return asked, ()
     return held, (f"{lost}; it keeps {held.address}",)
@@ -106,14 +106,17 @@ def _judge_family(
     pods, left_out = countable_pods(found, family, context)
     unknown = not service.selector and not context.endpoints_known
     lost = bool(found.elsewhere) and not found.addresses and context.node_is_unknown
-    others = claim_lost(service.ref, vip.address, context.claims) or other_lease(
+    claim = Claim(ref=service.ref, vip=vip, created=service.created)
+    others = claim_lost(service.ref, vip.address, context.claims, own=claim) or other_lease(
         service.ref, annotations, vip.address, context.leases
     )
     state = [
         fault
         for fault in (
             nothing_allowed(annotations, family),
-            no_pod(service, found, context) if not found.addresses and not unknown and not lost else None,
+            no_pod(service, family, found, context)
+            if not found.addresses and not unknown and not lost
+            else None,
         )
         if fault is not None
     ]

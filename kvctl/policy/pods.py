@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kvctl.model.net import Address, Family, family_of
 from kvctl.model.objects import Endpoint, Objects, Pod, Service
 from kvctl.model.ref import ServiceRef
+
+_MOST_SAMPLES = 16
+_LONGEST_LABEL = 63
+"""What the API server accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class PodIndex:
     """Addresses of pods on the host's network: those of their nodes."""
     unusable: Mapping[str, list[tuple[Pod, str]]] = field(default_factory=dict)
     """By namespace: pods that have no address of their own, and why."""
+    samples: Mapping[str, list[Pod]] = field(default_factory=dict)
+    """By namespace: a few pods, by whose labels a selector is judged that matches none."""
 
     from_api: bool = False
     """Read through the API: there, what is no address of any Pod is nobody's to name."""
@@ -32,11 +38,22 @@ class PodIndex:
         """Whether the source has any Pod at all."""
         return bool(self.by_label or self.owners or self.unusable)
 
-    def why_unusable(self, service: Service) -> str | None:
+    def why_unusable(self, service: Service, *, family: Family) -> str | None:
         """The sentence about a pod that the selector matches and that does not count; None: there is none."""
         for pod, why in self.unusable.get(service.ref.namespace, ()):
             if service.selector.items() <= pod.labels.items():
                 return f"pod {pod.name} matches spec.selector, but {why}"
+        for pod in selected_pods(service, self):
+            if not any(family_of(address) is family for address in pod.addresses):
+                return f"pod {pod.name} matches spec.selector, but it has no {family} address"
+        return None
+
+    def nearly_selected(self, service: Service) -> tuple[Pod, str, str] | None:
+        """A pod of the namespace that misses the selector by a letter or two, and its label; None: none is seen."""
+        for pod in self.samples.get(service.ref.namespace, ()):
+            missed = service.selector.items() - pod.labels.items()
+            if len(missed) == 1 and (label := _near(*missed.pop(), pod.labels)) is not None:
+                return pod, *label
         return None
 
 
@@ -48,7 +65,7 @@ class Members:
     elsewhere: tuple[str, ...] = ()
     """The nodes of pods left out because they run on another node than the one asked for."""
     refused: tuple[str, ...] = ()
-    """A sentence for each endpoint that is nobody's to name."""
+    """A sentence for each endpoint that is nobody's to name, and for each pod whose address is another pod's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,7 @@ def index_pods(objects: Objects) -> PodIndex:
     owners: dict[Address, Pod] = {}
     host_addresses: set[Address] = set()
     unusable: dict[str, list[tuple[Pod, str]]] = {}
+    samples: dict[str, list[Pod]] = {}
     for pod in objects.pods:
         why = _why_unusable(pod)
         if why is not None:
@@ -74,6 +92,9 @@ def index_pods(objects: Objects) -> PodIndex:
             if pod.host_network and not pod.finished:
                 host_addresses.update(pod.addresses)
             continue
+        sample = samples.setdefault(pod.namespace, [])
+        if len(sample) < _MOST_SAMPLES:
+            sample.append(pod)
         for key, value in pod.labels.items():
             by_label.setdefault((pod.namespace, key, value), []).append(pod)
         for address in pod.addresses:
@@ -89,6 +110,7 @@ def index_pods(objects: Objects) -> PodIndex:
         endpoints=endpoints,
         host_addresses=frozenset(host_addresses),
         unusable=unusable,
+        samples=samples,
         from_api=objects.from_api,
     )
 
@@ -99,7 +121,7 @@ def _why_unusable(pod: Pod) -> str | None:
         return "it has finished"
     if pod.host_network:
         return "it uses the host's network, so its address is the node's"
-    return None if pod.addresses else "it has no address yet"
+    return None if pod.addresses else "it has no address yet: its status.podIP is empty"
 
 
 def _claim(pod: Pod) -> tuple[bool, int, str, str]:
@@ -110,15 +132,37 @@ def members(service: Service, *, family: Family, index: PodIndex, node: str | No
     """The addresses of a Service's pods; with `node` only of pods there or on no node yet."""
     found = _selected(service, index) if service.selector else _listed(service.ref, index, node=node)
     mine = [member for member in found if family_of(member.address) is family]
-    listed = () if service.selector else index.endpoints.get(service.ref, ())
-    refused = (_refusal(e, index, node=node) for e in listed if family_of(e.address) is family)
-    here = [member for member in mine if node is None or member.node is None or member.node == node]
+    here = [member for member in mine if _is_on(member.node, node)]
+    refused: Iterable[str | None]
+    if service.selector:
+        refused = _lost(service, index, family=family, node=node, here=here)
+    else:
+        listed = index.endpoints.get(service.ref, ())
+        refused = (_refusal(e, index, node=node) for e in listed if family_of(e.address) is family)
     elsewhere = {member.node for member in mine if member.node} - {member.node for member in here}
     return Members(
         addresses=tuple(sorted(set(here), key=_place)),
         elsewhere=tuple(sorted(elsewhere)),
         refused=tuple(dict.fromkeys(sentence for sentence in refused if sentence is not None)),
     )
+
+
+def _is_on(its: str | None, node: str | None) -> bool:
+    """Whether what is on node `its` (None: on none yet) counts, where only pods of `node` do (None: all)."""
+    return node is None or its is None or its == node
+
+
+def _near(key: str, value: str, labels: Mapping[str, str]) -> tuple[str, str] | None:
+    """The label that `key=value` may have been meant to match: a value of the key, or a key with the value."""
+    from difflib import get_close_matches
+
+    if len(value) > _LONGEST_LABEL:
+        return None
+    its = labels.get(key)
+    if its is not None:
+        return (key, its) if get_close_matches(value, [its[:_LONGEST_LABEL]]) else None
+    keys = [other for other, same in labels.items() if same == value][:_MOST_SAMPLES]
+    return next(((other, value) for other in get_close_matches(key, keys, n=1)), None)
 
 
 def _place(member: Member) -> tuple[int, str]:
@@ -139,6 +183,27 @@ def _selected(service: Service, index: PodIndex) -> Iterable[Member]:
         for address in pod.addresses:
             if index.owners.get(address) is pod:
                 yield Member(address=address, name=pod.name, node=pod.node)
+
+
+def _lost(
+    service: Service, index: PodIndex, *, family: Family, node: str | None, here: Collection[Member]
+) -> Iterable[str]:
+    """A sentence for each address of a pod that is another pod's; of one that goes only where no other counts."""
+    counted = {member.address for member in here}
+    for pod in selected_pods(service, index):
+        if not _is_on(pod.node, node) or (pod.deleting and here):
+            continue
+        for address in pod.addresses:
+            owner = index.owners[address]
+            if owner is not pod and family_of(address) is family and address not in counted:
+                who = f"pod {owner.namespace}/{owner.name}"
+                yield f"pod {pod.name} has {address}, which {who} has too: {_why_lost(pod, owner)}"
+
+
+def _why_lost(pod: Pod, owner: Pod) -> str:
+    if pod.deleting and not owner.deleting:
+        return "this one is being deleted"
+    return "that one is newer" if owner.created > pod.created else "only one of them can count"
 
 
 def _listed(ref: ServiceRef, index: PodIndex, *, node: str | None) -> Iterable[Member]:

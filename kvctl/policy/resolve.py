@@ -201,7 +201,10 @@ class Resolver:
                 for vip in (*vips.accepted.values(), *vips.held.values())
             )
             # Why there is no pod is told by those that do not count.
-            others = () if pods else tuple(context.index.unusable.get(ref.namespace, ()))
+            others: tuple[object, ...] = ()
+            if not pods:
+                unusable = context.index.unusable.get(ref.namespace, ())
+                others = (*unusable, context.nearly_selected(service))
             grounds = (service, vips, pods, owners, claims, others)
             known = before.get(ref)
             if known is None or known.grounds != grounds:

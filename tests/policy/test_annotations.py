@@ -23,6 +23,7 @@ from kvctl.policy.annotations import (
     WITHOUT_VIP,
     Annotations,
     Problem,
+    misspelt_switch,
     read_annotations,
 )
 from tests.builders import networks
@@ -311,13 +312,53 @@ def test_each_other_egress_annotation_of_kube_vip_gets_a_warning(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["kube-vip.io/egress-destination-port", "kvctl.io/Egress", "kube-vip.io/egress\x1b[1m"]
+    "name", ["kube-vip.io/egress-source-port", "kvctl.io/Egress", "kube-vip.io/egress\x1b[1m"]
 )
 def test_a_name_with_a_typing_error_is_not_passed_over_in_silence(name: str) -> None:
     (warning,) = read_annotations({EGRESS: "true", name: "udp:5060"}).warnings
     assert "has no effect here" in warning
     assert warning.isascii()
     assert warning.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("kube-vip.io/egress-destination-port", PORTS),
+        ("kube-vip.io/egress-allowed-network", ALLOWED),
+        ("kube-vip.io/egress-Denied-networks", DENIED),
+        ("kvctl.io/without-vips", WITHOUT_VIP),
+    ],
+)
+def test_a_misspelt_name_that_would_narrow_is_a_problem_lest_too_much_is_rewritten(
+    name: str, meant: str
+) -> None:
+    found = read_annotations({EGRESS: "true", name: "x"})
+    (problem,) = found.problems
+    assert str(problem) == f'{meant} "x" is misspelt: "{name}" is not read'
+    assert problem.hint == f"write {meant}"
+    assert found.faulty(meant)
+    assert found.warnings == ()
+
+
+def test_a_misspelt_name_beside_the_right_one_is_only_a_warning() -> None:
+    found = read_annotations({EGRESS: "true", PORTS: "udp:5060", "kube-vip.io/egress-destination-port": "x"})
+    assert found.problems == ()
+    (warning,) = found.warnings
+    assert warning.endswith(f"has no effect here: did you mean {PORTS}?")
+
+
+@pytest.mark.parametrize("name", ["kube-vip.io/egres", "kubevip.io/egress", "kvctl.io/Egress"])
+def test_a_misspelt_switch_is_found_where_there_is_no_other(name: str) -> None:
+    sentence = misspelt_switch({"a/b": "", name: "true"})
+    assert sentence is not None
+    assert sentence.startswith(f'the annotation "{name}" has no effect here: did you mean ')
+    assert misspelt_switch({name: "true", EGRESS: "false"}) is None
+
+
+@pytest.mark.parametrize("name", ["kube-vip.io/egress-ipv6", "example.org/egress", "kube-vip.io/ignore"])
+def test_what_is_not_near_the_switch_is_no_switch_that_was_misspelt(name: str) -> None:
+    assert misspelt_switch({name: "true"}) is None
 
 
 def test_many_unknown_names_are_counted_not_listed() -> None:

@@ -45,7 +45,7 @@ def test_a_pod_on_its_way_out_counts_until_it_has_ended() -> None:
     [
         (pod(host_network=True), "it uses the host's network, so its address is the node's"),
         (pod(finished=True), "it has finished"),
-        (replace(pod(), addresses=()), "it has no address yet"),
+        (replace(pod(), addresses=()), "it has no address yet: its status.podIP is empty"),
     ],
 )
 def test_a_pod_without_an_address_of_its_own_never_counts_and_the_reason_is_said(
@@ -69,6 +69,66 @@ def test_of_two_pods_with_one_address_the_newest_that_is_not_going_has_it() -> N
             answer = resolved(service(), theirs, *things)
             assert [str(wanted.policy.ref) for wanted in answer.wanted] == [winner]
             assert len(answer.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("mine", "why"),
+    [
+        (pod(created=1), "that one is newer"),
+        (pod(created=2), "only one of them can count"),
+        (pod(created=3, deleting=True), "this one is being deleted"),
+    ],
+)
+def test_a_pod_whose_address_another_pod_has_is_named_with_that_one(mine: Pod, why: str) -> None:
+    other = pod("voip/phone-0", "10.0.0.1", created=2)
+    skip = skip_of(resolved(service(), mine, other), "sip/sip-client")
+    sentence = f"pod sip-client-0 has 10.0.0.1, which pod voip/phone-0 has too: {why}"
+    assert skip.reason == f"no pod in namespace sip counts: {sentence}"
+    assert skip.fate is Fate.LOSE
+
+
+def test_one_pod_of_several_that_loses_its_address_is_a_warning() -> None:
+    mine, other = pod("sip/sip-client-1", "10.0.0.2", created=1), pod("voip/phone-0", "10.0.0.2", created=2)
+    wanted = only(resolved(service(), pod(), mine, other))
+    assert wanted.warnings == (
+        "pod sip-client-1 has 10.0.0.2, which pod voip/phone-0 has too: that one is newer",
+    )
+    going = replace(mine, deleting=True)
+    assert only(resolved(service(), pod(), going, other)).warnings == ()
+
+
+def test_a_pod_without_an_address_of_the_family_is_said_to_have_none() -> None:
+    answer = resolved(service(vip="fd00:1::1"), pod(), settings=DUAL_STACK)
+    assert skip_of(answer, "sip/sip-client").reason == (
+        "no pod in namespace sip counts: pod sip-client-0 matches spec.selector, but it has no ipv6 address"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"app": "sip-cliant", "more": "x"}, ": pod sip-client-0 has app=sip-cliant"),
+        ({"apps": "sip-client"}, ": pod sip-client-0 has apps=sip-client"),
+        ({"app": "database"}, ""),
+        ({"app": "sip client\x1b"}, ': pod sip-client-0 has "app=sip client\\x1b"'),
+    ],
+)
+def test_a_pod_that_the_selector_misses_by_a_letter_is_named(labels: dict[str, str], told: str) -> None:
+    skip = skip_of(resolved(service(), replace(pod(), labels=labels)), "sip/sip-client")
+    assert skip.reason == f"no pod in namespace sip matches spec.selector app=sip-client{told}"
+
+
+def test_pods_of_other_namespaces_are_not_told_of() -> None:
+    skip = skip_of(resolved(service(), pod("evil/b", labels={"app": "sip-cliant"})), "sip/sip-client")
+    assert skip.reason.endswith("matches spec.selector app=sip-client")
+
+
+def test_an_agent_that_knows_only_its_nodes_pods_does_not_guess() -> None:
+    answer = resolved(
+        service(), pod(labels={"app": "sip-cliant"}), from_api=True, settings=settings(node="worker")
+    )
+    skip = skip_of(answer, "sip/sip-client")
+    assert skip.reason.endswith("matches spec.selector app=sip-client")
 
 
 def test_a_finished_pod_does_not_keep_its_address_from_the_next_one() -> None:

@@ -197,7 +197,29 @@ class TestClaims:
     def test_a_service_that_asks_for_no_egress_claims_its_vip_all_the_same(self) -> None:
         owner = service("a/a", egress=False, created=1)
         answer = resolved(owner, service("b/b", created=9), pod("b/b-0"))
-        assert "is claimed by Service a/a (status.loadBalancer.ingress)" in skip_of(answer, "b/b").reason
+        assert "is claimed by Service a/a (status.loadBalancer.ingress;" in skip_of(answer, "b/b").reason
+
+    @pytest.mark.parametrize(
+        ("mine", "why"),
+        [
+            (service("b/b", created=9), "status.loadBalancer.ingress; the older claim counts"),
+            (
+                service("b/b", created=1),
+                "status.loadBalancer.ingress; of claims of one age that of the first name counts",
+            ),
+            (
+                service("b/b", vip=None, annotations={ADDRESSES: "192.168.0.245"}, created=1),
+                f"status.loadBalancer.ingress comes before {ADDRESSES}",
+            ),
+        ],
+    )
+    def test_the_reason_says_why_a_service_has_the_vip_even_if_it_has_no_pod(
+        self, mine: Service, why: str
+    ) -> None:
+        answer = resolved(service("a/a", created=1), mine, pod("b/b-0"))
+        sentence = f"the VIP 192.168.0.245 is claimed by Service a/a ({why}, wherever its pods are)"
+        assert sentence in skip_of(answer, "b/b").reason
+        assert skip_of(answer, "a/a").reason.startswith("no pod in namespace a matches")
 
     def test_an_ignored_service_claims_its_vip_all_the_same(self) -> None:
         owner = service("a/a", annotations={"kube-vip.io/ignore": "true"}, created=1)
