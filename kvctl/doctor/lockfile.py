@@ -12,6 +12,7 @@ from kvctl.doctor.binaries import in_use
 from kvctl.doctor.finding import Finding, failure, fine, warning
 from kvctl.doctor.scene import Scene
 from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.flocks import holder_of
 
 CHECK = "lock file"
 _PATH = "/run/xtables.lock"
@@ -32,7 +33,8 @@ def check(scene: Scene) -> Iterator[Finding]:
     if problem is not None:
         yield problem
         return
-    if not _is_shared(path, _MOUNTS.read_text(encoding="utf-8")):
+    # Whoever names a directory that is mounted writes what he likes there.
+    if not _is_shared(path, _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")):
         text = f"{path} is this container's own: other programs' changes and kvctl's may undo each other"
         yield warning(
             CHECK, text, evidence="the root is an overlay, and nothing is mounted there", mend=_SHARE
@@ -71,9 +73,12 @@ def _obstacle(path: Path) -> Finding | None:
 def _is_shared(path: Path, mounts: str) -> bool:
     """Whether it is plausible that others see the same file: not in a container's own layer, proc_pid_mountinfo(5)."""
     kinds = {}
-    for line in mounts.splitlines():
+    for line in mounts.split("\n"):
         before, _, after = line.partition(" - ")
-        kinds[before.split()[4]] = after.split()[0]
+        # The kernel writes blanks and line ends of names as octal numbers, and leaves other controls as they are.
+        fields = before.split(" ")
+        if len(fields) > 4:
+            kinds[fields[4]] = after.partition(" ")[0]
     place = next(each for each in (path, *path.parents) if str(each) in kinds or str(each) == "/")
     return not (str(place) == "/" and kinds.get("/") == "overlay")
 
@@ -90,14 +95,7 @@ def _lasting_holder(path: Path) -> str | None:
 
 
 def _holder(path: Path) -> str | None:
-    """By proc_locks(5), which shows the locks of the processes that can be seen from here."""
     try:
-        inode = path.stat().st_ino
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        return holder_of(path.stat())
     except OSError:
         return None
-    for line in lines:
-        words = line.split()
-        if len(words) > 5 and words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-            return words[4]
-    return None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kvctl.errors import NetfilterUnavailableError
+from kvctl.netfilter.flocks import holder_of
 
 # flock works on the namespace's own inode: it is scoped to the namespace, crosses containers that share
 # it, needs no file of ours, and goes with the process that holds it. The calling thread's namespace counts.
@@ -57,14 +58,6 @@ def namespace_lock(
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds the lock, as far as /proc/locks tells (proc_locks(5)): anybody in this namespace may."""
-    inode = os.fstat(descriptor).st_ino
-    try:
-        with open("/proc/locks", encoding="ascii") as locks:
-            for line in locks:
-                words = line.split()
-                if len(words) > 5 and words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-                    return f"it is held by process {words[4]}: see ps -p {words[4]}"
-    except OSError:
-        pass
-    return "wait for it to end"
+    """Who holds the lock: anybody in this namespace may."""
+    process = holder_of(os.fstat(descriptor))
+    return "wait for it to end" if process is None else f"it is held by process {process}: see ps -p {process}"
