@@ -25,7 +25,7 @@ def test_a_check_that_fails_in_a_way_nobody_thought_of_is_unknown_and_the_others
     assert {each.check for each in found.findings} == whole
     (unknown,) = of_level(found, Level.UNKNOWN)
     assert unknown.check == conntrack.CHECK
-    assert "this check failed itself: IndexError: list index out of range" in unknown.sentence
+    assert "this check failed itself: IndexError: list index out of range" in unknown.message
 
 
 @pytest.mark.parametrize("name", ["vol\x0bume", "vol\x85ume", "vol\udcffume", "vol\u2028ume", ""])
