@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import click
 
+from kvctl.agent.log_stream import PatientStream
 from kvctl.cli.help import Command
-from kvctl.cli.output import note
 from kvctl.echo.server import Limits, Question, Server, listen
 from kvctl.echo.wire import DEFAULT_PORT
 from kvctl.errors import UsageError
@@ -34,7 +35,7 @@ from kvctl.signals import orderly
     default=Limits().connections,
     show_default=True,
     metavar="NUMBER",
-    help="So many TCP connections at most: the one that has been idle longest goes first.",
+    help="So many TCP connections at most: whoever has most of them loses the one that has been idle longest.",
 )
 @click.option("--log", "logs", is_flag=True, help="Say each question on standard error.")
 def command(*, address: str | None, port: int, tcp: bool, udp: bool, connections: int, logs: bool) -> int:
@@ -55,36 +56,53 @@ def command(*, address: str | None, port: int, tcp: bool, udp: bool, connections
                 f"--listen {quote(address)} is not an IP address", hint="as in 192.0.2.9 or 2001:db8::9"
             ) from None
     protocols = [name for name, wanted in (("tcp", tcp), ("udp", udp)) if wanted]
-    sources: Counter[str] = Counter()
-
-    def heard(question: Question) -> None:
-        # Strangers send what they like: what is kept of them is bounded.
-        if question.source in sources or len(sources) < _MOST_SOURCES:
-            sources[question.source] += 1
-        if logs:
-            click.echo(_line(question), err=True)
-
-    server = Server(
-        listen(port=port, address=where, protocols=protocols),
-        limits=Limits(connections=connections),
-        heard=heard,
-    )
+    sockets = listen(port=port, address=where, protocols=protocols)
     place = "every address" if where is None else str(where)
-    try:
-        with orderly():
-            note(f"answering on {place}, port {port} ({' and '.join(protocols)}); Ctrl-C ends it")
-            server.serve()
-    except (KeyboardInterrupt, SystemExit):
-        pass  # it is how a server ends
-    finally:
-        server.close()
-    named = ", ".join(f"{source} ({count})" for source, count in sources.most_common(_MOST_NAMED))
-    note(f"{plural(sources.total(), 'question')} answered" + (f": {named}" if named else ""))
+    # Whoever reads what is logged, or does not, keeps nobody from being answered.
+    with PatientStream(sys.stderr.fileno(), lost=_lost) as log:
+        callers = _Callers(log if logs else None)
+        server = Server(sockets, limits=Limits(connections=connections), heard=callers.hear)
+        try:
+            with orderly():
+                log.write(
+                    f"Note: answering on {place}, port {port} ({' and '.join(protocols)}); Ctrl-C ends it\n"
+                )
+                server.serve()
+        except (KeyboardInterrupt, SystemExit):
+            pass  # it is how a server ends
+        finally:
+            server.close()
+        log.write(f"Note: {callers}\n")
     return 0
 
 
 _MOST_SOURCES = 10_000
 _MOST_NAMED = 5
+
+
+class _Callers:
+    """Who has asked, and how often; strangers send what they like, so what is kept of them is bounded."""
+
+    def __init__(self, log: PatientStream | None) -> None:
+        self._log = log
+        self._sources: Counter[str] = Counter()
+        self._questions = 0
+
+    def hear(self, question: Question) -> None:
+        """Count it, and log it."""
+        self._questions += 1
+        if question.source in self._sources or len(self._sources) < _MOST_SOURCES:
+            self._sources[question.source] += 1
+        if self._log is not None:
+            self._log.write(f"{_line(question)}\n")
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{source} ({count})" for source, count in self._sources.most_common(_MOST_NAMED))
+        return f"{plural(self._questions, 'question')} answered" + (f": {named}" if named else "")
+
+
+def _lost(count: int) -> str:
+    return f"Note: {plural(count, 'line')} left out: nobody read them\n"
 
 
 def _line(question: Question) -> str:

@@ -1,8 +1,8 @@
 """The echo: TCP and UDP servers of both families that answer each question with the source they saw.
 
 It stands outside of a cluster, where anybody may call. So: one thread whatever the number of callers, a bound on how
-many connections there are (the one that has been idle longest goes first: a slow caller loses its place, a quick one is
-served), an end to each that is idle, and nobody is waited for who does not read.
+many connections there are (whoever has most of them loses the one that has been idle longest: a crowd from one place
+keeps nobody else away), an end to each that is idle or has asked enough, and nobody is waited for who does not read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import selectors
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -38,6 +39,8 @@ class Limits(NamedTuple):
     connections: int = 256
     idle_seconds: float = 10.0
     """From a connection's beginning, or its last answer, to its end."""
+    answers: int = 100
+    """By one connection: then it is closed. verify makes a connection for each question."""
 
 
 class Question(NamedTuple):
@@ -57,6 +60,10 @@ class _Client:
     local: tuple[str, int]
     until: float
     """When it will have been idle for too long."""
+    place: str
+    """Where it calls from: one caller may have every address of an IPv6 /64."""
+    left: int
+    """Answers until it is closed."""
     text: bytes = b""
     """What has come of a line."""
 
@@ -108,6 +115,7 @@ class Server:
         self._selector.register(self._woken, selectors.EVENT_READ)
         # In the order in which they will have been idle for too long.
         self._clients: dict[socket.socket, _Client] = {}
+        self._places: Counter[str] = Counter()
         self._listeners = frozenset(each for each in sockets if each.type == socket.SOCK_STREAM)
         for each in sockets:
             self._selector.register(each, selectors.EVENT_READ)
@@ -166,10 +174,12 @@ class Server:
         except OSError:
             connection.close()
             return
-        until = self._clock() + self._limits.idle_seconds
-        self._clients[connection] = _Client(connection, _end(peer), _end(local), until)
+        until, end = self._clock() + self._limits.idle_seconds, _end(peer)
+        client = _Client(connection, end, _end(local), until, _place(end[0]), self._limits.answers)
+        self._clients[connection] = client
+        self._places[client.place] += 1
         if len(self._clients) > self._limits.connections:
-            self._drop_oldest()
+            self._drop_of_most()
 
     def _answer_lines(self, client: _Client) -> None:
         try:
@@ -187,7 +197,7 @@ class Server:
             self._drop(client)
 
     def _answer_each(self, client: _Client, lines: Sequence[bytes]) -> bool:
-        """False where the client does not take its answers."""
+        """False where the client does not take its answers, or has had enough of them."""
         for line in lines:
             self._heard(Question("tcp", *client.peer, *client.local))
             text = answer(read_question(line) or NOBODYS, source=client.peer, destination=client.local)
@@ -195,6 +205,9 @@ class Server:
                 if client.socket.send(text) != len(text):
                     return False
             except OSError:
+                return False
+            client.left -= 1
+            if client.left == 0:
                 return False
             client.until = self._clock() + self._limits.idle_seconds
             self._clients[client.socket] = self._clients.pop(client.socket)
@@ -223,6 +236,11 @@ class Server:
         while self._clients and next(iter(self._clients.values())).until <= now:
             self._drop_oldest()
 
+    def _drop_of_most(self) -> None:
+        """Of the place with most connections the one that has been idle longest."""
+        (place, _), *_ = self._places.most_common(1)
+        self._drop(next(client for client in self._clients.values() if client.place == place))
+
     def _drop_oldest(self) -> bool:
         """False where there is none."""
         oldest = next(iter(self._clients.values()), None)
@@ -232,6 +250,9 @@ class Server:
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.socket]
+        self._places[client.place] -= 1
+        if not self._places[client.place]:
+            del self._places[client.place]
         self._selector.unregister(client.socket)
         client.socket.close()
 
@@ -290,6 +311,11 @@ def _open(kind: int, address: Address | None, port: int) -> socket.socket:
 
 def _family(address: Address) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def _place(address: str) -> str:
+    """The address, of IPv6 the first 64 bits."""
+    return address if "." in address else str(IPv6Address(int(IPv6Address(address)) >> 64 << 64))
 
 
 def _end(address: tuple[str, int]) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from kvctl.echo.server import Limits, Question, Server, listen
 from kvctl.lab.netns import Namespace
 
 # Tests keep their connections for as long as they like.
-_LIMITS = Limits(connections=10_000, idle_seconds=86_400.0)
+_LIMITS = Limits(connections=10_000, idle_seconds=86_400.0, answers=10**9)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -73,6 +76,30 @@ def test_it_is_silent_about_callers_and_leaves_a_protocol_out_if_told(namespace:
         done = running.finish(deadline=10)
     assert done.stderr.splitlines()[0] == f"Note: answering on 127.0.0.1, port {PORT} (tcp); Ctrl-C ends it"
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_nobody_who_reads_its_log_is_waited_for(namespace: Namespace) -> None:
+    """A terminal that was stopped, or a pager that was left: its pipe is full here, and closed then."""
+    argv = [*_forgetful({}), "-m", "kvctl", "egress", "echo", "--log"]
+    reads, writes = os.pipe()
+    fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    while select.select([], [writes], [], 0)[1]:
+        os.write(writes, b"." * 4096)
+    with subprocess.Popen(
+        namespace.argv(argv), stderr=writes, stdout=subprocess.DEVNULL, env={**os.environ, **_same_kvctl()}
+    ) as running:
+        try:
+            until(lambda: ask(namespace), seconds=30)
+            for _ in range(3):
+                assert ask(namespace).startswith(b"kvctl-echo/1 abc ")
+            os.close(reads)
+            for _ in range(3):
+                assert ask(namespace).startswith(b"kvctl-echo/1 abc ")
+            running.terminate()
+            assert running.wait(10) == 0
+        finally:
+            running.kill()
+            os.close(writes)
 
 
 @pytest.mark.parametrize(

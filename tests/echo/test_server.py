@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 
 import pytest
@@ -184,6 +184,32 @@ def test_of_too_many_the_one_idle_longest_goes(namespace: Namespace) -> None:
         assert was_closed(clients[1])
         clients[0].sendall(question(NONCE))
         assert line_of(clients[0]) == expected(clients[0])
+
+
+def test_a_crowd_that_is_busy_keeps_nobody_away_who_comes_from_elsewhere(namespace: Namespace) -> None:
+    namespace.batch(["addr add 127.0.0.2/8 dev lo"])
+    with serving(namespace, limits=Limits(connections=20)), ExitStack() as stack:
+        crowd = [stack.enter_context(client(namespace)) for _ in range(19)]
+        with namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as own:
+            own.settimeout(10)
+            own.bind(("127.0.0.2", 0))
+            own.connect(("127.0.0.1", PORT))
+            for _ in range(3):
+                crowd += [stack.enter_context(client(namespace)) for _ in range(5)]
+                for each in crowd[-10:]:
+                    with suppress(OSError):
+                        each.sendall(question(NONCE))
+                assert line_of(crowd[-1]).startswith(b"kvctl-echo/1 ")
+            own.sendall(question(NONCE))
+            assert line_of(own).startswith(b"kvctl-echo/1 abc 127.0.0.2 ")
+
+
+def test_a_connection_that_has_asked_enough_is_closed_after_its_last_answer(namespace: Namespace) -> None:
+    with serving(namespace, limits=Limits(answers=3)), client(namespace) as own:
+        for _ in range(3):
+            own.sendall(question(NONCE))
+            assert line_of(own).startswith(b"kvctl-echo/1 abc ")
+        assert own.recv(4096) == b""
 
 
 def test_many_clients_at_once_each_get_their_own(namespace: Namespace) -> None:
