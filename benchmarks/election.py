@@ -22,9 +22,9 @@ from typing import NamedTuple
 from benchmarks.packets import sending, sink
 from kvctl.lab.build import Lab, built, unique_prefix
 from kvctl.lab.ear import Ear
-from kvctl.lab.signals import orderly
 from kvctl.lab.topology import Pod, Topology, standard
 from kvctl.node.addresses import bound
+from kvctl.signals import orderly
 from tests.agent.electing import SETTINGS, WORKERS
 from tests.agent.process import Watching, node_object, pod_object, service_object, watching
 from tests.apiserver import ApiServer, Object, Request, listening, serving
