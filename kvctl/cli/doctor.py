@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from kvctl.agent.sign import find_agent
 from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
+from kvctl.cli.node import read_wanted
 from kvctl.cli.output import Json, print_json, print_yaml, printable, wrapped
 from kvctl.cli.settings import told_backend
 from kvctl.doctor.examine import Examination, examine
@@ -21,6 +23,7 @@ from kvctl.doctor.finding import Finding, Level, verdict
 from kvctl.doctor.scene import read_scene
 from kvctl.errors import ClusterError
 from kvctl.model.objects import Objects
+from kvctl.reconcile.target import Scope
 
 _COLOURS = {Level.FAILURE: "red", Level.WARNING: "yellow", Level.UNKNOWN: "yellow", Level.FINE: "green"}
 _SCHEMA_VERSION = 1
@@ -34,19 +37,23 @@ def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
     """Check whether egress can work on this host; say what keeps it from working, and what mends it.
 
     Looks only, and changes nothing. The first line is the worst cause. With -f, --cluster, --kubeconfig or --context
-    the ranges are compared with what Nodes, pods and Services have. Without root it checks what it can.
+    the rules are compared with what these ask for, and the ranges with what Nodes, pods and Services have. Without root
+    it checks what it can.
 
     Exit status: 0 fine, or warnings only; 1 a failure; 4 where the rules could not be read at all.
     """
     told, settings = told_backend(nftables), inputs.settings()
     objects, silence = _source(inputs)
     agent = find_agent()
+    wanted = read_wanted(objects, settings=settings, scope=Scope()) if objects is not None else None
     scene = read_scene(
         settings=settings,
         told=told,
         objects=objects,
         silence=silence,
         agent=str(agent) if agent is not None else None,
+        wish=wanted.wish if wanted is not None else None,
+        again=_again(inputs, nftables=nftables) if inputs.name_a_source else None,
     )
     found = examine(scene)
     if output in ("json", "yaml"):
@@ -66,6 +73,27 @@ def _source(inputs: Inputs) -> tuple[Objects | None, ClusterError | None]:
         return inputs.objects(), None
     except ClusterError as error:
         return None, error
+
+
+def _again(inputs: Inputs, *, nftables: bool | None) -> str:
+    """The options by which `apply` reads the same source in the same way."""
+    several = (
+        ("-f", [name if name != "-" else "FILE" for name in inputs.filenames]),
+        ("--pod-cidr", inputs.pod_cidrs),
+        ("--service-cidr", inputs.service_cidrs),
+        ("--exclude-cidr", inputs.exclude_cidrs),
+        ("--vip-range", inputs.vip_ranges),
+        ("--kubeconfig", [inputs.kubeconfig]),
+        ("--context", [inputs.context]),
+        ("--node", [inputs.node]),
+        ("--interface", [inputs.interface]),
+        ("--without-vip", [inputs.without_vip]),
+    )
+    words = [word for flag, values in several for value in values if value for word in (flag, value)]
+    for flag, value in (("assume-vip", inputs.assume_vip), ("nftables", nftables)):
+        if value is not None:
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+    return shlex.join(words)
 
 
 def _document(found: Examination, *, node: str | None) -> Json:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from kvctl.doctor.binaries import in_use
 from kvctl.doctor.finding import Finding, Level, failure, fine, from_error, warning
+from kvctl.doctor.packets import judged, samples, without_nat
 from kvctl.doctor.scene import Scene
 from kvctl.errors import KvctlError, ProcessError
 from kvctl.model.net import Family
@@ -15,12 +18,18 @@ from kvctl.netfilter.choice import Choice, choose_backend
 from kvctl.netfilter.kernel import Reading
 from kvctl.netfilter.nft import IPTABLES_TABLE
 from kvctl.netfilter.savetext import SavedTables
+from kvctl.trace.judgement import Verdict
 
 CHECK = "back end"
 # As `choose_backend` says why.
 _KUBELET, _ALONE = "kubelet uses it", "it alone holds rules"
 # iptables-nft 1.8.9, with status 3, for one such rule in whatever table it is (measured).
 _PARSING_FAILED = "Parsing nftables rule failed"
+_TRANSLATES = re.compile(r"-j (?:MASQUERADE|SNAT|NETMAP)\b")
+# Of words alone: a comment of another program may hold what a shell would run.
+_SAFE = re.compile(r"[A-Za-z0-9 .,:/!_-]*")
+_MOST_QUOTED = 3
+_LONGEST_RULE = 300
 # What iptables prints for a match or target that it knows, in a revision that it does not: another version wrote it.
 _UNREADABLE = "[unsupported revision]"
 
@@ -40,16 +49,85 @@ def check(scene: Scene) -> Iterator[Finding]:
         yield contradiction
     else:
         yield fine(CHECK, f"{backend} is in use: {found.choice.why}", evidence=_rules(scene.reading))
-    for text in found.warnings if not unparsed else ():
+    others = list(_translations(scene.reading, backend.other))
+    both = list(_rewritten_by_both(scene, backend)) if others else []
+    yield from both
+    for text in found.warnings if not unparsed and not both else ():
+        seen = "; ".join(map(str, others[:_MOST_QUOTED])) or _rules(scene.reading)
         mend = f"run kvctl with {backend.other.setting}, or move the other program to the {backend} back end"
-        yield warning(CHECK, text, evidence=_rules(scene.reading), mend=mend)
+        yield warning(CHECK, text, evidence=seen, mend=_first_mend(others, backend) or mend)
     if any(site.installed.refs for site in found.others.values()):
         text = f"rules of kvctl's are in the {backend.other} back end, too, which is not in use"
-        yield warning(CHECK, text, evidence=_rules(scene.reading), mend="kvctl egress apply (moves them)")
+        yield warning(CHECK, text, evidence=_rules(scene.reading), mend=f"{scene.apply()} (moves them)")
     for family, error in found.failed.items():
         text = f"the {family} rules cannot be read: {error.message}"
         yield warning(CHECK, text, mend=error.hint or "install the package iptables")
     yield from _unreadable(scene.reading, backend)
+
+
+class _Translation(NamedTuple):
+    """A rule of another program that gives packets another source."""
+
+    backend: Backend
+    family: Family
+    chain: str
+    text: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.backend} nat: -A {self.chain} {self.text}", longest=_LONGEST_RULE)
+
+    @property
+    def removal(self) -> str:
+        """The command that removes it, or that shows it where its text is not safe to be run by a shell."""
+        name = "iptables" if self.family is Family.IPV4 else "ip6tables"
+        command = f"{name}-{self.backend} -t nat"
+        if _SAFE.fullmatch(self.text) is None:
+            return f"{command} -S {self.chain} shows it"
+        return f"{command} -D {self.chain} {self.text}"
+
+
+def _translations(reading: Reading, backend: Backend) -> Iterator[_Translation]:
+    """All of a back end, those that every packet comes to first."""
+    found = [
+        _Translation(backend, family, chain, text)
+        for family in Family
+        if (saved := reading.tables.get((backend, family))) is not None and "nat" in saved.tables
+        for chain, rules in saved.tables["nat"].chains.items()
+        for _, text in rules
+        if _TRANSLATES.search(text) and "kvctl:" not in text
+    ]
+    yield from sorted(found, key=lambda each: each.chain != "POSTROUTING")
+
+
+def _first_mend(others: list[_Translation], backend: Backend) -> str | None:
+    if not others:
+        return None
+    return (
+        f"first see whose rule that is; one that nobody needs any more: {others[0].removal}; else run kvctl with "
+        f"{backend.other.setting}, or move the other program to the {backend} back end"
+    )
+
+
+def _rewritten_by_both(scene: Scene, backend: Backend) -> Iterator[Finding]:
+    """Rules of the other back end that take what a Service rewrites: each once, with the first Service."""
+    ours, theirs = without_nat(scene.reading, backend.other), without_nat(scene.reading, backend)
+    told = set()
+    for sample in samples(scene):
+        for packet in sample.packets:
+            if judged(packet, ours).verdict is not Verdict.REWRITTEN:
+                continue
+            step = judged(packet, theirs).decided
+            if step is None or step.rule is None or step.place.table != "nat" or step in told:
+                continue
+            told.add(step)
+            rule = _Translation(backend.other, sample.policy.family, step.chain, step.rule.text)
+            text = (
+                f"the {backend.other} back end holds another program's rule for what pod {sample.pod} of "
+                f"{sample.policy.ref} sends, too: the back end that was registered later takes a connection, and which "
+                "that is cannot be read"
+            )
+            mend = _first_mend([rule], backend) or ""
+            yield failure(CHECK, text, evidence=str(rule), mend=f"{mend}; kvctl egress verify shows who wins")
 
 
 def _blind(scene: Scene) -> Iterator[Finding]:

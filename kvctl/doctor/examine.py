@@ -16,8 +16,10 @@ from kvctl.doctor import (
     privileges,
     ranges,
     routing,
+    rules,
     settings,
     vips,
+    way,
 )
 from kvctl.doctor.finding import Finding, Level, fine, from_error, unknown, worst_first
 from kvctl.doctor.scene import Scene
@@ -56,6 +58,8 @@ def examine(scene: Scene) -> Examination:
         (conntrack.CHECK, conntrack.check),
         (ranges.CHECK, lambda: ranges.check(scene)),
         (order.CHECK, lambda: order.check(scene)),
+        (rules.CHECK, lambda: rules.check(scene)),
+        (way.CHECK, lambda: way.check(scene)),
         (vips.CHECK, lambda: vips.check(scene)),
         (heartbeats.CHECK, lambda: heartbeats.check(scene)),
         (routing.CHECK, lambda: routing.check(scene)),
@@ -66,9 +70,13 @@ def examine(scene: Scene) -> Examination:
     for name, check in checks:
         try:
             findings += check()
-        except (KvctlError, OSError) as error:
+        except Exception as error:
+            # Somebody who asks what is wrong gets the other checks, whatever became of this one.
             hint = error.hint if isinstance(error, KvctlError) else None
-            findings.append(unknown(name, f"this check failed itself: {error}", mend=hint))
+            said = (
+                str(error) if isinstance(error, (KvctlError, OSError)) else f"{type(error).__name__}: {error}"
+            )
+            findings.append(unknown(name, f"this check failed itself: {said}", mend=hint))
     return Examination(
         backend=backend, findings=tuple(worst_first(findings)), rules_read=scene.look is not None
     )

@@ -22,7 +22,8 @@ def check(scene: Scene) -> Iterator[Finding]:
         name = f"{policy.ref} ({policy.vip})"
         if beat.is_late:
             seen = f"an agent lives: {scene.agent}" if scene.agent is not None else "no agent lives here"
-            mend = "start the agent, or see its log for why it does not renew; by hand: kvctl egress apply --with-vip"
+            mend = "start the agent, or see its log for why it does not renew; by hand: "
+            mend += scene.apply("--with-vip")
             yield failure(CHECK, f"{name}: {beat.consequence}", evidence=seen, mend=mend)
         else:
             yield fine(CHECK, f"{name}: {beat}")

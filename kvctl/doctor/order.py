@@ -10,7 +10,7 @@ from kvctl.doctor.ranges import known_networks
 from kvctl.doctor.scene import Scene
 from kvctl.model.net import Family, Network, host_network, overlap, parse_network
 from kvctl.model.objects import CidrKind
-from kvctl.model.rules import Hook
+from kvctl.model.rules import Hook, table_of
 from kvctl.model.text import one_line, plural
 from kvctl.netfilter.overrides import find_override
 from kvctl.netfilter.position import is_hook, rule_in_the_way
@@ -21,7 +21,6 @@ CHECK = "order"
 _NOTRACK = re.compile(r"-j (?:NOTRACK|CT --notrack)")
 # As iptables-save prints it: first, unless what follows is about all but this network.
 _SOURCE = re.compile(r"-s (?P<network>[0-9a-f.:]+/[0-9]+) ")
-_APPLY = "kvctl egress apply (an agent does so by itself)"
 
 
 def check(scene: Scene) -> Iterator[Finding]:
@@ -29,7 +28,7 @@ def check(scene: Scene) -> Iterator[Finding]:
     if scene.look is None:
         return
     for family, site in scene.look.sites.items():
-        found = [*_jumps(site), *_overridden(scene, scene.look, site)]
+        found = [*jump_faults(scene, site), *_overridden(scene, scene.look, site)]
         if not found and site.installed.refs:
             count = plural(len(site.installed.refs), "Service")
             found = [fine(CHECK, f"{family}: kvctl's jump comes first, for {count}")]
@@ -39,26 +38,39 @@ def check(scene: Scene) -> Iterator[Finding]:
     yield from _cilium(scene)
 
 
-def _jumps(site: Site) -> Iterator[Finding]:
+def jump_faults(scene: Scene, site: Site) -> Iterator[Finding]:
+    """Why packets do not come to the rules of one family; causes before consequences."""
+    apply = scene.apply()
     for hook, pods in _pods(site).items():
         chain = f"{hook.chain} of {hook.table} ({site.family})"
         beside = site.snapshot.beside(hook.table)
         if hook.root not in site.snapshot.chains:
             continue
-        if not any(is_hook(found, hook) for found in site.snapshot.hook_chain(hook)):
+        has_gone = not any(is_hook(found, hook) for found in site.snapshot.hook_chain(hook))
+        if not site.snapshot.chains[hook.root]:
+            evidence = f"{hook.root} has no rule" + (", and no rule leads to it" if has_gone else "")
+            yield failure(CHECK, _flushed(site, hook), evidence=evidence, mend=apply)
+        elif has_gone:
             text = f"kvctl's jump in {chain} has gone: no packet comes to its rules"
             yield failure(
-                CHECK, text, evidence=f"chain {hook.root} is there, no rule leads to it", mend=_APPLY
+                CHECK, text, evidence=f"chain {hook.root} is there, no rule leads to it", mend=apply
             )
-        elif not site.snapshot.chains[hook.root]:
-            text = f"kvctl's chains of {hook.table} ({site.family}) are empty: somebody has flushed the table"
-            yield failure(CHECK, text, evidence=f"{hook.root} has no rule", mend=_APPLY)
         elif not beside.position_known:
             text = f"whether another rule comes before kvctl's jump in {chain} cannot be seen: native nft rules hide it"
             yield unknown(CHECK, text, mend="nft list ruleset")
         elif pods and (rule := rule_in_the_way(site.snapshot, pods, hook)) is not None:
             text = f"another program's rule takes the pods' packets before kvctl's jump in {chain}"
-            yield failure(CHECK, text, evidence=one_line(f"-A {hook.chain} {rule}", longest=300), mend=_APPLY)
+            yield failure(CHECK, text, evidence=one_line(f"-A {hook.chain} {rule}", longest=300), mend=apply)
+
+
+def _flushed(site: Site, hook: Hook) -> str:
+    chains = {name: rules for name, rules in site.snapshot.chains.items() if table_of(name) is hook.table}
+    if not any(chains.values()):
+        return f"kvctl's chains of {hook.table} ({site.family}) are empty: somebody has flushed the table"
+    return (
+        f"kvctl's chain {hook.root} of {hook.table} ({site.family}) is empty: somebody has flushed it, and no pod's "
+        "packet comes to the rules of its Service"
+    )
 
 
 def _pods(site: Site) -> dict[Hook, list[Network]]:

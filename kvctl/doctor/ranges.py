@@ -92,6 +92,8 @@ def check(scene: Scene) -> Iterator[Finding]:
             if finding is not None:
                 yield finding
             yield from _own_networks(kind, known[kind][family], scene.host)
+    for family in Family:
+        yield from _strangers(scene, family)
 
 
 def _compare(
@@ -176,6 +178,31 @@ def _address(text: str) -> Address | None:
         return parse_address(text)
     except ValueError:
         return None
+
+
+def _strangers(scene: Scene, family: Family) -> Iterator[Finding]:
+    """Pod ranges of rules that nothing else here knows while another is known: written with a wrong --pod-cidr once."""
+    cidrs = _from_rules(scene, CidrKind.POD, family)
+    # An agent, or a source, knows of other nodes' ranges, to which this one may have no route of its own.
+    if cidrs is None or scene.agent is not None or scene.objects is not None:
+        return
+    here = [
+        *(route.network for route in scene.host.routes if route.network.prefixlen),
+        *map(network_of, scene.host.addresses),
+    ]
+    unknown_here = [n for n in cidrs.networks if not any(overlap(n, each) for each in here)]
+    if unknown_here and len(unknown_here) < len(cidrs.networks):
+        named = ", ".join(map(str, unknown_here[:_MOST_NAMED]))
+        text = (
+            f"kvctl's rules take {named} for pods, where no route or address of this host is: what pods send there "
+            "is never rewritten"
+        )
+        seen = f"the pod CIDR {cidrs}; the routes and addresses of this host"
+        mend = (
+            "if that is not the cluster's: kvctl egress flush --all, then "
+            f"{scene.apply()} with the right --pod-cidr or egress_podcidr"
+        )
+        yield warning(CHECK, text, evidence=seen, mend=mend)
 
 
 def _own_networks(kind: CidrKind, cidrs: Cidrs, host: Host) -> Iterator[Finding]:

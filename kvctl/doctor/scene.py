@@ -14,6 +14,7 @@ from kvctl.node.host import read_host
 from kvctl.node.routing import read_routing
 from kvctl.node.routing_plan import Found
 from kvctl.reconcile.look import Look, look
+from kvctl.reconcile.wish import Wish
 
 
 class Scene(NamedTuple):
@@ -37,6 +38,19 @@ class Scene(NamedTuple):
     """Why the source did not answer."""
     agent: str | None = None
     """The agent that lives in this network namespace, in words."""
+    wish: Wish | None = None
+    """What the source wants of this node; None: as `objects`."""
+    again: str | None = None
+    """The options by which `apply` reads the same source; None: none was named."""
+
+    def apply(self, *options: str) -> str:
+        """The command that writes the rules again, or who does so."""
+        if self.agent is not None and not options:
+            return "the agent of this node does so by itself within a minute; if not, see its log"
+        words = ["kvctl egress apply", *options]
+        if self.again is None:
+            return " ".join([*words, "-f FILE (in a cluster without -f)"])
+        return " ".join(filter(None, [*words, self.again]))
 
     @property
     def led_out_by(self) -> frozenset[str]:
@@ -51,6 +65,8 @@ def read_scene(
     objects: Objects | None = None,
     silence: KvctlError | None = None,
     agent: str | None = None,
+    wish: Wish | None = None,
+    again: str | None = None,
 ) -> Scene:
     """Look at everything. Raises KvctlError where this host's addresses cannot be read either."""
     reading = read_everything()
@@ -71,4 +87,6 @@ def read_scene(
         objects=objects,
         silence=silence,
         agent=agent,
+        wish=wish,
+        again=again,
     )

@@ -79,7 +79,8 @@ def _of_interface(interface: str, *, is_needed: bool, host: Host) -> Iterator[Fi
         level = _level(each, is_needed=is_needed, is_way_out=is_way_out)
         if level is not None:
             seen = f"net/{each.path} counts as {each.counts}"
-            text = each.why if is_needed else f"{each.why}: no Service can leave by it"
+            why = f"{each.why} ({each.path.rpartition('/')[2]} is {each.counts})"
+            text = why if is_needed else f"{why}: no Service can leave by it"
             problems.append(Finding(CHECK, level, text, seen, each.mend))
     if not problems and is_needed:
         problems.append(fine(CHECK, f"rp_filter, arp_announce and forwarding of {interface} suit egress"))

@@ -29,19 +29,19 @@ def check(scene: Scene) -> Iterator[Finding]:
     """Each VIP by itself."""
     for vip, ref in sorted(installed_vips(scene).items(), key=str):
         if not scene.settings.assume_vip:
-            yield _judge(vip, ref, scene.host, has_agent=scene.agent is not None)
+            yield _judge(vip, ref, scene.host, scene=scene)
 
 
-def _judge(vip: Address, ref: ServiceRef, host: Host, *, has_agent: bool) -> Finding:
+def _judge(vip: Address, ref: ServiceRef, host: Host, *, scene: Scene) -> Finding:
     entries = host.having(vip)
     if not entries:
         text = f"the VIP {vip} of {ref} is on no interface of this host: answers do not come back here"
         mend = (
-            f"see who has it: kvctl egress show {ref} --cluster; put it here: kvctl egress apply --with-vip, or the "
+            f"see who has it: kvctl egress show {ref} --cluster; put it here: {scene.apply('--with-vip')}, or the "
             "load balancer; MetalLB L2 and Cilium L2 bind nothing: egress_assumevip=true"
         )
         # An agent knows more of who has it: what a load balancer says in the cluster.
-        level = Level.WARNING if has_agent else Level.FAILURE
+        level = Level.WARNING if scene.agent is not None else Level.FAILURE
         return Finding(CHECK, level, text, "the addresses of all interfaces", mend)
     serving = next((entry for entry in entries if entry.serves), None)
     if serving is None:
@@ -52,6 +52,12 @@ def _judge(vip: Address, ref: ServiceRef, host: Host, *, has_agent: bool) -> Fin
     if not serving.up:
         text = f"the VIP {vip} of {ref} is on {serving.interface}, which is down"
         return failure(CHECK, text, evidence=f"ip link show {serving.interface}", mend=_up(serving.interface))
+    fault = host.fault_of(serving.interface)
+    if fault is not None:
+        text = f"the VIP {vip} of {ref} is on {serving.interface}, and {fault}"
+        return failure(
+            CHECK, text, evidence=f"ip link show {serving.interface}", mend="plug it in, or move the VIP"
+        )
     return fine(CHECK, f"{vip} of {ref} is on {serving.interface}")
 
 

@@ -10,6 +10,11 @@ from kvctl.doctor.scene import read_scene
 from kvctl.lab.netns import Namespace
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
+from kvctl.node.host import read_host
+from kvctl.policy.resolve import resolve
+from kvctl.reconcile.leading import lead
+from kvctl.reconcile.target import Scope
+from kvctl.reconcile.wish import Wish
 from tests.builders import objects, pod, service, settings
 from tests.robustness.node import Node
 
@@ -54,10 +59,22 @@ def look_at(
     backend: bool | None = None,
     source: Objects | None = None,
     agent: str | None = None,
+    again: str | None = None,
 ) -> Examination:
     """What doctor finds on this host."""
     with node.namespace.entered():
-        return examine(read_scene(settings=told, told=backend, objects=source, agent=agent))
+        scene = read_scene(
+            settings=told, told=backend, objects=source, agent=agent, wish=_wish(source, told), again=again
+        )
+        return examine(scene)
+
+
+def _wish(source: Objects | None, told: Settings) -> Wish | None:
+    if source is None:
+        return None
+    host = read_host()
+    resolution = lead(resolve(source, told, host=host), host=host).resolution
+    return Wish(resolution=resolution, scope=Scope(), settings=told, host=host)
 
 
 def said(found: Examination) -> str:

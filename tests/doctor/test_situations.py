@@ -18,7 +18,15 @@ from kvctl.doctor.privileges import Privileges
 from kvctl.lab.topology import BACKENDS
 from kvctl.model.net import Family, parse_address
 from kvctl.netfilter import binaries, fence
+from kvctl.netfilter.lock import namespace_lock
+from kvctl.node.host import read_host
 from kvctl.policy.layout import fence_name
+from kvctl.policy.resolve import resolve
+from kvctl.reconcile.leading import lead
+from kvctl.reconcile.look import look
+from kvctl.reconcile.run import apply
+from kvctl.reconcile.target import Scope
+from kvctl.reconcile.wish import Wish
 from tests.builders import node as a_node
 from tests.builders import objects, pod, service, settings
 from tests.doctor.host import POD, TOLD, VIP, VIP6, WANTED, elsewhere, look_at, of_level, said
@@ -66,7 +74,9 @@ class TestSettingsOfTheKernel:
     def test_a_strict_reverse_path_filter_on_the_interface_of_the_vip(self, node: Node) -> None:
         node.namespace.write_sysctls({"ipv4/conf/eth1/rp_filter": "1"})
         found = look_at(node)
-        assert said(found) == "replies that arrive at eth1 are dropped where the main table leads elsewhere"
+        assert said(found) == (
+            "replies that arrive at eth1 are dropped where the main table leads elsewhere (rp_filter is 1)"
+        )
         assert found.findings[0].mend == "sysctl -w net/ipv4/conf/eth1/rp_filter=2"
 
     def test_a_strict_reverse_path_filter_where_a_vip_may_come(self, bare: Node) -> None:
@@ -74,7 +84,7 @@ class TestSettingsOfTheKernel:
         bare.namespace.write_sysctls({"ipv4/conf/eth1/rp_filter": "1"})
         found = look_at(bare)
         assert said(found).endswith(
-            "dropped where the main table leads elsewhere: no Service can leave by it"
+            "dropped where the main table leads elsewhere (rp_filter is 1): no Service can leave by it"
         )
         assert found.findings[0].level is Level.WARNING
 
@@ -90,7 +100,10 @@ class TestSettingsOfTheKernel:
 
     def test_an_interface_that_forwards_nothing(self, node: Node) -> None:
         node.namespace.write_sysctls({"ipv4/conf/eth1/forwarding": "0"})
-        assert said(look_at(node)) == "replies that arrive at eth1 are not forwarded to the pods"
+        assert (
+            said(look_at(node))
+            == "replies that arrive at eth1 are not forwarded to the pods (forwarding is 0)"
+        )
 
     def test_a_bridge_of_more_pods_than_are_told(self, bare: Node) -> None:
         told = settings(pod_cidrs=("10.244.1.0/25",), service_cidrs=("10.96.0.0/12",))
@@ -122,9 +135,19 @@ class TestTheOrder:
             "kvctl's jump in POSTROUTING of nat (ipv4) has gone: no packet comes to its rules"
         )
 
-    def test_somebody_has_flushed_the_chains(self, node: Node) -> None:
+    def test_somebody_has_flushed_the_first_chain(self, node: Node) -> None:
         node.iptables("-F", "KVCTL-EGRESS")
-        assert said(look_at(node)) == "kvctl's chains of nat (ipv4) are empty: somebody has flushed the table"
+        assert said(look_at(node)) == (
+            "kvctl's chain KVCTL-EGRESS of nat (ipv4) is empty: somebody has flushed it, and no pod's packet comes to "
+            "the rules of its Service"
+        )
+
+    def test_somebody_has_flushed_the_table(self, node: Node) -> None:
+        node.iptables("-F")
+        found = look_at(node)
+        assert said(found) == "kvctl's chains of nat (ipv4) are empty: somebody has flushed the table"
+        assert found.findings[0].evidence == "KVCTL-EGRESS has no rule, and no rule leads to it"
+        assert not any("no rules of kvctl's" in each.message for each in found.findings)
 
     def test_a_native_chain_that_comes_before_iptables(self, node: Node) -> None:
         chain = "{ type nat hook postrouting priority 90; ip saddr 10.244.0.0/16 masquerade ; }"
@@ -182,6 +205,12 @@ class TestVips:
         node.namespace.write_sysctls({"ipv4/conf/all/arp_ignore": "1"})
         assert look_at(node).findings[0].level is Level.FAILURE
 
+    def test_on_an_interface_with_nothing_at_the_other_end(self, node: Node) -> None:
+        node.namespace.batch(["link set far1 down"])
+        assert said(look_at(node)) == (
+            f"the VIP {VIP} of sip/sip-client is on eth1, and the interface eth1 has no carrier"
+        )
+
     def test_on_an_interface_that_is_down(self, node: Node) -> None:
         node.namespace.batch(["link set eth1 down"])
         found = look_at(node)
@@ -209,6 +238,27 @@ class TestRouting:
         found = look_at(bare)
         assert "of another program uses bits of kvctl's mask 0x3c" in said(found)
         assert found.findings[0].mend == "set egress_fwmark_mask to others"
+
+    def test_a_service_is_led_to_an_interface_that_is_not_there(self, node: Node) -> None:
+        named = service(vip=VIP, annotations={"kube-vip.io/serviceInterface": "eth9"})
+        source = objects(named, pod("sip/sip-client-0", POD))
+        with node.namespace.entered():
+            host = read_host()
+            led = lead(resolve(source, TOLD, host=host), host=host)
+            assert led.open() == []
+            wish = Wish(resolution=led.resolution, scope=Scope(), settings=TOLD, host=host)
+            with namespace_lock(timeout=10):
+                apply(look(told=node.backend == "nft"), wish, drop_connections=False)
+        found = look_at(node)
+        assert said(found) == (
+            f"sip/sip-client ({VIP}): the routing table 7500 leads nowhere: nothing that is marked 0x4/0x3c leaves"
+        )
+        assert "kube-vip.io/serviceInterface of sip/sip-client" in (found.findings[0].mend or "")
+        assert found.exit_status == 1
+        node.run("ip", "route", "flush", "table", "7500")
+        assert "the routing table 7500 is empty: what is marked 0x4/0x3c leaves by the main table" in said(
+            look_at(node)
+        )
 
 
 class TestBothFamilies:
@@ -256,10 +306,36 @@ class TestBackEnds:
 
     def test_both_translate_sources(self, node: Node) -> None:
         other = elsewhere(node)
-        other.restore("*nat\n-A POSTROUTING -s 10.244.0.0/16 -j MASQUERADE\nCOMMIT\n")
+        other.restore("*nat\n-A POSTROUTING -s 10.10.0.0/16 -j MASQUERADE\nCOMMIT\n")
         found = look_at(node)
         assert f"the {other.backend} back end holds other programs' source translations too" in said(found)
+        rule = "-A POSTROUTING -s 10.10.0.0/16 -j MASQUERADE"
+        assert found.findings[0].evidence == f"{other.backend} nat: {rule}"
         assert found.exit_status == 0
+
+    def test_both_translate_what_one_pod_sends(self, node: Node) -> None:
+        other = elsewhere(node)
+        other.restore("*nat\n-A POSTROUTING -s 10.244.0.0/16 -o eth0 -j MASQUERADE\nCOMMIT\n")
+        found = look_at(node)
+        assert said(found) == (
+            f"the {other.backend} back end holds another program's rule for what pod {POD} of sip/sip-client sends, "
+            "too: the back end that was registered later takes a connection, and which that is cannot be read"
+        )
+        first = found.findings[0]
+        assert first.evidence == f"{other.backend} nat: -A POSTROUTING -s 10.244.0.0/16 -o eth0 -j MASQUERADE"
+        removal = f"iptables-{other.backend} -t nat -D POSTROUTING -s 10.244.0.0/16 -o eth0 -j MASQUERADE"
+        assert f"{removal}; else run kvctl with " in (first.mend or "")
+        node.run(*removal.split())
+        assert look_at(node).exit_status == 0
+
+    def test_a_rule_with_more_than_words_is_not_given_to_a_shell(self, node: Node) -> None:
+        other = elsewhere(node)
+        rule = '-A POSTROUTING -m comment --comment "$(reboot)" -j MASQUERADE'
+        other.restore(f"*nat\n{rule}\nCOMMIT\n")
+        (first, *_) = look_at(node).findings
+        assert "$(reboot)" in first.evidence
+        assert "$(reboot)" not in (first.mend or "")
+        assert f"iptables-{other.backend} -t nat -S POSTROUTING shows it" in (first.mend or "")
 
     def test_rules_of_ours_are_in_both(self, node: Node) -> None:
         found = look_at(node, backend=node.backend != "nft")
@@ -421,6 +497,16 @@ class TestRanges:
         found = look_at(node, told=settings())
         assert found.exit_status == 0
         assert any("10.244.0.0/16 (as kvctl's rules have it) fits" in each.message for each in found.findings)
+
+    def test_rules_have_a_range_that_nobody_else_here_knows(self, node: Node) -> None:
+        twice = settings(pod_cidrs=("10.244.0.0/16", "10.77.0.0/16"), service_cidrs=("10.96.0.0/12",))
+        replace(node, settings=twice).apply(WANTED)
+        found = look_at(node, told=settings())
+        assert said(found) == (
+            "nothing found that keeps egress from working, but: kvctl's rules take 10.77.0.0/16 for pods, where no "
+            "route or address of this host is: what pods send there is never rewritten"
+        )
+        assert look_at(node, told=settings(), agent="process 7").findings[0].level is Level.FINE
 
     def test_cluster_ips_are_outside_of_what_is_told(self, bare: Node, backend: str) -> None:
         bare.restore(rules_of("kube-proxy", Family.IPV4), backend=backend)
