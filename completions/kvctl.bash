@@ -45,7 +45,7 @@ _kvctl_about() {
         values='--from=addresses --pod=pods --to=- --proto=:tcp,udp,sctp,icmp --source-port=- --in-interface=interfaces -f=files --filename=files --kubeconfig=files --context=contexts -o=:table,wide,json,yaml --output=:table,wide,json,yaml'
         ;;
     'kvctl egress verify')
-        options='-n --namespace --from --to --proto --expect --count --interval --timeout --netns --watch --every --nftables --no-nftables -o --output -h --help'
+        options='-n --namespace --from --to --proto --expect --count --interval --timeout --netns --watch --every --assume-vip --nftables --no-nftables -o --output -h --help'
         values='-n=namespaces --namespace=namespaces --from=addresses --to=- --proto=:tcp,udp,both --expect=- --count=- --interval=- --timeout=- --netns=- --every=- -o=:table,wide,json,yaml --output=:table,wide,json,yaml'
         arguments='services'
         ;;

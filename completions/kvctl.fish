@@ -41,7 +41,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl\'' -l debug -d 'Show where an error cam
 complete -c kvctl -n '__kvctl_at \'kvctl\'' -s h -l help -d 'Show this message and exit'
 
 # kvctl egress
-complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a compute -d 'Show the rules that the objects ask for; needs no root and no kernel.'
+complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a compute -d 'Show what the objects ask for, and what keeps them from it; needs no root.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a apply -d 'Make the kernel\'s rules what the objects ask for.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a diff -d 'Show what apply would change; exit status 3 if anything.'
 complete -c kvctl -n '__kvctl_at \'kvctl egress\'' -a list -d 'List the Services with egress rules on this node.'
@@ -181,6 +181,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l timeout -x -d 'How 
 complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l netns -x -d 'The pod\'s network namespace, a process in it, or its name'
 complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l watch -d 'Go on until Ctrl-C; tell each change as it is seen'
 complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l every -x -d 'With --watch: how often the counts are printed where there is no terminal'
+complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l assume-vip -d 'Take the VIP for being here: for load balancers that answer ARP without binding it, or bind it on lo'
 complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -s o -l output -x -a 'table wide json yaml' -d 'How to print: table, wide, json or yaml'
 complete -c kvctl -n '__kvctl_at \'kvctl egress verify\'' -s h -l help -d 'Show this message and exit'
@@ -190,7 +191,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l listen -x -d 'Where t
 complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l port -x -d 'The port, of both protocols: one that the Service rewrites'
 complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l tcp -l no-tcp -d 'Answer by TCP'
 complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l udp -l no-udp -d 'Answer by UDP'
-complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l connections -x -d 'So many TCP connections at most: the one that has been idle longest goes first'
+complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l connections -x -d 'So many TCP connections at most: whoever has most of them loses the one that has been idle longest'
 complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -l log -d 'Say each question on standard error'
 complete -c kvctl -n '__kvctl_at \'kvctl egress echo\'' -s h -l help -d 'Show this message and exit'
 
@@ -200,7 +201,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -s n -l namespace -x -a
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l all -d 'Remove everything that is kvctl\'s'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -s o -l output -x -a 'table wide json yaml' -d 'How to print: table, wide, json or yaml'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l keep-connections -d 'Leave connections that have the wrong source now; without it they are dropped, to begin anew'
-complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l force -d 'Go on even if an agent (kvctl egress watch) lives on this node, which may undo it, or (--with-vip) a Lease decides who has the VIP'
+complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l force -d 'Go on even if an agent (kvctl egress watch) lives on this node, which may undo it'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l lock-timeout -x -d 'How long to wait while another kvctl changes rules'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -l nftables -l no-nftables -d 'Work with iptables-nft, or with iptables-legacy'
 complete -c kvctl -n '__kvctl_at \'kvctl egress flush\'' -s h -l help -d 'Show this message and exit'

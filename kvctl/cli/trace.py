@@ -85,8 +85,12 @@ def command(
     cannot be judged and matters, it says which, and the exit status is 1. Sends nothing, changes nothing.
     """
     target, port = _target(destination)
-    if (source is None) is (pod is None):
-        raise UsageError("whose packet is not told", hint="give either --from POD_IP or --pod NAMESPACE/NAME")
+    if source is None and pod is None:
+        raise UsageError(
+            "neither --from nor --pod is given", hint="give one: --from POD_IP or --pod NAMESPACE/NAME"
+        )
+    if source is not None and pod is not None:
+        raise UsageError("--from and --pod are both given", hint="give one of them")
     if pod is None:
         its_source = _address(source or "", "--from")
     else:
@@ -216,9 +220,8 @@ def _lines(judgement: Judgement, *, wide: bool) -> list[str]:
         lines += ["  its connection", f"    {flow_text(judgement.flow)}"]
     if judgement.others:
         count = plural(len(judgement.others), "connection")
-        lines.append(
-            f"  {count} to the same destination, which go on as they began (--source-port looks at one)"
-        )
+        goes_on = "goes on as it" if len(judgement.others) == 1 else "go on as they"
+        lines.append(f"  {count} to the same destination, which {goes_on} began (--source-port looks at one)")
         lines += [f"    {flow_text(flow)}" for flow in judgement.others[: None if wide else 20]]
     return lines
 

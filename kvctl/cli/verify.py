@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
 from kvctl.cli import options
 from kvctl.cli.help import Command
-from kvctl.cli.output import error_message, note
-from kvctl.cli.settings import parse_services, told_backend
+from kvctl.cli.output import error_message, note, warning
+from kvctl.cli.settings import parse_services, told_assume_vip, told_backend
 from kvctl.cli.verify_line import Line
 from kvctl.cli.verify_report import Report
 from kvctl.echo.wire import DEFAULT_PORT
 from kvctl.errors import UsageError
-from kvctl.model.net import Address, parse_address
+from kvctl.model.net import Address, Family, family_of, parse_address
+from kvctl.model.ref import ServiceRef
 from kvctl.model.text import one_line, quote
 from kvctl.node.host import read_host
 from kvctl.reconcile.look import look
 from kvctl.signals import orderly
 from kvctl.verify.child import Asker, asking, hear_all
 from kvctl.verify.expected import NamedPod, Rules
+from kvctl.verify.faults import MEND
 from kvctl.verify.places import Place, Questions, among, check_ends, opened, pods_of, resolve
 from kvctl.verify.sender import LEAST_INTERVAL
-from kvctl.verify.tally import Tally, Verdict, verdict_of
+from kvctl.verify.tally import Tally, Verdict, unproved, verdict_of
 
 _COUNT = 5
 _PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("udp", "tcp")}
@@ -89,6 +91,7 @@ _PROTOCOLS = {"tcp": ("tcp",), "udp": ("udp",), "both": ("udp", "tcp")}
     metavar="SECONDS",
     help="With --watch: how often the counts are printed where there is no terminal.",
 )
+@options.assume_vip
 @options.backend
 @options.output()
 def command(
@@ -105,6 +108,7 @@ def command(
     netns: str | None,
     watches: bool,
     every: float,
+    assume_vip: bool | None,
     nftables: bool | None,
     output: str,
 ) -> int:
@@ -113,10 +117,15 @@ def command(
     The echo is kvctl egress echo on a host outside of the cluster. On the node of the pods, as root. What
     is expected is read once, from the kernel's rules: the VIP, or anything else for what a Service does not rewrite.
 
-    Exit status: 0 all as expected; 1 any wrong source, or any answer lost; 4 a pod's namespace cannot be entered.
+    Exit status: 0 all as expected; 1 any wrong source, any answer lost, or nothing asked that SERVICE rewrites; 4 a
+    pod's namespace cannot be entered.
     """
-    if (service is None) is (source is None):
-        raise UsageError("whose traffic is not told", hint="give either a SERVICE or --from POD_IP")
+    if service is None and source is None:
+        raise UsageError(
+            "neither a SERVICE nor --from is given", hint="give one: NAMESPACE/NAME or --from POD_IP"
+        )
+    if service is not None and source is not None:
+        raise UsageError("a SERVICE and --from are both given", hint="give one of them")
     if netns is not None and source is None:
         raise UsageError("--netns is of one pod", hint="give --from POD_IP with it")
     if watches and count is not None:
@@ -129,30 +138,49 @@ def command(
     check_ends(pod, targets, host)
     found = look(told=told_backend(nftables))
     rules = Rules(found, host)
-    pods = [NamedPod(pod, rules.name_of(pod))] if pod is not None else _pods(service or "", namespace, rules)
+    of = _ref(service, namespace) if service is not None else None
+    pods = _pods(of, pod, rules, {family_of(target) for target in targets})
     questions = Questions(
         port=port,
         protocols=_PROTOCOLS[protocol],
         times=None if watches else count or _COUNT,
         interval=interval,
         timeout=timeout,
+        of=of,
     )
     with opened(pods, targets, questions, rules=rules, told=told, netns=netns) as (places, missing):
         for error in missing:
             error_message(error)
-        report = Report(rules, backend=str(found.choice.backend), output=output)
+        report = Report(
+            rules,
+            backend=str(found.choice.backend),
+            output=output,
+            assume_vip=told_assume_vip(assume_vip),
+        )
         tallies = _watch(places, report, every=every) if watches else _ask(places)
     report.print(tallies)
     status = 0 if verdict_of(tallies) is Verdict.RIGHT else 1
     return status or (missing[0].exit_status if missing else 0)
 
 
-def _pods(service: str, namespace: str | None, rules: Rules) -> Sequence[NamedPod]:
+def _ref(service: str, namespace: str | None) -> ServiceRef:
     refs = parse_services([service], namespace=namespace, kubeconfig=None, context=None)
     assert refs is not None
-    pods, left_out = among(pods_of(next(iter(refs)), rules))
+    return next(iter(refs))
+
+
+def _pods(
+    of: ServiceRef | None, pod: Address | None, rules: Rules, families: Collection[Family]
+) -> Sequence[NamedPod]:
+    """Those of the Service, or the one that is named."""
+    if of is None:
+        assert pod is not None
+        return [NamedPod(pod, rules.name_of(pod))]
+    pods, left_out = among(pods_of(of, rules, families))
     if left_out is not None:
         note(left_out)
+    for fault in rules.flushed(families):
+        warning(f"{fault}: not every pod is led to its Service; {MEND}")
     return pods
 
 
@@ -180,6 +208,8 @@ def _ask(places: Sequence[Place]) -> list[Tally]:
 def _watch(places: Sequence[Place], report: Report, *, every: float) -> list[Tally]:
     """Until a signal: that is how it ends, and no fault."""
     tallies = _tallies(places)
+    if verdict_of(tallies.values()) is Verdict.UNPROVED:
+        warning(unproved(places[0].asked[0]))
     line = Line(every=every, to_stderr=report.is_document)
     try:
         with orderly(), asking([(place.space, place.job) for place in places]) as askers, line:

@@ -6,28 +6,32 @@ from collections.abc import Sequence
 
 import click
 
+from kvctl.agent.sign import find_agent
 from kvctl.cli.output import Column, Json, coloured, print_json, print_table, print_yaml, printable, wrapped
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import one_line
+from kvctl.node.host import read_host
+from kvctl.policy.holder import not_here
 from kvctl.trace.packet import Question
 from kvctl.trace.question import trace
 from kvctl.trace.story import sentence as trace_sentence
 from kvctl.verify.expected import Kind, Rules
-from kvctl.verify.tally import Tally, next_steps, sentence, verdict_of
+from kvctl.verify.tally import Tally, Verdict, next_steps, sentence, verdict_of
 
 _MOST_TRACED = 3
-_COLOURS = {"right": "green", "wrong": "red", "lost": "yellow"}
+_COLOURS = {"right": "green", "wrong": "red", "lost": "yellow", "not rewritten": "yellow"}
 
 
 class Report:
     """What is printed at the end."""
 
-    def __init__(self, rules: Rules, *, backend: str, output: str) -> None:
+    def __init__(self, rules: Rules, *, backend: str, output: str, assume_vip: bool) -> None:
         self.is_document = output in ("json", "yaml")
         self._rules = rules
         self._backend = backend
         self._output = output
+        self._assume_vip = assume_vip
 
     def whose(self, address: Address, pod: Address) -> str:
         """Whose address the other end saw of a pod."""
@@ -35,7 +39,10 @@ class Report:
 
     def print(self, tallies: Sequence[Tally]) -> None:
         """The answer first."""
-        first, why = sentence(tallies, self.whose), _traced(tallies)
+        first, away = sentence(tallies, self.whose), self._away(tallies)
+        if away:
+            first += f", but no interface of this node has {', '.join(map(str, away))}: this will stop"
+        why = [*away.values(), *_faults(tallies), *_traced(tallies)]
         if self.is_document:
             (print_json if self._output == "json" else print_yaml)(self._document(first, why, tallies))
             return
@@ -49,6 +56,22 @@ class Report:
         for text in next_steps(tallies):
             # Not broken: there is a command in it that is copied.
             click.echo(one_line(text))
+
+    def _away(self, tallies: Sequence[Tally]) -> dict[Address, str]:
+        """VIPs that are right as yet, while neighbours remember who had them, each with why that will end."""
+        if verdict_of(tallies) is not Verdict.RIGHT or self._assume_vip:
+            return {}
+        expected = {(e.address, e.service) for e in (each.asked.expectation for each in tallies)}
+        # Of verify --watch the host that it began on may be long gone.
+        host, away = read_host(), {}
+        for vip, service in expected:
+            if vip is None or service is None or host.having(vip):
+                continue
+            why = not_here(vip, host=host, assume=False, elected=self._rules.has_fence(service))
+            if why is not None:
+                away[vip] = why
+        # An agent judges by evidence that is not in the kernel, MetalLB's word for one.
+        return away if away and find_agent() is None else {}
 
     def _row(self, tally: Tally) -> list[str]:
         asked, expected = tally.asked, tally.asked.expectation
@@ -116,7 +139,24 @@ _COLUMNS = (
     Column("LOST", style=_bad, right=True),
 )
 _WIDE = (Column("TO"), Column("LOSSES", breaks=True), Column("BECAUSE"))
-_SHORT = {Kind.NOT_VIP: "not the VIP", Kind.SILENCE: "silence", Kind.NOTHING: "a VIP"}
+_SHORT = {
+    Kind.NOT_VIP: "not the VIP",
+    Kind.SILENCE: "silence",
+    Kind.BROKEN: "the VIP",
+    Kind.NOTHING: "a VIP",
+}
+
+
+def _faults(tallies: Sequence[Tally]) -> list[str]:
+    """What is wrong with rules whose VIP can be told all the same."""
+    expected = (each.asked.expectation for each in tallies)
+    return list(
+        dict.fromkeys(
+            f"the rules of {e.service} are not as they were written: {e.fault}"
+            for e in expected
+            if e.fault and e.kind is Kind.VIP
+        )
+    )
 
 
 def _traced(tallies: Sequence[Tally]) -> list[str]:

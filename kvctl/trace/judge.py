@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import EGRESS_CHAIN, Verb
+from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, Verb
 from kvctl.netfilter.kernel import Reading
+from kvctl.netfilter.savetext import SavedTable
 from kvctl.trace.agreement import agreed, named
 from kvctl.trace.facts import Facts
 from kvctl.trace.judgement import Judgement, Verdict
@@ -175,8 +176,7 @@ class _Judge:
 
     def _rewriting(self) -> Iterable[Step]:
         for tables in self._tables:
-            nat = tables.get("nat")
-            for chain, rules in nat.chains.items() if nat is not None else ():
+            for chain, rules in _nat_chains(tables):
                 if chain.startswith(("KVCTL-SVC-", "KVCTL-OUT-")):
                     for _, text in rules:
                         yield Step(Place("POSTROUTING", "", "nat"), chain, parse_any(text))
@@ -184,8 +184,19 @@ class _Judge:
     def _has_rules(self) -> bool:
         return any("nat" in tables and EGRESS_CHAIN in tables["nat"].chains for tables in self._tables)
 
+    def _flushed(self, way: Way) -> str | None:
+        """The chain of ours on its way that holds nothing: kvctl writes none such."""
+        chains = {chain: rules for tables in self._tables for chain, rules in _nat_chains(tables)}
+        targets = (step.rule.target for step in way.steps if _in_postrouting(step) and step.rule is not None)
+        names = (target.name for target in targets if target is not None)
+        return next((n for n in names if n.startswith(CHAIN_PREFIX) and not chains.get(n, ("?",))), None)
+
     def _spared(self, way: Way) -> Spared:
         spared = why_spared(way.steps, has_rules=self._has_rules(), source=self._packet.source)
+        flushed = self._flushed(way) if spared.service is not None or spared.step is None else None
+        if flushed is not None:
+            why = f"{flushed} is empty, somebody has flushed it: kvctl egress apply mends it"
+            return spared._replace(reason=why)
         if spared.service is None or spared.step is None:
             return spared
         if spared.step.chain == spared.step.place.hook or own_rule(spared.step) is None:
@@ -207,6 +218,11 @@ class _Judge:
         without = rule._replace(matches=tuple(m for m in rule.matches if m.module != "recent"))
         would = without != rule and matches(without, way.packet, self._facts) is True
         return would and matches(rule, way.packet, self._facts) is False
+
+
+def _nat_chains(tables: Mapping[str, SavedTable]) -> Iterable[tuple[str, Sequence[tuple[int | None, str]]]]:
+    nat = tables.get("nat")
+    return nat.chains.items() if nat is not None else ()
 
 
 def _no_route(way: Way, reason: str) -> _Decision:

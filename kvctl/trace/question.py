@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kvctl.errors import InputError, KvctlError, UsageError
+from kvctl.model.host import Host
 from kvctl.model.net import Address, family_of, host_network
 from kvctl.netfilter.binaries import Backend, is_installed
 from kvctl.netfilter.conntrack import dump
@@ -47,7 +48,9 @@ def trace(question: Question) -> Judgement:
     unknown = [*_unreadable(reading, packet)]
     judged = judge(packet, reading, kernels_facts(), flows)
     notes += [*judged.notes, *_beside(reading, packet)]
-    judged = replace(judged, trouble=_trouble(judged))
+    host = read_host()
+    judged = replace(judged, trouble=_trouble(judged, host))
+    notes += _elsewhere(judged, host)
     override = _override(reading, packet, judged)
     unknown += [text for text in (override, _taken_by_ipvs(judged)) if text is not None]
     if not unknown:
@@ -63,6 +66,13 @@ def _check_ends(source: Address, destination: Address) -> None:
             f"{source} and {destination} are not of one address family",
             hint="give two IPv4 addresses, or two IPv6 addresses",
         )
+    for end in (source, destination):
+        if end.is_loopback or end.is_unspecified:
+            what = "the loopback" if end.is_loopback else "no host's"
+            raise UsageError(
+                f"{end} is {what} address: what a pod sends there stays in the pod",
+                hint="give the address that other hosts know",
+            )
     if destination.is_multicast:
         raise UsageError(
             f"{destination} is a multicast address, which is never rewritten to",
@@ -147,19 +157,39 @@ def _override(reading: Reading, packet: Packet, judged: Judgement) -> str | None
     )
 
 
-def _trouble(judged: Judgement) -> str:
+def _trouble(judged: Judgement, host: Host) -> str:
     """What keeps it from leaving all the same, or answers from coming back, as far as this node is concerned."""
     if not judged.leaves or judged.source is None or judged.destination is None or judged.interface is None:
         return ""
-    fault = read_host().fault_of(judged.interface) or _no_room(judged)
+    fault = host.fault_of(judged.interface) or _no_room(judged)
     if fault is not None:
         return fault
     source, pod = judged.source, judged.packet.source
     if source != pod and look_up(Sought(destination=source)).kind != "local":
         return f"no interface of this node has {source}: answers come back only if something else leads them here"
+    fault = host.fault_of(_holder(judged, host) or judged.interface)
+    if fault is not None:
+        return f"{source} is on {_holder(judged, host)}, and {fault}: answers do not come back by it"
     # What was translated is the pod's again before it is routed.
     back = look_up(Sought(destination=pod, source=judged.destination, iif=judged.interface))
     return f"answers do not come back: {back.reason}" if back.kind == "refused" else ""
+
+
+def _elsewhere(judged: Judgement, host: Host) -> list[str]:
+    """That it leaves by another interface than the one that has its source, which may be meant."""
+    holder = _holder(judged, host)
+    if holder is None or holder == judged.interface or host.fault_of(holder) is not None:
+        return []
+    said = f"it leaves by {judged.interface}, while {judged.source} is on {holder}: a route or an ip rule says so"
+    return [f"{said}, and answers come back by {holder}, or where the network leads them"]
+
+
+def _holder(judged: Judgement, host: Host) -> str | None:
+    """The interface on which others reach the source that it was given; None: it has its own, or there is none."""
+    if not judged.leaves or judged.source is None or judged.source == judged.packet.source:
+        return None
+    serving = [each.interface for each in host.having(judged.source) if each.serves]
+    return judged.interface if judged.interface in serving else next(iter(serving), None)
 
 
 def _no_room(judged: Judgement) -> str | None:

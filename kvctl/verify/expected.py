@@ -9,10 +9,14 @@ from typing import NamedTuple
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, family_of, within
+from kvctl.model.policy import PortMatch
 from kvctl.model.ref import ServiceRef
+from kvctl.policy import layout
 from kvctl.policy.compile import Entry
 from kvctl.policy.connections import ConnectionJudge, judge_of
+from kvctl.policy.decode import InstalledService
 from kvctl.reconcile.look import Look
+from kvctl.verify.faults import fault_of_chains, fault_of_dispatch
 
 
 class Kind(StrEnum):
@@ -26,6 +30,8 @@ class Kind(StrEnum):
     """A Service's rules name the pod, and leave such traffic alone."""
     SILENCE = "silence"
     """It is dropped here, because its Service wants that."""
+    BROKEN = "broken"
+    """A Service's rules name the pod, and no longer tell what was wanted: whatever is seen, it is not right."""
     NOTHING = "nothing"
     """No rules name the pod: whatever is seen, nobody has asked for it."""
 
@@ -38,6 +44,8 @@ class Expectation(NamedTuple):
     service: ServiceRef | None = None
     vips: frozenset[Address] = frozenset()
     """Of NOT_VIP: what must not be seen."""
+    fault: str = ""
+    """What is wrong with the rules that it comes from; empty: nothing is known to be."""
 
     def allows(self, seen: Address | None) -> bool:
         """Whether that is right: an address that was seen, or None for no answer."""
@@ -52,8 +60,11 @@ class Expectation(NamedTuple):
             return f"silence: {self.service} wants none of it where its VIP is not (kvctl.io/without-vip)"
         if self.kind is Kind.NOT_VIP:
             return f"not the VIP: {self.service} does not rewrite this"
+        if self.kind is Kind.BROKEN:
+            return f"the VIP of {self.service}, but its rules are broken: {self.fault}"
         if self.kind is Kind.NOTHING:
-            return "a VIP, but no Service's rules on this node name the pod"
+            why = f": {self.fault}" if self.fault else ""
+            return f"a VIP, but no Service's rules on this node name the pod{why}"
         return f"{self.address}, the VIP of {self.service}" if self.service is not None else str(self.address)
 
 
@@ -70,6 +81,7 @@ class Rules:
 
     def __init__(self, found: Look, host: Host) -> None:
         self._host = host
+        self._sites = found.sites
         self._installed = [site.installed for site in found.sites.values()]
         self._judges = {
             family: judge_of(site.installed, is_local=host.is_local) for family, site in found.sites.items()
@@ -84,6 +96,43 @@ class Rules:
             for entry in part.entries_of(ref)
         ]
 
+    def why_led_nowhere(self, ref: ServiceRef, family: Family) -> str | None:
+        """Why no rule names a pod for a Service that has rules in this family; None: it has none."""
+        site = self._sites.get(family)
+        every = (layout.REWRITING, layout.DROPPING)
+        # Where its chain is empty too, nothing but the name of the chain tells whose it is.
+        names = next((n for n in every if site and n.service_chain(ref) in site.snapshot.chains), None)
+        if site is None or names is None:
+            return None
+        return fault_of_dispatch(names, site.snapshot) or f"nothing jumps to {names.service_chain(ref)}"
+
+    def flushed(self, families: Iterable[Family]) -> list[str]:
+        """Chains that lead pods to their Services and are empty, in sentences."""
+        snapshots = [self._sites[family].snapshot for family in families if family in self._sites]
+        faults = (fault_of_dispatch(n, s) for s in snapshots for n in (layout.REWRITING, layout.DROPPING))
+        return [fault for fault in faults if fault is not None]
+
+    def has_fence(self, ref: ServiceRef) -> bool:
+        """Whether a Lease decides which node has the VIP of a Service."""
+        policies = (i.services[ref].policy for i in self._installed if ref in i.services)
+        return any(policy is not None and policy.fence is not None for policy in policies)
+
+    def ports_of(self, ref: ServiceRef, source: Address, destination: Address) -> tuple[PortMatch, ...]:
+        """The ports that a Service rewrites of what this pod sends there; none where it is not for the ports' sake."""
+        judge = self._judges.get(family_of(source))
+        if judge is None or within(destination, judge.excluded):
+            return ()
+        return tuple(
+            match
+            for policy in judge.policies.get(source, ())
+            for match in policy.ports
+            if policy.ref == ref
+            and _sure(
+                judge, _new_flow(source, destination, protocol=match.protocol, port=match.first)
+            ).service
+            == ref
+        )
+
     def name_of(self, address: Address) -> str:
         """What the rules call the pod; empty: nothing."""
         entries = (e for i in self._installed for e in (*i.entries, *i.drops.entries))
@@ -94,20 +143,14 @@ class Rules:
         judge = self._judges.get(family_of(source))
         services = list(self._services_of(source))
         if judge is None or not services:
-            return Expectation(Kind.NOTHING)
+            return Expectation(Kind.NOTHING, fault=next(iter(self.flushed((family_of(source),))), ""))
         spared = Expectation(Kind.NOT_VIP, service=services[0], vips=judge.vips)
         if within(destination, judge.excluded):
             return spared
+        sure = _sure(judge, _new_flow(source, destination, protocol=protocol, port=port))
         if source in judge.unsure:
-            # Somebody has changed them: the VIP that they speak of is what was wanted.
-            return self._of_changed(services, family_of(source)) or spared
-        flow = _new_flow(source, destination, protocol=protocol, port=port)
-        if judge.is_dropped(flow):
-            return Expectation(Kind.SILENCE, service=judge.dropped[source][0].ref)
-        vip = judge.wanted_source(flow)
-        if vip is None:
-            return spared
-        return Expectation(Kind.VIP, address=vip, service=_with(judge, source, vip))
+            return self._of_changed(services, family_of(source), sure) or spared
+        return sure if sure.service is not None else spared
 
     def whose(self, address: Address, *, pod: Address) -> str:
         """Whose address it is that the other end saw, in words."""
@@ -131,13 +174,38 @@ class Rules:
         }
         return (rank.ref for rank in sorted(ranks))
 
-    def _of_changed(self, services: Iterable[ServiceRef], family: Family) -> Expectation | None:
-        installed = next(each for each in self._installed if each.family is family)
+    def _of_changed(
+        self, services: Iterable[ServiceRef], family: Family, sure: Expectation
+    ) -> Expectation | None:
+        """Of a pod with a Service whose rules somebody has changed; `sure`: what is wanted by those of the others."""
+        site = self._sites[family]
         for ref in services:
-            service = installed.services.get(ref)
-            if service is not None and service.vips:
-                return Expectation(Kind.VIP, address=service.vips[0], service=ref)
+            if ref == sure.service:
+                return sure
+            drops, rewrites = site.installed.drops.services.get(ref), site.installed.services.get(ref)
+            if not (_is_broken(drops) or _is_broken(rewrites)):
+                continue
+            fault = fault_of_chains(ref, site.snapshot)
+            if rewrites is not None and rewrites.vips:
+                # The VIP that they speak of is what was wanted.
+                return Expectation(Kind.VIP, address=rewrites.vips[0], service=ref, fault=fault)
+            return Expectation(Kind.BROKEN, service=ref, fault=fault)
         return None
+
+
+def _is_broken(service: InstalledService | None) -> bool:
+    return service is not None and (service.policy is None or not service.intact)
+
+
+def _sure(judge: ConnectionJudge, flow: Flow) -> Expectation:
+    """What the rules want that are as they were written; of no Service: nothing in particular."""
+    source = flow.original.source
+    if judge.is_dropped(flow):
+        return Expectation(Kind.SILENCE, service=judge.dropped[source][0].ref)
+    vip = judge.wanted_source(flow)
+    if vip is None:
+        return Expectation(Kind.NOT_VIP)
+    return Expectation(Kind.VIP, address=vip, service=_with(judge, source, vip))
 
 
 def _name(entry: Entry) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from kvctl.errors import InputError
 from kvctl.model.host import Host
-from kvctl.model.net import Address, parse_address
+from kvctl.model.net import Address, Family, family_of, parse_address
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural, quote
 from kvctl.verify.expected import Expectation, Kind, NamedPod, Rules
+from kvctl.verify.faults import MEND
 from kvctl.verify.sender import LEAST_INTERVAL, Job
 from kvctl.verify.spaces import NamespaceError, Space, find_spaces, told_space
 from kvctl.verify.tally import Asked
@@ -30,6 +31,8 @@ class Questions(NamedTuple):
     """By each pod and protocol; None: until it is stopped."""
     interval: float
     timeout: float
+    of: ServiceRef | None = None
+    """The Service that it is all about; None: the pods alone."""
 
 
 class Place(NamedTuple):
@@ -80,9 +83,17 @@ def check_ends(pod: Address | None, targets: Sequence[Address], host: Host) -> N
             )
 
 
-def pods_of(ref: ServiceRef, rules: Rules) -> list[NamedPod]:
-    """The pods that the rules name for a Service; raises InputError where there are none."""
+def pods_of(ref: ServiceRef, rules: Rules, families: Collection[Family]) -> list[NamedPod]:
+    """The pods that the rules name for a Service; raises InputError where there are none, or none are led to it."""
     found = list(dict.fromkeys(rules.pods_of(ref)))
+    have = {family_of(pod.address) for pod in found}
+    for family in families:
+        why = rules.why_led_nowhere(ref, family) if family not in have else None
+        if why is not None:
+            raise InputError(
+                f"{ref} has rules on this node, but its pods are not led to them: {why}",
+                hint=f"{MEND}; see: kvctl egress show {ref}",
+            )
     if not found:
         raise InputError(
             f"{ref} has no egress rules on this node",
@@ -133,7 +144,7 @@ def opened(
 def _place(
     space: Space, pod: NamedPod, to: Address, questions: Questions, rules: Rules, told: Address | None
 ) -> Place:
-    port, protocols, times, interval, timeout = questions
+    port, protocols, times, interval, timeout, of = questions
     asked = []
     for protocol in protocols:
         expected = (
@@ -141,7 +152,11 @@ def _place(
             if told is not None
             else rules.expected(pod.address, to, protocol=protocol, port=port)
         )
-        asked.append(Asked(pod.address, to, port, protocol, expected, pod=pod.name))
+        one = Asked(pod.address, to, port, protocol, expected, pod=pod.name, of=of)
+        service = of if of is not None else expected.service
+        if service is not None and (expected.kind is Kind.NOT_VIP or not one.proves):
+            one = one._replace(ports=rules.ports_of(service, pod.address, to))
+        asked.append(one)
     return Place(space, Job(pod.address, to, port, protocols, times, interval, timeout), tuple(asked))
 
 

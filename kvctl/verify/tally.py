@@ -8,7 +8,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from kvctl.model.net import Address
+from kvctl.model.policy import PortMatch
+from kvctl.model.ref import ServiceRef
 from kvctl.verify.expected import Expectation, Kind
+from kvctl.verify.faults import MEND
 from kvctl.verify.sender import Loss, Outcome
 
 _MOST_SOURCES = 64
@@ -26,6 +29,11 @@ class Verdict(StrEnum):
     WRONG = "wrong"
     """The other end saw another source than it should, or saw something at all."""
     LOST = "lost"
+    UNPROVED = "not rewritten"
+    """Nothing was asked that the Service rewrites: whatever came of it, it says nothing of its VIP."""
+
+
+_COUNTED = (Verdict.RIGHT, Verdict.WRONG, Verdict.LOST)
 
 
 class Asked(NamedTuple):
@@ -38,6 +46,25 @@ class Asked(NamedTuple):
     expectation: Expectation
     pod: str = ""
     """The pod's name as far as it is known."""
+    of: ServiceRef | None = None
+    """The Service that it is asked for; None: for the pod's own sake."""
+    ports: tuple[PortMatch, ...] = ()
+    """Where the Service does not rewrite this because of the port: the ones it does."""
+
+    @property
+    def proves(self) -> bool:
+        """Whether an answer says something of the VIP of its Service."""
+        expected = self.expectation
+        if self.of is None or expected.kind is Kind.TOLD:
+            return True
+        return expected.kind is not Kind.NOT_VIP and expected.service == self.of
+
+    @property
+    def instead(self) -> Asked:
+        """The same where its Service rewrites, as far as it is known."""
+        if not self.ports:
+            return self
+        return self._replace(protocol=self.ports[0].protocol, port=self.ports[0].first)
 
     def __str__(self) -> str:
         name = f" ({self.pod})" if self.pod else ""
@@ -114,6 +141,8 @@ def verdict_of(tallies: Iterable[Tally]) -> Verdict:
     every = list(tallies)
     if any(each.wrong for each in every):
         return Verdict.WRONG
+    if every and not any(each.asked.proves for each in every):
+        return Verdict.UNPROVED
     return Verdict.RIGHT if every and all(each.right and not each.lost for each in every) else Verdict.LOST
 
 
@@ -124,16 +153,44 @@ def sentence(tallies: Sequence[Tally], whose: Whose) -> str:
     if verdict is Verdict.WRONG:
         count = sum(each.wrong for each in tallies)
         worst = max(tallies, key=lambda each: each.wrong)
-        return f"wrong: {count} of {total} were seen {_wrong(worst, whose)}"
+        return f"wrong: {_broken(worst)}{count} of {total} were seen {_wrong(worst, whose)}"
+    if verdict is Verdict.UNPROVED:
+        return f"{verdict}: {unproved(tallies[0].asked)}"
     if not total:
         return "lost: ended before anything was answered"
     if verdict is Verdict.LOST:
         count = sum(each.lost for each in tallies)
         worst = max(tallies, key=lambda each: each.lost)
-        return f"lost: {count} of {total} had no answer: {worst.asked}: {_losses(worst)}"
-    expected = list(dict.fromkeys(str(each.asked.expectation) for each in tallies))
+        return f"lost: {_broken(worst)}{count} of {total} had no answer: {worst.asked}: {_losses(worst)}"
+    # What is not rewritten proves least.
+    in_order = sorted(tallies, key=lambda each: each.asked.expectation.kind is Kind.NOT_VIP)
+    expected = list(dict.fromkeys(str(each.asked.expectation) for each in in_order))
     more = f" and {len(expected) - _MOST_NAMED} more" if len(expected) > _MOST_NAMED else ""
     return f"right: all {total} as expected: {'; '.join(expected[:_MOST_NAMED])}{more}"
+
+
+def unproved(asked: Asked) -> str:
+    """Why asking this says nothing of the VIP of its Service, and where to ask."""
+    if not asked.ports:
+        why = f"{asked.of} does not rewrite what {asked.source} sends to {asked.target}"
+        return f"{why}, so nothing was proved of its VIP"
+    other = asked.instead
+    return (
+        f"{asked.of} rewrites only {_named(asked.ports)}, so nothing was proved of its VIP; "
+        f"ask there: --to {other.target} --proto {other.protocol}"
+    )
+
+
+def _named(ports: Sequence[PortMatch]) -> str:
+    more = f" and {len(ports) - _MOST_NAMED} more" if len(ports) > _MOST_NAMED else ""
+    return ",".join(map(str, ports[:_MOST_NAMED])) + more
+
+
+def _broken(worst: Tally) -> str:
+    expected = worst.asked.expectation
+    if expected.kind is not Kind.BROKEN:
+        return ""
+    return f"the rules of {expected.service} are broken: {expected.fault}; "
 
 
 def _wrong(worst: Tally, whose: Whose) -> str:
@@ -143,6 +200,8 @@ def _wrong(worst: Tally, whose: Whose) -> str:
     seen = "as ever another" if source is None else f"as {source} ({whose(source, asked.source)})"
     if expected.address is not None:
         return f"{seen} instead of {expected}: {asked}"
+    if expected.kind is Kind.BROKEN:
+        return f"{seen}: {asked}"
     return f"{seen}: {asked}; expected: {expected}"
 
 
@@ -159,7 +218,7 @@ def counts(tallies: Iterable[Tally]) -> str:
     """`12 right, 0 wrong, 1 lost`, with what was wrong by its source."""
     every = list(tallies)
     text = ", ".join(
-        f"{sum(getattr(each, verdict.value) for each in every)} {verdict}" for verdict in Verdict
+        f"{sum(getattr(each, verdict.value) for each in every)} {verdict}" for verdict in _COUNTED
     )
     wrong: Counter[Address] = Counter()
     for each in every:
@@ -170,18 +229,41 @@ def counts(tallies: Iterable[Tally]) -> str:
 
 def next_steps(tallies: Sequence[Tally]) -> list[str]:
     """What to do about what is not right, the worse first."""
-    steps: list[str] = []
+    if verdict_of(tallies) is Verdict.UNPROVED:
+        return _where_to_ask(tallies[0].asked)
+    faults = {each.asked.expectation.fault: None for each in tallies if not each.right or each.wrong}
+    steps = [MEND] if any(faults) else []
     for each in sorted(tallies, key=lambda tally: (-tally.wrong, -tally.lost)):
         if each.wrong:
             steps.append(f"see by which rule: {trace_command(each.asked)}")
         elif each.lost and Loss.REFUSED in each.losses:
-            steps.append(f"nothing listens there: on that host, kvctl egress echo --port {each.asked.port}")
+            steps.append(f"nothing listens there: {_echo(each.asked)}")
         elif each.lost:
             steps.append(
                 f"see that an echo is there (kvctl egress echo --port {each.asked.port}) and answers reach this node; "
                 f"then what becomes of it here: {trace_command(each.asked)}"
             )
     return list(dict.fromkeys(steps))[:_MOST_NAMED]
+
+
+def _where_to_ask(asked: Asked) -> list[str]:
+    if not asked.ports:
+        return [f"see by which rule: {trace_command(asked)}"]
+    other = asked.instead
+    verify = f"kvctl egress verify {asked.of} --to {other.target} --proto {other.protocol}"
+    has_echo = other.port == asked.port
+    return [
+        verify if has_echo else f"on that host, kvctl egress echo --port {other.port}; then here, {verify}"
+    ]
+
+
+def _echo(asked: Asked) -> str:
+    """The command that makes an echo listen, on a port that is rewritten."""
+    other = asked.instead
+    command = f"on that host, kvctl egress echo --port {other.port}"
+    if other.port == asked.port:
+        return command
+    return f"{command}, which is rewritten; then ask --to {other.target} --proto {other.protocol}"
 
 
 def trace_command(asked: Asked) -> str:

@@ -132,7 +132,10 @@ def test_the_connection_that_is_there_counts(lab: Lab, capsys: pytest.CaptureFix
         assert trace(lab, *arguments) == 0
         text = capsys.readouterr().out
         assert "leaves by eth1 with 192.168.0.245, the VIP of sip/sip-client" in text.splitlines()[0]
-        assert "1 connection to the same destination" in text
+        assert (
+            "  1 connection to the same destination, which goes on as it began (--source-port looks at one)"
+            in text
+        )
 
 
 def test_a_native_nft_chain_that_translates_first_gives_no_verdict(
@@ -164,8 +167,11 @@ def test_what_ipvs_takes_over_gives_no_verdict(lab: Lab, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--to", OUTSIDE), "whose packet is not told"),
-        (("--from", POD, "--pod", "sip/a", "--to", OUTSIDE), "whose packet is not told"),
+        (("--to", OUTSIDE), "neither --from nor --pod is given"),
+        (("--from", POD, "--pod", "sip/a", "--to", OUTSIDE), "--from and --pod are both given"),
+        (("--from", POD, "--to", "127.0.0.1:5060"), "127.0.0.1 is the loopback address: what a pod sends"),
+        (("--from", "::1", "--to", "2001:db8::1"), "::1 is the loopback address"),
+        (("--from", POD, "--to", "0.0.0.0"), "0.0.0.0 is no host's address"),
         (("--from", "pod", "--to", OUTSIDE), '--from "pod" is not an IP address'),
         (("--from", POD, "--to", f"{OUTSIDE}:0"), "the port is not a number from 1 to 65535"),
         (("--from", POD, "--to", f"{OUTSIDE}:x"), "the port is not a number from 1 to 65535"),

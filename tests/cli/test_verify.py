@@ -26,7 +26,8 @@ from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
 from kvctl.model.net import Family
-from tests.builders import networks, pod, service
+from kvctl.policy.layout import DROPPING, service_chain
+from tests.builders import networks, pod, ref, service
 from tests.conftest import MakeLab
 from tests.kernel.node import SECOND_VIPS, VIPS, Worker, lab_pod
 from tests.waiting import until
@@ -256,6 +257,87 @@ def test_changed_rules_do_not_change_what_is_expected(worker: Worker, echo: Echo
     assert f"instead of {who.vip}, the VIP of sip/sip-client" in told["sentence"]
 
 
+def test_a_flushed_chain_spares_nothing_it_is_broken(worker: Worker, echo: Echo, verify: Verify) -> None:
+    family = worker.family_of_backend()
+    who, chain = STANDARD[family], service_chain(ref("sip/sip-client"))
+    worker.apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
+    worker.iptables(family, "-t", "nat", "-F", chain)
+    for whom in (("sip/sip-client",), ("--from", who.pod)):
+        told = verify.document(*whom, "--to", target(family, 5060), *QUICK, status=1)
+        assert told["sentence"].startswith(
+            f"wrong: the rules of sip/sip-client are broken: {chain} is empty, somebody has flushed it; 6 of 6 "
+        )
+        assert {each["expected"]["kind"] for each in told["items"]} == {"broken"}
+        assert f"{chain} is empty, somebody has flushed it" in told["why"][0]
+        assert told["next"][0] == "kvctl egress apply mends it"
+    worker.iptables(family, "-t", "nat", "-F", "KVCTL-EGRESS")
+    with pytest.raises(InputError) as error:
+        verify.text("sip/sip-client", "--to", target(family, 5060), *QUICK, status=1)
+    assert error.value.message == (
+        "sip/sip-client has rules on this node, but its pods are not led to them: "
+        "KVCTL-EGRESS is empty, somebody has flushed it"
+    )
+    assert "kvctl egress apply mends it" in (error.value.hint or "")
+    told = verify.document("--from", who.pod, "--to", target(family, 5060), *QUICK, status=1)
+    assert told["sentence"].endswith("name the pod: KVCTL-EGRESS is empty, somebody has flushed it")
+    assert "because KVCTL-EGRESS is empty, somebody has flushed it" in told["why"][0]
+
+
+def test_a_flushed_chain_that_dropped_is_broken_too(worker: Worker, echo: Echo, verify: Verify) -> None:
+    silent = service(vip="192.168.0.99", annotations={"kvctl.io/without-vip": "drop"})
+    worker.apply(silent, lab_pod())
+    chain = DROPPING.service_chain(ref("sip/sip-client"))
+    worker.iptables(Family.IPV4, "-t", "mangle", "-F", chain)
+    told = verify.document("sip/sip-client", "--to", target(Family.IPV4, 5060), *QUICK, status=1)
+    assert told["sentence"].startswith(
+        f"wrong: the rules of sip/sip-client are broken: {chain} is empty, somebody has flushed it; 6 of 6 were seen as"
+    )
+
+
+def test_a_service_of_which_nothing_was_rewritten_is_not_right(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    worker.apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
+    proved = (
+        "not rewritten: sip/sip-client rewrites only udp:5060, so nothing was proved of its VIP; "
+        f"ask there: --to {OUTSIDE}:5060 --proto udp"
+    )
+    told = verify.document(
+        "sip/sip-client", "--to", target(Family.IPV4, 5060), "--proto", "tcp", *QUICK, status=1
+    )
+    assert (told["verdict"], told["sentence"]) == ("not rewritten", proved)
+    out = verify.text("sip/sip-client", "--to", OUTSIDE, *QUICK, status=1)
+    assert out.splitlines()[0] == proved
+    assert out.splitlines()[-1] == (
+        "on that host, kvctl egress echo --port 5060; "
+        f"then here, kvctl egress verify sip/sip-client --to {OUTSIDE}:5060 --proto udp"
+    )
+    asked = ("sip/sip-client", "--to", target(Family.IPV4, 443), *QUICK)
+    verify.document(*asked, "--expect", NODE, status=0)
+    verify.document("--from", POD, *asked[1:], status=0)
+
+
+def test_what_only_neighbours_remember_is_right_and_will_stop(
+    make_lab: MakeLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make_lab(backend="nft")
+    verify = Verify(lab, capsys)
+    Worker(lab).apply(service(vip=VIPS), lab_pod())
+    asked = ("sip/sip-client", "--to", target(Family.IPV4, 5060), *QUICK)
+    with Echo(lab["outside"], ports=(5060,)):
+        assert "will stop" not in verify.text(*asked, status=0)
+        lab["worker"].batch([f"addr del {VIP}/32 dev eth1"])
+        told = verify.document(*asked, status=0)
+        assert told["sentence"] == (
+            f"right: all 6 as expected: {VIP}, the VIP of sip/sip-client, "
+            f"but no interface of this node has {VIP}: this will stop"
+        )
+        assert told["why"][0].startswith(f"the VIP {VIP} is on no interface of this node (put it there with")
+        assert "will stop" not in verify.text(*asked, "--assume-vip", status=0)
+        lab["worker"].batch([f"addr add {VIP}/32 dev lo"])
+        assert "will stop" not in verify.text(*asked, status=0)
+
+
 def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     return [int(word) for word in text.split()]
@@ -386,8 +468,8 @@ def test_it_can_be_told_the_namespace(worker: Worker, echo: Echo, verify: Verify
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--to", OUTSIDE), "whose traffic is not told"),
-        (("sip/a", "--from", POD, "--to", OUTSIDE), "whose traffic is not told"),
+        (("--to", OUTSIDE), "neither a SERVICE nor --from is given"),
+        (("sip/a", "--from", POD, "--to", OUTSIDE), "a SERVICE and --from are both given"),
         (("sip/a", "--netns", "x", "--to", OUTSIDE), "--netns is of one pod"),
         (("--from", POD, "--to", OUTSIDE, "--watch", "--count", "3"), "--count has no effect with --watch"),
         (("--from", "pod", "--to", OUTSIDE), '--from "pod" is not an IP address'),

@@ -62,6 +62,19 @@ def test_what_is_not_rewritten_has_its_reason() -> None:
     assert "because kvctl has no rules in the kernel" in sentence(told())
 
 
+def test_a_chain_that_somebody_has_flushed_is_why_nothing_is_rewritten() -> None:
+    flushed = OURS[: OURS.index("-A KVCTL-SVC-X ")].rstrip()
+    why = "because KVCTL-SVC-X is empty, somebody has flushed it: kvctl egress apply mends it"
+    judged = told(nat(HOOK, "-j MASQUERADE", chains=flushed))
+    assert (judged.verdict, str(judged.service)) == (Verdict.TRANSLATED, "sip/client")
+    assert sentence(judged).endswith(why)
+    assert sentence(told(nat(HOOK, chains=flushed))).endswith(f"with its own address, {why}")
+    root = nat(HOOK, "-j MASQUERADE", chains=":KVCTL-EGRESS - [0:0]\n:KVCTL-SVC-X - [0:0]")
+    assert sentence(told(root)).endswith(why.replace("SVC-X", "EGRESS"))
+    # An exclusion is asked first, whatever comes behind it.
+    assert "never rewritten to" in sentence(told(nat(HOOK, chains=flushed), which=packet("10.0.9.9")))
+
+
 def test_a_masquerade_above_our_jump_is_told() -> None:
     judged = told(nat("-s 10.0.0.0/16 -j MASQUERADE", HOOK, chains=OURS))
     assert (judged.verdict, str(judged.source)) == (Verdict.TRANSLATED, "172.16.0.2")

@@ -271,6 +271,31 @@ class TestTheWay:
         until(lambda: "no carrier" in said(one))
         assert said(one) == f"{OURS}; the interface eth1 has no carrier"
 
+    def test_the_vip_is_on_an_interface_that_is_down(self, one: Worker) -> None:
+        one.lab["worker"].batch(["link set eth1 down"])
+        assert said(one) == (
+            f"leaves by eth0 with {WHO.vip}, the VIP of sip/sip-client; {WHO.vip} is on eth1, and the interface eth1 "
+            "is down: answers do not come back by it"
+        )
+
+    def test_it_leaves_by_another_interface_than_the_one_that_has_the_vip(self, one: Worker) -> None:
+        asked = Question(
+            parse_address(WHO.pod), parse_address(WHO.outside_eth1), protocol="udp", destination_port=5060
+        )
+        with one.lab["worker"].entered():
+            assert not any(WHO.vip in text for text in trace(asked).notes)
+            one.lab["worker"].batch(
+                [
+                    "route add default via 172.16.0.250 dev eth0 table 77",
+                    f"rule add from {WHO.pod} lookup 77",
+                ]
+            )
+            judged = trace(asked)
+        assert sentence(judged).endswith(f"leaves by eth0 with {WHO.vip}, the VIP of sip/sip-client")
+        assert any(f"it leaves by eth0, while {WHO.vip} is on eth1" in text for text in judged.notes)
+        one.lab["worker"].batch(["link set eth1 down"])
+        assert said(one).endswith("the interface eth1 is down: answers do not come back by it")
+
     def test_nothing_is_forwarded(self, one: Worker) -> None:
         one.lab["worker"].write_sysctls({"ipv4/ip_forward": "0"})
         assert said(one) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvctl.model.net import Address, parse_address
+from kvctl.model.policy import PortMatch
 from kvctl.model.ref import ServiceRef
 from kvctl.verify.expected import Expectation, Kind
 from kvctl.verify.sender import Loss, Outcome
@@ -16,10 +17,19 @@ WANTED = Expectation(Kind.VIP, address=VIP, service=SIP)
 SPARED = Expectation(Kind.NOT_VIP, service=SIP, vips=frozenset((VIP,)))
 SILENT = Expectation(Kind.SILENCE, service=SIP)
 NOBODYS = Expectation(Kind.NOTHING)
+BROKEN = Expectation(Kind.BROKEN, service=SIP, fault="KVCTL-SVC-A is empty, somebody has flushed it")
+PORTS = (PortMatch("udp", 5060, 5061),)
 
 
-def tally(*seen: Address | Loss, expected: Expectation = WANTED, protocol: str = "udp") -> Tally:
-    made = Tally(Asked(POD, OUTSIDE, 5060, protocol, expected, pod="sip-client-0"))
+def tally(
+    *seen: Address | Loss,
+    expected: Expectation = WANTED,
+    protocol: str = "udp",
+    port: int = 5060,
+    of: ServiceRef | None = None,
+    ports: tuple[PortMatch, ...] = (),
+) -> Tally:
+    made = Tally(Asked(POD, OUTSIDE, port, protocol, expected, pod="sip-client-0", of=of, ports=ports))
     for each in seen:
         made.add(outcome(each))
     return made
@@ -46,6 +56,9 @@ def whose(address: Address, pod: Address) -> str:
         (SILENT, NODE, Verdict.WRONG),
         (NOBODYS, NODE, Verdict.WRONG),
         (NOBODYS, Loss.SILENCE, Verdict.LOST),
+        (BROKEN, NODE, Verdict.WRONG),
+        (BROKEN, VIP, Verdict.WRONG),
+        (BROKEN, Loss.SILENCE, Verdict.LOST),
     ],
 )
 def test_what_is_right_depends_on_what_is_expected(
@@ -53,7 +66,8 @@ def test_what_is_right_depends_on_what_is_expected(
 ) -> None:
     one = tally(seen, expected=expected)
     assert verdict_of([one]) is verdict
-    assert (one.right, one.wrong, one.lost) == tuple(int(verdict is each) for each in Verdict)
+    counted = (Verdict.RIGHT, Verdict.WRONG, Verdict.LOST)
+    assert (one.right, one.wrong, one.lost) == tuple(int(verdict is each) for each in counted)
     assert sentence([one], whose).startswith(f"{verdict}: ")
 
 
@@ -74,6 +88,48 @@ def test_nothing_asked_is_nothing_right() -> None:
     for none in ([], [tally()], [tally(VIP), tally()]):
         assert verdict_of(none) is Verdict.LOST
     assert sentence([tally()], whose) == "lost: ended before anything was answered"
+
+
+def test_of_a_service_of_which_nothing_was_rewritten_nothing_is_proved() -> None:
+    spared = tally(NODE, expected=SPARED, protocol="tcp", of=SIP, ports=PORTS)
+    for tallies in ([spared], [spared, tally(Loss.REFUSED, expected=SPARED, of=SIP, ports=PORTS)]):
+        assert verdict_of(tallies) is Verdict.UNPROVED
+        assert sentence(tallies, whose) == (
+            "not rewritten: sip/sip-client rewrites only udp:5060-5061, so nothing was proved of its VIP; "
+            "ask there: --to 192.168.0.250:5060 --proto udp"
+        )
+    there = "kvctl egress verify sip/sip-client --to 192.168.0.250:5060 --proto udp"
+    assert next_steps([spared]) == [there]
+    far = tally(Loss.REFUSED, expected=SPARED, port=9745, of=SIP, ports=PORTS)
+    assert next_steps([far]) == [f"on that host, kvctl egress echo --port 5060; then here, {there}"]
+    denied = tally(NODE, expected=SPARED, of=SIP)
+    assert sentence([denied], whose) == (
+        "not rewritten: sip/sip-client does not rewrite what 10.0.0.1 sends to 192.168.0.250:5060, "
+        "so nothing was proved of its VIP"
+    )
+    other = WANTED._replace(service=ServiceRef("sip", "other"))
+    assert verdict_of([tally(VIP, expected=other, of=SIP)]) is Verdict.UNPROVED
+
+
+def test_one_rewritten_protocol_proves_it_and_so_does_what_the_caller_expects() -> None:
+    spared = tally(NODE, expected=SPARED, protocol="udp", of=SIP, ports=PORTS)
+    assert sentence([spared, tally(VIP, protocol="tcp", of=SIP)], whose) == (
+        "right: all 2 as expected: 192.168.0.245, the VIP of sip/sip-client; "
+        "not the VIP: sip/sip-client does not rewrite this"
+    )
+    assert verdict_of([tally(NODE, expected=Expectation(Kind.TOLD, address=NODE), of=SIP)]) is Verdict.RIGHT
+    assert verdict_of([tally(VIP, expected=SPARED, of=SIP, ports=PORTS)]) is Verdict.WRONG
+    assert verdict_of([tally(NODE, expected=SPARED, ports=PORTS)]) is Verdict.RIGHT
+
+
+def test_broken_rules_come_before_what_was_seen_and_are_mended_first() -> None:
+    assert sentence([tally(NODE, expected=BROKEN)], whose) == (
+        "wrong: the rules of sip/sip-client are broken: KVCTL-SVC-A is empty, somebody has flushed it; "
+        "1 of 1 were seen as 192.168.0.240 (the node's): udp from 10.0.0.1 (sip-client-0) to 192.168.0.250:5060"
+    )
+    lost = sentence([tally(Loss.SILENCE, expected=BROKEN)], whose)
+    assert lost.startswith("lost: the rules of sip/sip-client are broken: KVCTL-SVC-A is empty")
+    assert next_steps([tally(NODE, expected=BROKEN)])[0] == "kvctl egress apply mends it"
 
 
 def test_news_are_changes_alone() -> None:
@@ -108,6 +164,12 @@ def test_what_to_do_next_depends_on_what_was_wrong() -> None:
         "nothing listens there: on that host, kvctl egress echo --port 5060"
     ]
     assert next_steps([tally(Loss.SILENCE)])[0].endswith(trace)
+    elsewhere = tally(Loss.REFUSED, expected=SPARED, port=9745, ports=PORTS)
+    (step,) = next_steps([elsewhere])
+    assert step == (
+        "nothing listens there: on that host, kvctl egress echo --port 5060, which is rewritten; "
+        "then ask --to 192.168.0.250:5060 --proto udp"
+    )
 
 
 def test_ipv6_ends_stand_in_brackets() -> None:
