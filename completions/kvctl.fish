@@ -157,7 +157,7 @@ complete -c kvctl -n '__kvctl_at \'kvctl egress show\'' -l nftables -l no-nftabl
 
 # kvctl egress trace
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l from -x -a '(__kvctl_values addresses)' -d 'The address of the pod'
-complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l pod -x -a '(__kvctl_values pods)' -d 'The pod instead of its address, which comes from the cluster or from -f FILE'
+complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l pod -x -a '(__kvctl_values pods)' -d 'The pod instead of its address, which comes from -f FILE, the cluster, or else the kernel\'s rules'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l to -x -d 'Where it sends to; IPv6 with port: [DST]:PORT'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l proto -x -a 'tcp udp sctp icmp' -d 'The protocol; icmp is a ping, in IPv6 too'
 complete -c kvctl -n '__kvctl_at \'kvctl egress trace\'' -l source-port -x -d 'The pod\'s own port: the connection it may have is found by it'

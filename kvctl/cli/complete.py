@@ -137,7 +137,7 @@ def _pods(line: Line) -> Iterator[str]:
     if line.files:
         found: Iterator[tuple[str, str]] = ((pod.namespace, pod.name) for pod in _read(line).pods)
     else:
-        found = _get(line, "pods") if _is_configured(line) else iter(())
+        found = _get(line, "pods") if _is_configured(line) else _pods_in_kernel()
     yield from (f"{namespace}/{name}" for namespace, name in found)
 
 
@@ -153,6 +153,17 @@ _SOURCES: Mapping[str, Callable[[Line], Iterator[str]]] = {
 
 def _refs_in_kernel() -> Iterator[tuple[str, str]]:
     return (ref for installed in _look() for ref in installed.refs)
+
+
+def _pods_in_kernel() -> Iterator[tuple[str, str]]:
+    """Those that rules name in full; they are in the namespaces of their Services."""
+    from kvctl.model.policy import EgressPod
+
+    for installed in _look():
+        for entry in (*installed.entries, *installed.drops.entries):
+            name = EgressPod.labelled(entry.address, label=entry.label).name
+            if name is not None:
+                yield entry.rank.ref.namespace, name
 
 
 def _look() -> list[Any]:

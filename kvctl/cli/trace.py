@@ -13,10 +13,9 @@ from kvctl.cli import options
 from kvctl.cli.help import Command
 from kvctl.cli.items import flow_json, flow_text
 from kvctl.cli.output import Json, note, print_json, print_yaml, printable, wrapped
-from kvctl.cli.source import load
-from kvctl.errors import ClusterError, InputError, UsageError
+from kvctl.cli.traced_pod import address_of_pod
+from kvctl.errors import UsageError
 from kvctl.model.net import Address, parse_address
-from kvctl.model.objects import Pod
 from kvctl.model.text import one_line, plural, quote
 from kvctl.trace.judgement import Judgement
 from kvctl.trace.packet import WITH_PORTS, Question
@@ -37,7 +36,7 @@ _COLUMN = 22
 @click.option(
     "--pod",
     metavar="NAMESPACE/NAME",
-    help="The pod instead of its address, which comes from the cluster or from -f FILE.",
+    help="The pod instead of its address, which comes from -f FILE, the cluster, or else the kernel's rules.",
 )
 @click.option(
     "--to",
@@ -94,8 +93,8 @@ def command(
     if pod is None:
         its_source = _address(source or "", "--from")
     else:
-        its_source = _address_of(
-            _pod(pod, filenames=filenames, kubeconfig=kubeconfig, context=context), version=target.version
+        its_source = address_of_pod(
+            pod, version=target.version, filenames=filenames, kubeconfig=kubeconfig, context=context
         )
     if protocol == "icmp" and (port is not None or source_port is not None):
         raise UsageError("icmp has no ports", hint="leave the port away, or give another --proto")
@@ -119,58 +118,12 @@ def _print(judgement: Judgement, *, output: str) -> None:
     if output in ("json", "yaml"):
         (print_json if output == "json" else print_yaml)(_json(judgement))
         return
-    first, *rest = (
+    for line, indent in _lines(judgement, wide=output == "wide"):
         # A comment in anybody's rule may hold anything, line ends too.
-        one_line(line, longest=_LONGEST)
-        for line in _lines(judgement, wide=output == "wide")
-    )
-    parts = (part for line in rest for part in wrapped(line, indent=_COLUMN if line[4:5].strip() else 4))
-    for part in (*wrapped(first), *parts):
-        click.echo(part)
+        for part in wrapped(one_line(line, longest=_LONGEST), indent=indent):
+            click.echo(part)
     for text in judgement.notes:
         note(printable(text))
-
-
-def _pod(name: str, *, filenames: Sequence[str], kubeconfig: str | None, context: str | None) -> Pod:
-    """The pod of this name that lives."""
-    namespace, slash, its_name = name.partition("/")
-    if not (namespace and slash and its_name) or "/" in its_name:
-        raise UsageError(f"--pod {quote(name)} is not a pod's name", hint="write it as NAMESPACE/NAME")
-    if filenames:
-        objects = load(filenames=filenames, kubeconfig=None, context=None)
-        there = [each for each in objects.pods if (each.namespace, each.name) == (namespace, its_name)]
-    else:
-        from kvctl.cluster.one_pod import read_pod
-
-        try:
-            found = read_pod(namespace=namespace, name=its_name, kubeconfig=kubeconfig, context=context)
-        except ClusterError as error:
-            hints = (error.hint, "give its address with --from, or manifests with -f FILE")
-            error.hint = ", or ".join(filter(None, hints))
-            raise
-        there = [found] if found is not None else []
-    living = [each for each in there if not each.finished]
-    if not living:
-        why = "has finished" if there else "is not there"
-        raise InputError(f"the pod {quote(name)} {why}", hint=f"see kubectl get pods -n {quote(namespace)}")
-    return living[0]
-
-
-def _address_of(pod: Pod, *, version: int) -> Address:
-    """Its address of this IP version."""
-    name = f"{pod.namespace}/{pod.name}"
-    if pod.host_network:
-        raise InputError(
-            f"{name} is on the host network: it leaves as its node, and is never rewritten",
-            hint="name a pod that has an address of its own",
-        )
-    address = next((each for each in pod.addresses if each.version == version), None)
-    if address is None:
-        raise InputError(
-            f"{name} has no IPv{version} address",
-            hint="give a --to of the other address family, or wait until it has one",
-        )
-    return address
 
 
 def _address(text: str, option: str) -> Address:
@@ -203,27 +156,28 @@ def _target(text: str) -> tuple[Address, int | None]:
     return address, int(port)
 
 
-def _lines(judgement: Judgement, *, wide: bool) -> list[str]:
-    lines = [sentence(judgement)]
-    lines += [f"  cannot be judged: {text}" for text in judgement.unknown[1:]]
+def _lines(judgement: Judgement, *, wide: bool) -> list[tuple[str, int]]:
+    """Each line, and by how much more it is indented where it goes on in the next."""
+    lines = [sentence(judgement), *(f"  cannot be judged: {text}" for text in judgement.unknown[1:])]
     if judgement.steps:
-        lines.append(
-            "  the rules that took it"
-            if judgement.verdict
-            else "  the rules that took it, one way of several"
-        )
-    for step in judgement.steps:
-        place = f"{step.place.table} {step.place.hook}"
-        lines.append(f"    {place:<{_COLUMN}}{spelled(step, whole=wide)}")
-        lines.append(f"    {'':<{_COLUMN}}  {why(step)}")
+        ways = "" if judgement.verdict else ", one way of several"
+        lines.append(f"  the rules that took it{ways}")
+    rules = [line for step in judgement.steps for line in _rule(step, wide=wide)]
+    rest: list[str] = []
     if judgement.flow is not None:
-        lines += ["  its connection", f"    {flow_text(judgement.flow)}"]
+        rest += ["  its connection", f"    {flow_text(judgement.flow)}"]
     if judgement.others:
         count = plural(len(judgement.others), "connection")
         goes_on = "goes on as it" if len(judgement.others) == 1 else "go on as they"
-        lines.append(f"  {count} to the same destination, which {goes_on} began (--source-port looks at one)")
-        lines += [f"    {flow_text(flow)}" for flow in judgement.others[: None if wide else 20]]
-    return lines
+        rest.append(f"  {count} to the same destination, which {goes_on} began (--source-port looks at one)")
+        rest += [f"    {flow_text(flow)}" for flow in judgement.others[: None if wide else 20]]
+    return [*((line, 4) for line in lines), *rules, *((line, 4) for line in rest)]
+
+
+def _rule(step: Step, *, wide: bool) -> list[tuple[str, int]]:
+    place = f"{step.place.table} {step.place.hook}"
+    rule = f"    {place:<{_COLUMN}}{spelled(step, whole=wide)}"
+    return [(rule, _COLUMN), (f"    {'':<{_COLUMN}}  {why(step)}", 4)]
 
 
 def _json(judgement: Judgement) -> Json:

@@ -107,6 +107,7 @@ def test_the_kernel_has_services_and_the_addresses_of_their_pods(
         assert values("services", "kvctl egress verify", capfd) == ["sip/sip-client"]
         assert values("namespaces", "kvctl egress flush", capfd) == ["sip"]
         assert values("addresses", "kvctl egress trace", capfd) == ["10.0.0.1"]
+        assert values("pods", "kvctl egress trace", capfd) == ["sip/sip-client-0"]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,19 @@ def test_lines_fit_a_terminal_and_are_whole_in_a_pipe(
     assert max(map(len, lines)) <= 80
     continued = [line for line in lines if line.startswith(" " * 26) and line[26] != " "]
     assert [line.strip() for line in continued] == ["MASQUERADE"]
+    monkeypatch.setenv("COLUMNS", "60")
+    with (
+        Echo(lab["outside"], ports=(443,)),
+        Connection(lab["pod"], destination=OUTSIDE, port=443) as connection,
+    ):
+        assert connection.ask() is not None
+        assert trace(lab, *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(at for at, line in enumerate(lines) if "to the same destination" in line)
+    assert lines[at].startswith("  1 connection to the same destination, which goes on as it")
+    assert lines[at + 1].startswith("      ")
+    assert lines[at + 1][6] != " "
+    assert max(map(len, lines)) <= 60
 
 
 def test_json_has_the_same_and_what_cannot_be_judged_is_status_1(
@@ -250,6 +263,29 @@ def test_a_pod_may_be_named_where_its_address_is_known(
     file.write_text(POD_FILE.replace("nodeName: worker", "nodeName: worker, hostNetwork: true"))
     with pytest.raises(InputError, match="sip/sip-client-0 is on the host network"):
         trace(lab, *named, "--to", OUTSIDE)
+
+
+def test_without_a_cluster_the_rules_in_the_kernel_tell_whose_address_it_is(
+    make_lab: MakeLab, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lab = make_lab(backend="nft")
+    named = ("--pod", "sip/sip-client-0", "--to", f"{OUTSIDE}:5060", "--proto", "udp")
+    with pytest.raises(ClusterError) as error:
+        trace(lab, *named)
+    assert "give its address with --from" in (error.value.hint or "")
+    Worker(lab).apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
+    assert trace(lab, *named) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(
+        f"udp from {POD} to {OUTSIDE}:5060: leaves by eth1 with 192.168.0.245, the VIP"
+    )
+    assert f"by the kernel's rules sip/sip-client-0 is {POD}" in told.err
+    assert trace(lab, *named[:3], "[2001:db8:1::250]:5060", *named[4:]) == 0
+    assert "udp from fd00:10::1 to" in capsys.readouterr().out
+    with pytest.raises(ClusterError):
+        trace(lab, "--pod", "other/sip-client-0", *named[2:])
 
 
 def test_the_cluster_is_asked_for_one_pod_and_lists_nothing(
