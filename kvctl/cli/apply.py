@@ -22,7 +22,7 @@ from kvctl.model.net import Address
 from kvctl.model.text import plural
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.routing import read_routing
-from kvctl.reconcile.changed import action_on, changed_items
+from kvctl.reconcile.changed import action_on, changed_items, taken_over
 from kvctl.reconcile.leftover import find_leftover, vips_now
 from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Item
@@ -39,7 +39,7 @@ from kvctl.reconcile.target import Scope
 @options.prune
 @options.with_vip
 @options.keep_connections
-@options.force
+@options.force()
 @options.lock_timeout
 @options.backend
 def command(
@@ -94,6 +94,9 @@ def command(
         error_message(error)
         status = max(status, error.exit_status)
     items = print_changes(applied, output, node=settings.this_node)
+    before = [site.before_installed for site in applied.found.sites.values()]
+    for text in taken_over(before, applied.after.items):
+        note(text)
     status = max(status, wanted.report(), named_but_skipped(items, refs))
     routed = report_routing(routing)
     if not with_vip:

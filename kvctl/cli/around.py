@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvctl.cli.inputs import Inputs
 from kvctl.cli.output import Json
 from kvctl.cli.settings import told_space
-from kvctl.cli.ways_out import Announcer, WaysOut, look_at_ways_out
+from kvctl.cli.ways_out import Announcer, WaysOut, look_at_ways_out, shut_warning
 from kvctl.model.host import Host
 from kvctl.model.lease import LeaseKey
 from kvctl.model.net import Address
@@ -20,7 +20,7 @@ from kvctl.node.sysctls import checks
 from kvctl.policy.holder import VIP_HOST, Evidence
 from kvctl.reconcile.detail import Beat, Detail
 from kvctl.reconcile.presence import with_holder
-from kvctl.reconcile.problems import Problem, Weight
+from kvctl.reconcile.problems import MEND, Mend, Problem, Weight
 
 if TYPE_CHECKING:
     from kvctl.cli.leases import SeenLease
@@ -45,8 +45,11 @@ class Around(NamedTuple):
     wanted: Wanted | None = None
     leases: Mapping[LeaseKey, SeenLease] = {}
 
-    def judged(self, each: Detail) -> Detail:
-        """With who has the VIP, and with what keeps answers from coming back by the interface it is led to."""
+    def judged(self, each: Detail, *, mend: Mend = MEND) -> Detail:
+        """With who has the VIP, and with what keeps answers from coming back by the interface it is led to.
+
+        `mend`: the command that the problems name.
+        """
         item = each.item
         if self.wanted is not None:
             item = self.wanted.with_holder(item)
@@ -54,8 +57,10 @@ class Around(NamedTuple):
             item = with_holder(item, host=self.host, evidence=Evidence(node=self.node))
         more: tuple[str, ...] = ()
         if item.family is not None and item.interface is not None and item.mark is not None:
-            broken = self.ways.broken(item)
-            more = (*((broken,) if broken else ()), *checks(item.interface, item.family))
+            fault = self.ways.fault(item, self.host)
+            if fault is not None:
+                more = (shut_warning(item) or mend.typed(fault),)
+            more = (*more, *checks(item.interface, item.family))
         return replace(each, item=item).with_problems(*(Problem(Weight.WAY, text) for text in more))
 
     def facts(self, each: Detail) -> Facts:
@@ -143,7 +148,16 @@ class Around(NamedTuple):
         """What the cluster has been told of the VIP."""
         addresses = ", ".join(ingress.ip for ingress in service.ingress) or "none"
         holder = service.annotations.get(VIP_HOST)
+        if holder is None and not self._somebody_elects:
+            return f"{addresses} in its status"
         return f"{addresses} in its status, held by {holder or 'nobody'} ({VIP_HOST})"
+
+    @property
+    def _somebody_elects(self) -> bool:
+        """Whether a holder is named at all: it is, by who elects."""
+        agent = self.ways.agent
+        elects = self.wanted is not None and self.wanted.settings.elects
+        return elects or (agent is not None and agent.election is not None)
 
     def _fence(self, vip: Address | None, beat: Beat | None) -> str | None:
         """What ends the use of the VIP if the agent dies; None: nobody elects."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.cli.items import VIP_COLOUR, ends_text, flow_json, holder_json, item_json, seen_end, status_style
@@ -12,7 +12,7 @@ from kvctl.model.flows import Flow
 from kvctl.model.text import plural
 from kvctl.node.sysctls import read_setting
 from kvctl.reconcile.detail import Detail
-from kvctl.reconcile.report import Item
+from kvctl.reconcile.report import Item, Status
 from kvctl.reconcile.side_by_side import Row, Standing, short
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _LEFT = 20
 """Columns of the titles."""
 _MOST_TARGETS = 3
 _COUNTED = "packets and bytes; in nat the first packet of each connection"
+_LACKING = "others are missing: -f or --cluster shows which"
 _BOTH_WAYS = "packets and bytes, both ways"
 _COUNTING = "netfilter/nf_conntrack_acct"
 _UNCOUNTED = f"not counted, because the sysctl net/{_COUNTING} is 0"
@@ -66,7 +67,7 @@ def _lines(each: Detail, around: Around, told: Told | None, *, wide: bool) -> It
         vip = str(item.vip) if title == "VIP" else ""
         yield _Line(f"  {title + ':':<{_LEFT}}{value}", vip, VIP_COLOUR, indent=_LEFT)
     yield from _pods(item, wide=wide)
-    yield from _rules(each.rows, wide=wide)
+    yield from _rules(each, wide=wide)
     yield from _flows(each, wide=wide)
     if told is not None:
         yield from map(_Line, told.lines(item.ref))
@@ -81,12 +82,13 @@ def _headline(item: Item, worst: str) -> _Line:
 
 def _facts(each: Detail, around: Around) -> list[tuple[str, str]]:
     item = each.item
+    known = item.vip is not None  # else its rules are not there to tell
     begun = "-" if item.connections is None else f"{item.connections} begun under these rules"
     return [
         *around.facts(each),
-        ("ports", ", ".join(item.ports) or "all traffic"),
-        ("allowed networks", ", ".join(map(str, item.allowed)) or "all"),
-        ("denied networks", ", ".join(map(str, item.denied)) or "none"),
+        ("ports", ", ".join(item.ports) or ("all traffic" if known else "-")),
+        ("allowed networks", ", ".join(map(str, item.allowed)) or ("all" if known else "-")),
+        ("denied networks", ", ".join(map(str, item.denied)) or ("none" if known else "-")),
         ("never rewritten to", ", ".join(map(str, item.excluded)) or "-"),
         ("connections", begun),
         ("ports in use", "none" if each.ports is None else f"{each.ports}, its busiest destination"),
@@ -102,11 +104,14 @@ def _pods(item: Item, *, wide: bool) -> Iterator[_Line]:
     yield from _more(len(item.pods) - len(shown))
 
 
-def _rules(rows: Sequence[Row], *, wide: bool) -> Iterator[_Line]:
+def _rules(each: Detail, *, wide: bool) -> Iterator[_Line]:
+    rows = each.rows
     if not rows:
         return
     wrong = sum(row.standing is not Standing.THERE for row in rows)
-    as_wanted = "all as wanted" if not wrong else f"{wrong} not as wanted"
+    as_wanted = f"{wrong} not as wanted" if wrong else "all as wanted"
+    if not wrong and each.item.status is Status.DRIFTED:
+        as_wanted = _LACKING
     yield _Line(f"  {plural(len(rows), 'rule')}, {as_wanted} ({_COUNTED})")
     left = len(rows) if wide else _MOST
     hidden = 0
@@ -134,7 +139,10 @@ def _counts(packets: int | None, octets: int | None) -> str:
 
 def _flows(each: Detail, *, wide: bool) -> Iterator[_Line]:
     flows = sorted(each.item.flows or (), key=lambda flow: flow not in each.wrong)
-    counts = ((len(each.wrong), "begun before the rules"), (len(each.unlisted), "left alone"))
+    counts = (
+        (len(each.wrong), "with another source than the rules give"),
+        (len(each.unlisted), "left alone"),
+    )
     said = "".join(f", {count} of them {what}" for count, what in counts if count)
     counted = any(flow.sent for flow in flows)
     yield _Line(f"  {plural(len(flows), 'live connection')}{said}{f' ({_BOTH_WAYS})' if counted else ''}")
@@ -153,7 +161,7 @@ def _flow(each: Detail, flow: Flow, *, counted: bool) -> _Line:
     seen, state = f"seen as {seen_end(flow)}", f" {flow.state}" if flow.state else ""
     remark, colour = "", "green" if flow.reply.destination == each.item.vip else None
     if flow in each.wrong:
-        remark, colour = " (begun before the rules)", "red"
+        remark, colour = " (wrong source)", "red"
     elif flow in each.unlisted:
         remark = " (left alone)"
     return _Line(f"    {counts}{ends_text(flow)} {seen}{state}{remark}", seen, colour)

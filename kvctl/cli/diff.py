@@ -22,6 +22,7 @@ from kvctl.netfilter.diff import Change, restore_text
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
 from kvctl.node.routing_plan import RoutingPlan
+from kvctl.reconcile.changed import taken_over
 from kvctl.reconcile.compare import Compared, compare
 from kvctl.reconcile.leftover import find_leftover, vips_to_be
 from kvctl.reconcile.look import Look, look
@@ -133,6 +134,9 @@ class Difference(NamedTuple):
             status = max(status, self.placing.report())
         else:
             tell_leftover(self.leftover)
+        before = [site.installed for site in self.found.sites.values()]
+        for text in taken_over(before, self.compared.items):
+            note(text)
         report_look(self.found)
         explain(self.compared.items)
         return status

@@ -11,6 +11,7 @@ from kvctl.model.net import Address
 from kvctl.model.rules import Table, table_of
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.nft import IPTABLES_TABLE
+from kvctl.reconcile.problems import MEND, Mend
 from kvctl.reconcile.report import Item, Status
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ def identity(item: Item) -> list[str]:
 
 
 def _ports(item: Item) -> str:
-    without = item.status in (Status.SKIPPED, Status.ELSEWHERE) and not item.pods
+    # Without a VIP nothing is known of its rules, which is not that they are for all traffic.
+    without = item.vip is None or (item.status in (Status.SKIPPED, Status.ELSEWHERE) and not item.pods)
     return _joined(item.ports, "-" if without else "all")
 
 
@@ -256,15 +258,15 @@ def _end(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def report_look(look: Look) -> None:
-    """Say what the look at the kernel found strange."""
+def report_look(look: Look, *, mend: Mend = MEND) -> None:
+    """Say what the look at the kernel found strange; `mend`: the command that writes rules again."""
     for text in look.warnings:
         warning(printable(text))
     for site in (*look.sites.values(), *look.others.values()):
         for table in _emptied(site):
             warning(
                 f"kvctl's chains are here ({site.kernel.backend}, {site.family}), but empty: somebody flushed the "
-                f"{table} table; kvctl egress apply writes the rules again, flush --all removes the chains"
+                f"{table} table; {mend} writes the rules again, flush --all removes the chains"
             )
     for family, site in look.sites.items():
         for table, beside in site.snapshot.around.items():

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
     from kvctl.cli.node import Wanted
     from kvctl.cli.ways_out import WaysOut
+    from kvctl.model.host import Host
     from kvctl.model.ref import ServiceRef
     from kvctl.netfilter.kernel import Reading
+    from kvctl.reconcile.compare import Compared
     from kvctl.reconcile.look import Look
+    from kvctl.reconcile.problems import Mend
     from kvctl.reconcile.report import Item
 
 
@@ -78,8 +81,16 @@ class Listing:
     def __init__(self, inputs: Inputs, *, wanted: Wanted | None, told: bool | None) -> None:
         self.node = this_node(inputs.node)
         self.wanted = wanted
+        self._inputs = inputs
         self._told = told
         self._assume_vip = told_assume_vip(inputs.assume_vip)
+
+    @property
+    def mend(self) -> Mend:
+        """The command that messages name."""
+        from kvctl.cli.again import mend_by
+
+        return mend_by(self._inputs)
 
     def look(self, read: Callable[[], Reading] = read_everything) -> tuple[Look, list[Item]]:
         """What is there now. Raises as `look` of reconcile does."""
@@ -89,13 +100,38 @@ class Listing:
 
         found = look(told=self._told, read=read)
         wish = self.wanted.wish if self.wanted is not None else None
-        items = [item._replace(changes=None) for item in compare(found, wish, scope=Scope()).items]
-        if self.wanted is not None:
-            return found, [self.wanted.with_holder(item) for item in items]
+        compared = compare(found, wish, scope=Scope())
+        items = [item._replace(changes=None) for item in self._with_causes(found, compared)]
         if not items:
             return found, items
-        elected = _fenced(found)
-        return found, _doubted(items, assume_vip=self._assume_vip, node=self.node, elected=elected)
+        if self.wanted is not None:
+            items = [self.wanted.with_holder(item) for item in items]
+        else:
+            elected = _fenced(found)
+            items = _doubted(items, assume_vip=self._assume_vip, node=self.node, elected=elected)
+        return found, self._with_routes(items)
+
+    def _with_causes(self, found: Look, compared: Compared) -> list[Item]:
+        """The items, those that have drifted with the cause; where none has it costs nothing."""
+        if not any(item.status in ("drifted", "missing") for item in compared.items):
+            return compared.items
+        from kvctl.reconcile.drift import with_causes
+
+        assume = self._assume_vip or self.wanted is not None
+        return with_causes(found, compared, mend=self.mend, host=self._host(), assume_vip=assume)
+
+    def _host(self) -> Host:
+        from kvctl.node.host import read_host
+
+        return self.wanted.host if self.wanted is not None else read_host()
+
+    def _with_routes(self, items: list[Item]) -> list[Item]:
+        """The items, with a warning where what is marked does not go its way; where nothing is it costs nothing."""
+        if not any(item.mark is not None for item in items):
+            return items
+        from kvctl.cli.ways_out import with_route_warnings
+
+        return with_route_warnings(items, _ways(), self._host(), mend=self.mend)
 
 
 def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int:
@@ -108,7 +144,7 @@ def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int
     backend = str(found.choice.backend)
     print_items(items, output, backend=backend, node=listing.node, holders=True, ways=_ways)
     status = listing.wanted.report() if listing.wanted is not None else 0
-    report_look(found)
+    report_look(found, mend=listing.mend)
     explain(items)
     tell_leftover(find_leftover(bound(), found, needed=vips_now(found)))
     if not items:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from kvctl.cli import depth, options
+from kvctl.cli.again import mend_by
 from kvctl.cli.around import look_around
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
@@ -15,10 +16,12 @@ from kvctl.cli.output import error_message, note, print_json, print_yaml
 from kvctl.cli.settings import told_backend
 from kvctl.cli.told import read_told
 from kvctl.errors import InputError
+from kvctl.model.ref import ServiceRef
 from kvctl.node.host import read_host
 from kvctl.reconcile.compare import compare
 from kvctl.reconcile.detail import detail
-from kvctl.reconcile.look import look
+from kvctl.reconcile.look import Look, look
+from kvctl.reconcile.report import Item
 from kvctl.reconcile.target import Scope
 
 
@@ -56,7 +59,9 @@ def command(
     around = look_around(inputs, host=host, node=settings.this_node, wanted=wanted, shown=shown)
     # With a source it has been judged where the VIP is, by all the evidence there is; so does an agent.
     judged = compares or settings.assume_vip or around.ways.agent is not None
-    details = [around.judged(each) for each in detail(found, compared, host=host, assume_vip=judged)]
+    mend = mend_by(inputs)
+    found_details = detail(found, compared, host=host, assume_vip=judged, mend=mend)
+    details = [around.judged(each, mend=mend) for each in found_details]
     items = [each.item for each in details]
     told = read_told(inputs, items)
     if output in ("json", "yaml"):
@@ -71,11 +76,18 @@ def command(
         click.echo("\n\n".join(texts))
     if wanted is not None:
         status = wanted.report()
-    report_look(found)
-    there = {item.ref for item in items}
-    for ref in sorted((refs or frozenset()) - there):
-        error_message(InputError(f"{ref} has no egress rules on this node", hint="see: kvctl egress list"))
-        status = 1
+    report_look(found, mend=mend)
+    status = max(status, _report_missing(refs or frozenset(), items, found))
     if not items and refs is None:
         note(f"no egress rules on this node ({found.choice.backend} back end)")
     return status
+
+
+def _report_missing(refs: frozenset[ServiceRef], items: Sequence[Item], found: Look) -> int:
+    """Say which of the Services named are not there, and which of the same name are; the exit status this makes."""
+    missing = sorted(refs - {item.ref for item in items})
+    for ref in missing:
+        same = sorted(str(other) for other in found.services if other.name == ref.name)
+        hint = f"did you mean {' or '.join(same[:3])}?" if same else "see: kvctl egress list"
+        error_message(InputError(f"{ref} has no egress rules on this node", hint=hint))
+    return int(bool(missing))

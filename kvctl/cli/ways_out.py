@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from kvctl.agent.sign import Agent, find_agent
 from kvctl.cli.output import Json
+from kvctl.model.host import Host
 from kvctl.model.net import Address
 from kvctl.model.way import MarkSpace
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.routing import read_routing
 from kvctl.node.routing_plan import Found
+from kvctl.reconcile.problems import Mend
 from kvctl.reconcile.report import Item, Status
 
 _LEAVING = (Status.WANTED, Status.APPLIED, Status.MISSING, Status.DRIFTED, Status.OVERRIDDEN)
@@ -60,6 +62,15 @@ class WaysOut(NamedTuple):
             return None
         return self.routing.broken(item.mark, item.family, self.space)
 
+    def fault(self, item: Item, host: Host) -> str | None:
+        """The same, with the interface that it is to leave by where this host does not have it."""
+        broken = self.broken(item)
+        if broken is None or item.interface is None or not host.interfaces:
+            return broken
+        if item.interface in host.interfaces:
+            return broken
+        return f"this host has no interface {item.interface}, by which {item.vip} is to leave: {broken}"
+
     def route(self, item: Item) -> str:
         """By which routing table its traffic leaves, in a word."""
         if item.status not in _LEAVING:
@@ -84,6 +95,24 @@ class WaysOut(NamedTuple):
             "route": self.route_json(item),
             "routeFault": self.broken(item),
         }
+
+
+def with_route_warnings(items: Sequence[Item], ways: WaysOut, host: Host, *, mend: Mend) -> list[Item]:
+    """The items, with a warning where what is marked does not go its way; `mend`: the command that it names."""
+    return [_with_warning(item, ways.fault(item, host), mend) for item in items]
+
+
+def _with_warning(item: Item, fault: str | None, mend: Mend) -> Item:
+    if fault is None or item.status not in _LEAVING or shut_warning(item) is not None:
+        return item
+    return item._replace(warnings=(*item.warnings, mend.typed(fault)))
+
+
+def shut_warning(item: Item) -> str | None:
+    """What the source says of a way that was not opened, because there is none such; None: nothing."""
+    return next(
+        (text for text in item.warnings if text.startswith(f"nothing leaves with {item.vip}: ")), None
+    )
 
 
 def look_at_ways_out(space: MarkSpace) -> WaysOut:

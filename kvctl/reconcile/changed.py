@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import product
 
-from kvctl.model.net import Family
+from kvctl.model.net import Address, Family
 from kvctl.model.ref import ServiceRef
 from kvctl.netfilter.diff import Change
+from kvctl.policy.decode import Installed
 from kvctl.reconcile.report import Item, Status, in_order
 from kvctl.reconcile.run import Applied
 
@@ -63,3 +66,28 @@ def action_on(item: Item, applied: Applied) -> Action | None:
     if applied.had(item.ref, item.family):
         return Action.UPDATED
     return Action.MOVED if applied.had_in_other(item.ref, item.family) else Action.ADDED
+
+
+def taken_over(before: Iterable[Installed], items: Sequence[Item]) -> list[str]:
+    """The pods that one Service loses to another and keeps its rules, a sentence for each two Services.
+
+    `before`: what there was; `items`: what there is after it, or is to be.
+    """
+    stays = {item.ref for item in items if item.status in (Status.APPLIED, Status.ORPHANED)}
+    leads: dict[Address, set[ServiceRef]] = defaultdict(set)
+    for item in items:
+        if item.ref is not None and not item.drops:
+            for pod in item.pods:
+                leads[pod.address].add(item.ref)
+    had: dict[Address, set[ServiceRef]] = defaultdict(set)
+    for entry in (entry for installed in before for entry in installed.entries):
+        had[entry.address].add(entry.rank.ref)
+    moved: dict[tuple[ServiceRef, ServiceRef], list[Address]] = defaultdict(list)
+    for address, refs in had.items():
+        for loser, winner in product((refs - leads[address]) & stays, leads[address] - refs):
+            moved[loser, winner].append(address)
+    return [
+        f"{addresses[0]}{f' and {len(addresses) - 1} more' if addresses[1:] else ''} "
+        f"{'go' if addresses[1:] else 'goes'} over from {loser} to {winner}"
+        for (loser, winner), addresses in sorted(moved.items())
+    ]

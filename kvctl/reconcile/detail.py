@@ -11,22 +11,21 @@ from kvctl.model.flows import Flow
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, host_network, within
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAINS, Hook
-from kvctl.model.snapshot import Snapshot
 from kvctl.model.text import plural
 from kvctl.netfilter import conntrack, fence
 from kvctl.netfilter.diff import Plan
-from kvctl.netfilter.position import rule_in_the_way
-from kvctl.policy import layout
 from kvctl.policy.connections import ConnectionJudge, judge_of
 from kvctl.policy.decode import Installed
 from kvctl.policy.holder import not_here
 from kvctl.reconcile.compare import Compared
+from kvctl.reconcile.drift import Drift
 from kvctl.reconcile.look import Look
 from kvctl.reconcile.port_use import PortUse, busiest
-from kvctl.reconcile.problems import Problem, Weight, drift_problems, in_order
+from kvctl.reconcile.presence import ending
+from kvctl.reconcile.problems import MEND, Mend, Problem, Weight, in_order
 from kvctl.reconcile.report import Item, Status
-from kvctl.reconcile.side_by_side import Row, SideBySide, Standing
+from kvctl.reconcile.rivals import find_rival
+from kvctl.reconcile.side_by_side import Row
 from kvctl.reconcile.site import Site
 
 
@@ -87,10 +86,13 @@ class Detail:
         return self.item.problems or ()
 
 
-def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> list[Detail]:
-    """Every item of a comparison in depth."""
+def detail(
+    found: Look, compared: Compared, *, host: Host, assume_vip: bool, mend: Mend = MEND
+) -> list[Detail]:
+    """Every item of a comparison in depth. `mend`: the command that the problems name."""
+    asked = _Asked(found, compared, host=host, mend=mend)
     views = {
-        family: _FamilyView.of(site, compared, compared.plans.get(family), host=host)
+        family: _FamilyView.of(site, compared.plans.get(family), asked)
         for family, site in found.sites.items()
     }
     others: dict[Family, _FamilyView] = {}
@@ -102,7 +104,7 @@ def detail(found: Look, compared: Compared, *, host: Host, assume_vip: bool) -> 
             view = others.get(other.family)
             if view is None:
                 plan = compared.other_plans.get(other.family)
-                view = others[other.family] = _FamilyView.of(other, compared, plan, host=host)
+                view = others[other.family] = _FamilyView.of(other, plan, asked)
         if view is None or item.status is Status.FOREIGN:
             result.append(
                 Detail(item._replace(changes=None, flows=()), item.interface).with_problems(*_said(item))
@@ -125,35 +127,43 @@ def _said(item: Item) -> tuple[Problem, ...]:
     return (*reason, *(Problem(Weight.WARNING, text) for text in item.warnings))
 
 
+class _Asked(NamedTuple):
+    """What all families are looked at with."""
+
+    found: Look
+    compared: Compared
+    host: Host
+    mend: Mend
+
+
 @dataclass(frozen=True, slots=True)
 class _FamilyView:
-    snapshot: Snapshot
     judge: ConnectionJudge
     flows: Sequence[Flow]
     failure: str | None
-    in_the_way: dict[Hook, str]
     beats: Mapping[ServiceRef, Beat]
     """Of the Services whose rules need one."""
-    rules: SideBySide
+    drift: Drift
+    rival: str | None
+    """Who else may translate what these pods send."""
     host: Host
+    mend: Mend
 
     @classmethod
-    def of(cls, site: Site, compared: Compared, plan: Plan | None, *, host: Host) -> _FamilyView:
+    def of(cls, site: Site, plan: Plan | None, asked: _Asked) -> _FamilyView:
+        host, compared = asked.host, asked.compared
         judge = judge_of(site.installed, is_local=host.is_local, may_masquerade_as=host.may_masquerade_as)
         items = [item for item in compared.items if item.family is site.family]
-        addresses = {pod.address for item in items for pod in item.pods}
-        flows, failure = _flows(site.family, addresses, judge)
-        in_the_way = _in_the_way(site, judge)
-        refs = {*site.installed.refs, *(item.ref for item in items if item.ref is not None)}
+        flows, failure = _flows(site.family, {pod.address for item in items for pod in item.pods}, judge)
         return cls(
-            snapshot=site.snapshot,
             judge=judge,
             flows=flows,
             failure=failure,
-            in_the_way=in_the_way,
             beats=_beats(site.installed),
-            rules=SideBySide(site.snapshot, plan or Plan(site.family), refs=refs, in_the_way=in_the_way),
+            drift=Drift.of(site, compared, plan),
+            rival=find_rival(asked.found, site),
             host=host,
+            mend=asked.mend,
         )
 
     def detail(self, item: Item, *, assume_vip: bool) -> Detail:
@@ -166,16 +176,29 @@ class _FamilyView:
         ]
         wrong = [flow for flow in flows if self.judge.is_wrong(flow)]
         ports = busiest(self.flows, item.vip) if item.vip is not None else None
-        rows = self._rows(item)
+        rows = self.drift.rows(item)
         beat = self.beats.get(item.ref) if item.ref is not None else None
         interface = item.interface
         if interface is None and item.vip is not None:
             interface = self.host.holds(item.vip) or self.host.interface_for(item.vip)
-        problems = [*self._of_rules(item, rows), *self._of_the_way(item, interface, beat, assume_vip)]
+        away = None
+        if item.vip is not None and _acts(item):
+            # Only who elects writes a fence.
+            away = not_here(item.vip, host=self.host, assume=assume_vip, elected=beat is not None)
+        mend = self.mend._replace(with_vip=away is not None and beat is None)
+        problems = self.drift.problems(item, rows, mend=mend)
+        if away is not None:
+            text = f"{away}: replies will not come back here{ending(elected=beat is not None)}"
+            problems.append(Problem(Weight.WAY, text))
+        problems += self._of_the_way(item, interface, beat)
         if ports is not None and ports.is_nearly_full:
             problems.append(Problem(Weight.PORTS, _full(ports)))
+        rival = self.rival if _acts(item) and item.pods else None
+        if rival is not None:
+            problems.append(Problem(Weight.RULES if wrong else Weight.WARNING, rival))
         if wrong:
-            problems.append(Problem(Weight.CONNECTIONS, _began_before(wrong)))
+            acts = item.status is not Status.OVERRIDDEN and rival is None
+            problems.append(Problem(Weight.CONNECTIONS, _of_another_source(wrong, mend if acts else None)))
         if self.failure is not None:
             problems.append(Problem(Weight.UNKNOWN, self.failure))
         problems += (Problem(Weight.WARNING, text) for text in item.warnings)
@@ -189,58 +212,20 @@ class _FamilyView:
             unlisted=tuple(f for f in flows if f.original.source in pods and _is_left_alone(self.judge, f)),
         ).with_problems(*problems)
 
-    def _of_rules(self, item: Item, rows: Sequence[Row]) -> list[Problem]:
-        if item.status is not Status.DRIFTED or item.drops:
-            return [] if item.reason is None else [Problem(Weight.RULES, item.reason)]
-        own = layout.REWRITING.service_chain(item.ref) if item.ref is not None else ""
-        empty = [own] if self.snapshot.chains.get(own) == () else []
-        return drift_problems(rows, self.in_the_way, empty=empty, reason=item.reason)
-
-    def _of_the_way(
-        self, item: Item, interface: str | None, beat: Beat | None, assume_vip: bool
-    ) -> Iterator[Problem]:
+    def _of_the_way(self, item: Item, interface: str | None, beat: Beat | None) -> Iterator[Problem]:
         """What keeps packets or their answers from coming through."""
-        acts = not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
-        if not acts:
+        if not _acts(item):
             return
-        if item.vip is not None:
-            # Only who elects writes a fence.
-            away = not_here(item.vip, host=self.host, assume=assume_vip, elected=beat is not None)
-            if away is not None:
-                yield Problem(Weight.WAY, f"{away}: replies will not come back here")
         fault = self.host.fault_of(interface) if interface is not None else None
         if fault is not None:
             yield Problem(Weight.WAY, f"{fault}: answers to {item.vip} do not come by it")
         if beat is not None and beat.is_late:
             yield Problem(Weight.WAY, beat.consequence)
 
-    def _rows(self, item: Item) -> tuple[Row, ...]:
-        if item.ref is None:
-            return ()
-        rows = self.rules.of(item.ref)
-        if item.status is not Status.ORPHANED:
-            return rows
-        # They stay for lack of --prune, and nobody wants them.
-        return tuple(
-            row._replace(standing=Standing.UNWANTED) if row.chain not in HOOK_CHAINS else row for row in rows
-        )
 
-
-def _in_the_way(site: Site, judge: ConnectionJudge) -> dict[Hook, str]:
-    """Foreign rules before our jumps, that may end the walk of our pods' packets."""
-    installed = site.installed
-    guarded = (item.address for item, _ in installed.guards)
-    pods = {
-        Hook.EGRESS: judge.pods,
-        Hook.DROP: {*judge.dropped, *guarded},
-        Hook.MARK: {item.address for item, _ in installed.marks},
-    }
-    rules = {
-        hook: rule_in_the_way(site.snapshot, [host_network(address) for address in its], hook)
-        for hook, its in pods.items()
-        if its
-    }
-    return {hook: rule for hook, rule in rules.items() if rule is not None}
+def _acts(item: Item) -> bool:
+    """Whether its rules are there, and rewrite."""
+    return not item.drops and item.status in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN)
 
 
 def _is_left_alone(judge: ConnectionJudge, flow: Flow) -> bool:
@@ -253,14 +238,27 @@ def _is_left_alone(judge: ConnectionJudge, flow: Flow) -> bool:
     return judge.wanted_source(flow) is None and flow.reply.destination not in judge.vips
 
 
-def _began_before(wrong: Sequence[Flow]) -> str:
-    """Connections keep the source that they began with."""
-    count = plural(len(wrong), "connection")
-    verb = "has" if len(wrong) == 1 else "have"
-    return (
-        f"{count} {verb} another source than the rules give to new ones, because "
-        f"{'it' if len(wrong) == 1 else 'they'} began before them: kvctl egress apply drops such, and they begin anew"
+def _of_another_source(wrong: Sequence[Flow], mend: Mend | None) -> str:
+    """Connections keep the source that they began with; `mend`: None where new ones may get another, too."""
+    one = len(wrong) == 1
+    they, them, began = ("it", "it", "it began") if one else ("they", "them", "they began")
+    fault = (
+        f"{plural(len(wrong), 'connection')} {'has' if one else 'have'} another source than the rules give"
     )
+    if mend is not None:
+        return (
+            f"{fault}: {began} before these rules, or under another rule that has gone; {mend} drops such, and "
+            f"{they} begin{'s' if one else ''} anew"
+        )
+    return f"{fault}: {began} before these rules, or another program's rule takes {them}: {_trace(wrong[0])} tells"
+
+
+def _trace(flow: Flow) -> str:
+    """The command that tells what becomes of such a packet."""
+    sent = flow.original
+    to = f"[{sent.destination}]" if sent.destination.version == 6 else str(sent.destination)
+    port = f":{sent.destination_port}" if sent.destination_port else ""
+    return f"kvctl egress trace --from {sent.source} --to {to}{port} --proto {flow.protocol}"
 
 
 def _full(ports: PortUse) -> str:

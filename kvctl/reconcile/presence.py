@@ -30,8 +30,13 @@ def with_vip_warning(item: Item, *, host: Host, assume_vip: bool, elected: bool 
     if item.status not in (Status.APPLIED, Status.DRIFTED, Status.OVERRIDDEN):
         return item
     away = not_here(item.vip, host=host, assume=assume_vip, elected=elected)
-    return (
-        item
-        if away is None
-        else item._replace(warnings=(*item.warnings, f"{away}: replies will not come back"))
+    if away is None:
+        return item
+    return item._replace(
+        warnings=(*item.warnings, f"{away}: replies will not come back{ending(elected=elected)}")
     )
+
+
+def ending(*, elected: bool) -> str:
+    """What `apply` does where the VIP is not here, as the end of a sentence that names its options for that."""
+    return "" if elected else "; kvctl egress apply without either would end the rewriting"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from kvctl.policy.resolve import Resolution
     from kvctl.policy.verdict import Skipped
 
+_IDLE = (
+    "no pod is led to its rules, so they rewrite nothing: its pods have gone, or are another Service's by now"
+)
 # What rules in the kernel alone say of a Service whose traffic is dropped.
 _ELSEWHERE = f"the VIP is elsewhere: {DROPPED}"
 
@@ -62,7 +65,13 @@ def compared_items(
             for skip in resolution.skipped
             if skip.family is installed.family and skip.ref not in accounted
         ]
-    return [item for item in items if covered(item, scope)]
+    return [_with_idleness(item) for item in items if covered(item, scope)]
+
+
+def _with_idleness(item: Item) -> Item:
+    """With a warning if its rules are there, and no pod is led to them."""
+    idle = item.status in (Status.APPLIED, Status.ORPHANED) and not item.drops and not item.pods
+    return item._replace(warnings=(*item.warnings, _IDLE)) if idle else item
 
 
 def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Scope) -> list[Item]:

@@ -21,13 +21,19 @@ from tests.netfilter.test_conntrack import create, synthetic
 from tests.robustness.node import Node
 
 CHAIN = layout.service_chain(ref("sip/sip-client"))
-MENDS = "; kvctl egress apply mends it"
+MENDS = "; kvctl egress apply -f FILE mends it"
 NAME = "sip/sip-client ipv4: "
 WANTED = objects(service(vip=VIP, ports="udp:5060,tcp:7000"), pod("sip/sip-client-0", POD))
 RANGES = ("--pod-cidr", "10.244.0.0/16", "--service-cidr", "10.96.0.0/12", "--node", "worker")
 PORTS = "kube-vip.io/egress-destination-ports"
 ASKED_PORTS = "udp:5060,tcp:7000"
 Json = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.fixture
@@ -87,6 +93,10 @@ def jump_gone(node: Node) -> None:
 
 def chain_emptied(node: Node) -> None:
     node.iptables("-F", CHAIN)
+
+
+def dispatch_emptied(node: Node) -> None:
+    node.iptables("-F", "KVCTL-EGRESS")
 
 
 def rule_inserted(node: Node) -> None:
@@ -157,6 +167,10 @@ KERNEL = [
         f"drifted: {CHAIN} is empty, somebody has flushed it: its pods' traffic is not rewritten{MENDS}",
     ),
     (
+        dispatch_emptied,
+        f"drifted: KVCTL-EGRESS is empty, somebody has flushed it: it leads no pod to its Service{MENDS}",
+    ),
+    (
         rule_inserted,
         f"drifted: 1 rule that is not wanted: {CHAIN} has, and should not have, `-p tcp -j RETURN`{MENDS}",
     ),
@@ -164,13 +178,13 @@ KERNEL = [
         rule_removed,
         (
             f"drifted: the rules of {CHAIN} are not those that were written: by their tags, some have been removed or "
-            "changed; -f or --cluster shows which were asked for, kvctl egress apply writes them again"
+            "changed; -f or --cluster shows which were asked for; kvctl egress apply -f FILE mends it"
         ),
     ),
     (
         rule_changed,
         (
-            f"drifted: 1 of 4 rules is not as wanted: {CHAIN} lacks "
+            f"drifted: 2 of 5 rules are not as wanted: {CHAIN} lacks "
             f"`-p udp -m udp --dport 5060 -j SNAT --to-source {VIP}`, and 1 more{MENDS}"
         ),
     ),
@@ -178,7 +192,8 @@ KERNEL = [
         vip_gone,
         (
             f"applied: the VIP {VIP} is on no interface of this node (put it there with apply --with-vip, or use "
-            "--assume-vip if a load balancer answers for it here without binding it): replies will not come back here"
+            "--assume-vip if a load balancer answers for it here without binding it): replies will not come back here; "
+            "kvctl egress apply without either would end the rewriting"
         ),
     ),
     (
@@ -195,8 +210,8 @@ KERNEL = [
     (
         connection_from_before,
         (
-            "applied: 1 connection has another source than the rules give to new ones, because it began before them: "
-            "kvctl egress apply drops such, and they begin anew"
+            "applied: 1 connection has another source than the rules give: it began before these rules, or under "
+            "another rule that has gone; kvctl egress apply -f FILE drops such, and it begins anew"
         ),
     ),
     (
@@ -217,6 +232,162 @@ def test_the_kernel_alone_tells(node: Node, broken: Callable[[Node], None], sent
     broken(node)
     assert said(node) == NAME + sentence
     assert told(node)["problems"][0] == sentence.partition(": ")[2]
+
+
+def listed(node: Node, *words: str) -> Result:
+    """`kvctl egress list WORDS`."""
+    with node.namespace.entered():
+        return CliRunner().invoke(kvctl, ["egress", "list", *words], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "broken", [chain_emptied, dispatch_emptied, jump_gone, masquerade_above, rule_changed, rule_inserted]
+)
+def test_list_tells_the_same_cause(node: Node, broken: Callable[[Node], None]) -> None:
+    broken(node)
+    status, _, cause = said(node).removeprefix(NAME).partition(": ")
+    assert f"Note: sip/sip-client (ipv4) {status}: {cause}\n" == listed(node).stderr
+
+
+def test_of_rules_that_are_gone_nothing_is_said_to_be_as_wanted(node: Node) -> None:
+    chain_emptied(node)
+    text = show(node).stdout
+    assert "  2 rules, others are missing: -f or --cluster shows which (" in text
+    assert "  ports:              -\n" in text
+    assert listed(node).stdout.splitlines()[1].split() == [
+        *("sip/sip-client", "ipv4", "-", "1", "-", "drifted", "-")
+    ]
+    node.apply(WANTED)
+    dispatch_emptied(node)
+    assert {row["standing"] for row in told(node)["rules"]} == {"there"}
+
+
+def test_a_flushed_table_is_told_as_that_where_the_source_says_what_was_in_it(
+    node: Node, tmp_path: Path
+) -> None:
+    node.iptables("-F")
+    source = manifest(tmp_path / "a.json", asks())
+    cause = f"somebody has flushed the nat table: KVCTL-EGRESS is empty, and the jump to it is missing{MENDS}"
+    assert said(node, *source) == f"{NAME}missing: {cause}"
+    assert f"Note: sip/sip-client (ipv4) missing: {cause}" in listed(node, *source).stderr
+    node.apply(WANTED)
+    dispatch_emptied(node)
+    jump_gone(node)
+    assert said(node, *source) == f"{NAME}drifted: {cause}"
+
+
+def legacy_masquerade(node: Node) -> None:
+    node.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-s", "10.0.0.0/8", "-j", "MASQUERADE")
+
+
+def test_where_the_other_back_end_may_win_that_comes_first_and_nobody_is_sent_in_a_circle(node: Node) -> None:
+    legacy_masquerade(node)
+    rival = (
+        "another program's rule in POSTROUTING of the legacy back end may take these pods' traffic first: "
+        "-s 10.0.0.0/8 -j MASQUERADE; remove it, or choose egress_withnftables=false"
+    )
+    assert told(node)["problems"] == [rival]
+    connection_from_before(node)
+    assert told(node)["problems"] == [
+        rival,
+        (
+            "1 connection has another source than the rules give: it began before these rules, or another program's "
+            f"rule takes it: kvctl egress trace --from {POD} --to 198.51.100.7:5060 --proto udp tells"
+        ),
+    ]
+    assert "(wrong source)" in show(node).stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-s", "192.0.2.0/24", "-j", "MASQUERADE"),
+        ("-d", "10.0.0.0/8", "-j", "RETURN"),
+        ("-j", "LOG"),
+    ],
+)
+def test_what_translates_nothing_of_these_pods_in_the_other_back_end_is_no_rival(
+    node: Node, words: tuple[str, ...]
+) -> None:
+    node.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", *words)
+    assert said(node) == NAME + "applied"
+
+
+def test_where_the_vip_is_not_here_apply_is_advised_with_it_alone(node: Node) -> None:
+    vip_gone(node)
+    connection_from_before(node)
+    problems = told(node)["problems"]
+    assert problems[1].endswith("; kvctl egress apply --with-vip -f FILE drops such, and it begins anew")
+    assert "; kvctl egress apply without either would end the rewriting" in listed(node).stderr
+    rule_inserted(node)
+    assert said(node).endswith("; kvctl egress apply --with-vip -f FILE mends it")
+    assert "; kvctl egress apply --with-vip -f FILE mends it" in listed(node).stderr
+
+
+def test_the_command_that_mends_repeats_the_source(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, path, *ranges = manifest(tmp_path / "a b.json", asks())
+    jump_gone(node)
+    assert said(node, "-f", Path(path).name, *ranges).endswith("; kvctl egress apply -f 'a b.json' mends it")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    (tmp_path / "config").write_text("{}")
+    assert said(node).endswith("; kvctl egress apply mends it")
+
+
+def test_a_service_of_that_name_in_another_namespace_is_suggested(node: Node) -> None:
+    assert show(node, "sip-client").stderr == (
+        "Error: default/sip-client has no egress rules on this node\nHint: did you mean sip/sip-client?\n"
+    )
+    assert show(node, "nobody").stderr.endswith("Hint: see: kvctl egress list\n")
+
+
+def applied(node: Node, *source: str) -> Result:
+    """`kvctl egress apply`."""
+    with node.namespace.entered():
+        return CliRunner().invoke(kvctl, ["egress", "apply", *source], catch_exceptions=False)
+
+
+def test_a_pod_that_another_service_takes_is_told_and_so_are_rules_that_no_pod_is_led_to(
+    node: Node, tmp_path: Path
+) -> None:
+    other = asks("web/shop", selector="shop")
+    pods = manifest(tmp_path / "a.json", other, labels={"app": "shop"})
+    text = (tmp_path / "a.json").read_text().replace('"namespace": "sip"', '"namespace": "web"')
+    (tmp_path / "a.json").write_text(text)
+    takes = f"Note: {POD} goes over from sip/sip-client to web/shop\n"
+    assert takes in applied(node, *pods, "--dry-run").stderr
+    done = applied(node, *pods)
+    assert takes in done.stderr
+    idle = "no pod is led to its rules, so they rewrite nothing: its pods have gone, or are another Service's by now"
+    assert f"Warning: sip/sip-client (ipv4): {idle}\n" in done.stderr
+    assert takes not in applied(node, *pods).stderr
+    assert f"Warning: sip/sip-client (ipv4): {idle}\n" in listed(node).stderr
+    assert f"{NAME}applied: {idle}" in show(node).stdout.splitlines()
+
+
+def test_an_interface_that_this_host_does_not_have_is_named(node: Node, tmp_path: Path) -> None:
+    its = asks()
+    its["metadata"]["annotations"]["kube-vip.io/serviceInterface"] = "eth9"
+    source = manifest(tmp_path / "a.json", its)
+    assert listed(node).stderr == ""
+    applied(node, *source)
+    fault = (
+        f"this host has no interface eth9, by which {VIP} is to leave: the routing table 7500 leads nowhere"
+    )
+    assert f"Warning: sip/sip-client (ipv4): {fault}" in listed(node).stderr
+    assert said(node).startswith(f"{NAME}applied: {fault}")
+    asked = f"nothing leaves with {VIP}: this host has no interface eth9 (kube-vip.io/serviceInterface)"
+    assert said(node, *source).startswith(f"{NAME}applied: {asked}")
+    told_by_list = listed(node, *source).stderr
+    assert asked in told_by_list
+    assert "leads nowhere" not in told_by_list
+
+
+def test_where_nobody_elects_no_holder_is_missed(node: Node, tmp_path: Path) -> None:
+    source = manifest(tmp_path / "a.json", asks())
+    assert f"  Service says:       {VIP} in its status\n" in show(node, *source).stdout
 
 
 def manifest(
@@ -282,8 +453,8 @@ ASKED = [
         "a port more than before",
         (asks(ports="udp:5060,tcp:7000,tcp:7001"),),
         (
-            f"drifted: 1 of 4 rules is not as wanted: {CHAIN} lacks "
-            f"`-p tcp -m multiport --dports 7000,7001 -j SNAT --to-source {VIP}`, and 1 more{MENDS}"
+            f"drifted: 3 of 5 rules are not as wanted: {CHAIN} lacks "
+            f"`-p tcp -m multiport --dports 7000,7001 -j SNAT --to-source {VIP}`, and 2 more{MENDS}"
         ),
     ),
     ("a VIP that another has claimed", (CLAIM, asks(creationTimestamp=LATER)), "skipped: "),
@@ -445,7 +616,7 @@ def test_the_ports_of_a_vip_are_counted_over_all_services_that_share_it(node: No
 
 
 WAY = {"kube-vip.io/serviceInterface": "eth1"}
-TOLD_ELSEWHERE = ": it leaves by the main table; kvctl egress apply puts it right"
+TOLD_ELSEWHERE = ": it leaves by the main table; kvctl egress apply -f FILE puts it right"
 
 
 @pytest.fixture
