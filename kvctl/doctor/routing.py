@@ -37,7 +37,15 @@ def _broken(scene: Scene) -> Iterator[Finding]:
             if said is None:
                 continue
             text, _, rest = said.partition("; ")
+            table = scene.settings.space.table(policy.mark.value)
+            if policy.interface is not None and policy.interface not in scene.host.interfaces:
+                text = (
+                    f"this host has no interface {policy.interface}, by which its traffic is to leave: {text}"
+                )
             mend = scene.apply() if rest else _OPEN.format(ref=policy.ref, apply=scene.apply())
             yield failure(
-                CHECK, f"{policy.ref} ({policy.vip}): {text}", evidence="ip rule; ip route", mend=mend
+                CHECK,
+                f"{policy.ref} ({policy.vip}): {text}",
+                evidence=f"ip route show table {table}",
+                mend=mend,
             )

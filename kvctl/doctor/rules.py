@@ -34,6 +34,7 @@ class _Fault(NamedTuple):
     level: Level
     text: str
     mend: str
+    evidence: str = ""
 
 
 def check(scene: Scene) -> Iterator[Finding]:
@@ -66,17 +67,19 @@ def _faults(scene: Scene, look: Look, details: Iterable[Detail]) -> dict[_Key, _
         item = each.item
         if item.ref is None or item.family is None or (item.family in told and _lacks_jump(each)):
             continue  # what is wrong with the jumps into the tables the order's check tells, once
-        fault = _fault(scene, each)
+        fault = _fault(scene, look, each)
         if fault is not None:
             found[item.ref, item.family] = fault
     return found
 
 
 def _lacks_jump(each: Detail) -> bool:
-    return any(row.chain in HOOK_CHAINS and row.standing is not Standing.THERE for row in each.rows)
+    return not each.item.pods or any(
+        row.chain in HOOK_CHAINS and row.standing is not Standing.THERE for row in each.rows
+    )
 
 
-def _fault(scene: Scene, each: Detail) -> _Fault | None:
+def _fault(scene: Scene, look: Look, each: Detail) -> _Fault | None:
     item, mend = each.item, scene.apply()
     if item.status is Status.MISSING:
         why = f": {item.reason}" if item.reason is not None else ""
@@ -86,12 +89,29 @@ def _fault(scene: Scene, each: Detail) -> _Fault | None:
     text = next((p.text for p in each.problems if p.weight is Weight.RULES), None)
     if item.status is not Status.DRIFTED or text is None:
         return None
+    if not item.pods and not item.drops:
+        # By what is left of them nobody needs these rules, which is what is said else.
+        said = (
+            "no rule leads any pod to its rules: somebody has removed its pods' jumps, or the pods have gone"
+        )
+        return _Fault(Level.FAILURE, said, mend)
     wrong = [row for row in each.rows if row.standing is not Standing.THERE]
     harmless = bool(wrong) and all(
         row.standing is Standing.RENAMED and layout.is_dispatch_chain(row.chain) for row in wrong
     )
     # The last part of such a sentence says what mends it, which stands on a line of its own here.
-    return _Fault(Level.WARNING if harmless else Level.FAILURE, text.rpartition("; ")[0] or text, mend)
+    said, level = text.rpartition("; ")[0] or text, Level.WARNING if harmless else Level.FAILURE
+    return _Fault(level, said, mend, _strange_rule(look, item))
+
+
+def _strange_rule(look: Look, item: Item) -> str:
+    """A rule of another program in the Service's own chain; empty: there is none."""
+    if item.ref is None or item.family is None:
+        return ""
+    own = layout.REWRITING.service_chain(item.ref)
+    rules = look.sites[item.family].snapshot.chains.get(own, ())
+    text = next((each.text for each in rules if "kvctl:" not in each.text), None)
+    return "" if text is None else one_line(f"-A {own} {text}", longest=_LONGEST)
 
 
 def _by_source(scene: Scene, faults: dict[_Key, _Fault], *, broken: set[_Key]) -> dict[_Key, _Fault]:
@@ -113,7 +133,7 @@ def _grouped(faults: dict[_Key, _Fault]) -> Iterator[Finding]:
         named = ", ".join(names[:_MOST_NAMED])
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         text = one_line(f"{named}{more}: {fault.text}", longest=_LONGEST)
-        yield Finding(CHECK, fault.level, text, mend=fault.mend)
+        yield Finding(CHECK, fault.level, text, fault.evidence, fault.mend)
 
 
 def _warnings(scene: Scene, wanted: Compared) -> Iterator[Finding]:
@@ -156,6 +176,11 @@ def _of_connections(scene: Scene, details: Iterable[Detail]) -> Iterator[Finding
     for each in details:
         for problem in each.problems:
             if problem.weight in (Weight.PORTS, Weight.CONNECTIONS):
-                said, _, mend = problem.text.partition(": ")
-                mend = scene.apply() if problem.weight is Weight.CONNECTIONS else mend
+                if problem.weight is Weight.CONNECTIONS:
+                    said, mend = (
+                        problem.text.partition(": ")[0],
+                        f"{scene.apply()} (drops them, and they begin anew)",
+                    )
+                else:
+                    said, _, mend = problem.text.rpartition(": ")
                 yield warning("connections", f"{each.item.ref}: {said}", mend=mend)

@@ -126,6 +126,42 @@ def test_a_source_tells_the_ranges(host: Namespace, tmp_path: Path) -> None:
     )
 
 
+SERVICE = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "phone", "namespace": "default", "annotations": {"kube-vip.io/egress": "true"}},
+    "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"app": "phone"}},
+    "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.245"}]}},
+}
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "phone-0", "namespace": "default", "labels": {"app": "phone"}},
+    "spec": {},
+    "status": {"phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}]},
+}
+
+
+def test_rules_that_a_source_wants_and_the_command_that_writes_them(host: Namespace, tmp_path: Path) -> None:
+    path = tmp_path / "my phone.json"
+    path.write_text(
+        json.dumps({"apiVersion": "v1", "kind": "List", "items": [SERVICE, POD]}), encoding="utf-8"
+    )
+    done = doctor(host, *FITTING, "-f", str(path))
+    assert done.status == 1, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first == "default/phone (ipv4): its rules are wanted here and missing"
+    mend = rest[1].strip().removeprefix("mend: ")
+    assert mend.startswith(f"kvctl egress apply -f '{path}' --pod-cidr 10.244.0.0/16")
+    applied = host.run(["sh", "-c", mend.replace("kvctl", f"{sys.executable} -m kvctl", 1)])
+    assert applied.status == 0, applied.stderr
+    assert doctor(host, *FITTING, "-f", str(path)).status == 0
+    assert host.run(["iptables-nft", "-t", "nat", "-F"]).status == 0
+    flushed = doctor(host, *FITTING)
+    assert flushed.stdout.startswith("kvctl's chains of nat (ipv4) are empty: somebody has flushed the table")
+    assert "mend: kvctl egress apply -f FILE (in a cluster without -f)" in flushed.stdout
+
+
 def test_a_cluster_that_does_not_answer_keeps_nobody_from_looking(host: Namespace, tmp_path: Path) -> None:
     done = doctor(host, *FITTING, "--kubeconfig", str(tmp_path / "config"))
     assert done.status == 0

@@ -39,6 +39,17 @@ class TestTheRulesAreNotAsWritten:
         found = look_at(node)
         assert said(found).startswith("sip/sip-client (ipv4): ")
         assert found.findings[0].check == "rules"
+        assert found.findings[0].evidence == f"-A {CHAIN} -j SNAT --to-source 198.51.100.10"
+        assert found.exit_status == 1
+
+    def test_the_jump_of_its_only_pod_was_removed(self, node: Node) -> None:
+        rules = [line for line in node.save().splitlines() if line.startswith("-A KVCTL-EGRESS")]
+        node.iptables("-D", "KVCTL-EGRESS", str(len(rules)))
+        found = look_at(node)
+        assert said(found) == (
+            "sip/sip-client (ipv4): no rule leads any pod to its rules: somebody has removed its pods' jumps, or the "
+            "pods have gone"
+        )
         assert found.exit_status == 1
 
     def test_the_jump_of_a_pod_was_removed(self, node: Node) -> None:
@@ -113,6 +124,18 @@ class TestNoRulesAtAll:
     def test_by_hand_it_is_said(self, bare: Node) -> None:
         messages = [each.message for each in look_at(bare).findings]
         assert "there are no rules of kvctl's here: no pod is rewritten" in messages
+
+
+class TestConnections:
+    def test_one_from_before_the_rules(self, node: Node) -> None:
+        ends = "-p udp -s {} -d 203.0.113.9 --sport 5060 --dport 5060 -n 192.0.2.10 -t 60"
+        node.run("conntrack", "-I", *ends.format(POD).split())
+        found = look_at(node)
+        (told,) = of_level(found, Level.WARNING)
+        assert told.message == "sip/sip-client: 1 connection has another source than the rules give"
+        assert told.mend == f"{BY_HAND} (drops them, and they begin anew)"
+        node.apply(WANTED)
+        assert of_level(look_at(node), Level.WARNING) == []
 
 
 class TestRulesThatDrop:

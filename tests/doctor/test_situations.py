@@ -251,8 +251,10 @@ class TestRouting:
                 apply(look(told=node.backend == "nft"), wish, drop_connections=False)
         found = look_at(node)
         assert said(found) == (
-            f"sip/sip-client ({VIP}): the routing table 7500 leads nowhere: nothing that is marked 0x4/0x3c leaves"
+            f"sip/sip-client ({VIP}): this host has no interface eth9, by which its traffic is to leave: the routing "
+            "table 7500 leads nowhere: nothing that is marked 0x4/0x3c leaves"
         )
+        assert found.findings[0].evidence == "ip route show table 7500"
         assert "kube-vip.io/serviceInterface of sip/sip-client" in (found.findings[0].mend or "")
         assert found.exit_status == 1
         node.run("ip", "route", "flush", "table", "7500")
