@@ -37,7 +37,7 @@ def address_of_pod(
     except ClusterError as error:
         address = _in_kernel(namespace, its_name, version=version)
         if address is not None:
-            note(f"the cluster was not asked ({error.message}): by the kernel's rules {name} is {address}")
+            note(f"by the kernel's rules {name} is {address}; the cluster does not tell: {error.message}")
             return address
         hints = (error.hint, "give its address with --from, or manifests with -f FILE")
         error.hint = ", or ".join(filter(None, hints))

@@ -183,7 +183,7 @@ def unproved(asked: Asked) -> str:
 
 def _named(ports: Sequence[PortMatch]) -> str:
     more = f" and {len(ports) - _MOST_NAMED} more" if len(ports) > _MOST_NAMED else ""
-    return ",".join(map(str, ports[:_MOST_NAMED])) + more
+    return ", ".join(map(str, ports[:_MOST_NAMED])) + more
 
 
 def _broken(worst: Tally) -> str:

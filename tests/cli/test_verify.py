@@ -409,6 +409,27 @@ def test_watching_tells_a_wrong_source_at_once_and_the_totals_at_the_end(
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_watching_what_proves_nothing_is_warned_of_at_once(
+    make_lab: MakeLab,
+) -> None:
+    lab = make_lab(backend="nft")
+    Worker(lab).apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
+    asked = ("sip/sip-client", "--to", target(Family.IPV4, 5060), "--proto", "tcp", "--watch")
+    with Echo(lab["outside"], ports=(5060,)) as echo:
+        running = lab.start_kvctl("egress", "verify", *asked, at="worker", env={})
+        try:
+            until(lambda: echo.heard.total() > 1, seconds=30)
+            os.kill(running.pid, signal.SIGINT)
+            done = running.finish(deadline=10)
+        finally:
+            running.kill()
+    assert done.status == 1
+    assert done.stderr.startswith(
+        "Warning: sip/sip-client rewrites only udp:5060, so nothing was proved of its VIP"
+    )
+    assert done.stdout.startswith("not rewritten: ")
+
+
 def test_on_a_terminal_one_line_is_renewed_and_gone_at_the_end(
     make_lab: MakeLab, capsys: pytest.CaptureFixture[str]
 ) -> None:
