@@ -24,6 +24,8 @@ from kvctl.netfilter import conntrack
 from kvctl.netfilter.endings import Ended, Endings
 from kvctl.node.sysctls import read_setting
 from kvctl.reconcile.rates import Rate, Sight, rates, sight, subject_of
+from kvctl.reconcile.report import Status
+from kvctl.signals import orderly
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,10 +37,16 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _COUNTING = "netfilter/nf_conntrack_acct"
-_NOT_COUNTED = f"packets and bytes are not counted: the sysctl net/{_COUNTING} is not 1"
+_NOT_COUNTED = (
+    "packets and bytes are not counted; of connections that begin from then on they are, with: "
+    "sysctl -w net.netfilter.nf_conntrack_acct=1"
+)
 _AT_LEAST = "> there was more: connections have ended, and how much they carried was not told"
 _UNKNOWN = Rate()
 _GOOD = ("applied", "wanted")
+_MAY_GO = ("FAMILY", "VIP", "HOLDER", "PORTS", "CONNS", "PODS")
+"""The columns that a narrow terminal does not show, the first of them first."""
+_MOST_REASONS = 3
 
 
 class _Seen(NamedTuple):
@@ -55,10 +63,12 @@ def follow(listing: Listing, first: tuple[Look, list[Item]], *, wide: bool, inte
     """Show look after look until Ctrl-C; one that fails is said, and the next goes on."""
     before, error = None, None
     try:
-        with _endings() as endings, _screen() as show:
+        # A terminal whose cursor is hidden gets it back, whatever ends this.
+        with orderly(), _endings() as endings, _screen() as show:
             now = _counted(first, endings)
             while True:
-                show(_head(now, listing.node, interval, error), _columns(now, before, wide=wide))
+                head = _head(now, listing.node, interval, error)
+                show(head, _columns(now, before, wide=wide), _reasons(now.items))
                 end = now.sight.at + interval if error is None else time.monotonic() + interval
                 time.sleep(max(0.0, end - time.monotonic()))
                 try:
@@ -119,6 +129,20 @@ def _head(now: _Seen, node: str, interval: float, error: KvctlError | None) -> l
     return [printable(line).replace("\n", " ") for line in lines]
 
 
+def _reasons(items: Sequence[Item]) -> list[str]:
+    """Why rows are not simply in order."""
+    told = [
+        printable(f"{identity(item)[0]}{f' ({item.family})' if item.family else ''} {item.status}: {text}")
+        for item in items
+        if item.status is not Status.FOREIGN
+        for text in [item.reason, *item.warnings][: 2 if item.reason is None else 1]
+        if text is not None
+    ]
+    over = len(told) - _MOST_REASONS
+    more = [f"and {over} more: kvctl egress list"] if over > 0 else []
+    return [text.replace("\n", " ") for text in (*told[:_MOST_REASONS], *more)]
+
+
 _Columns = list[tuple[Column, Sequence[str]]]
 
 
@@ -150,8 +174,8 @@ def _least(rate: Rate, value: float | None) -> str:
 
 
 @contextmanager
-def _screen() -> Iterator[Callable[[Sequence[str], _Columns], None]]:
-    """What shows a head and a table: in place of the last ones on a terminal, below them elsewhere."""
+def _screen() -> Iterator[Callable[[Sequence[str], _Columns, Sequence[str]], None]]:
+    """What shows a head, a table and what is said below it: in place of the last ones on a terminal, below them elsewhere."""
     if is_plain():
         yield _print_block
         return
@@ -159,7 +183,7 @@ def _screen() -> Iterator[Callable[[Sequence[str], _Columns], None]]:
     from rich.live import Live
     from rich.text import Text
 
-    from kvctl.cli.tables import laid_out, terminal
+    from kvctl.cli.tables import terminal
 
     console = terminal()
     with Live(
@@ -171,25 +195,39 @@ def _screen() -> Iterator[Callable[[Sequence[str], _Columns], None]]:
         redirect_stderr=False,
     ) as live:
 
-        def show(head: Sequence[str], columns: _Columns) -> None:
+        def show(head: Sequence[str], columns: _Columns, reasons: Sequence[str]) -> None:
             said = [part for line in head for part in wrapped(line)]
+            below = [part for line in reasons for part in wrapped(line)]
             titles, rows = _turned(columns)
             if any(">" in cell for row in rows for cell in row):
                 said.append(_AT_LEAST)
-            kept, table = rows, laid_out(titles, rows, width=console.width)
+            kept, table = rows, _narrow(titles, rows, width=console.width)
             # The last line of a terminal stays free: a full one would scroll.
-            while len(kept) > 1 and (over := _height(table) + len(said) + 2 - console.height) > 0:
+            most = console.height - len(said) - len(below) - 2
+            while len(kept) > 1 and (over := _height(table) - most) > 0:
                 each = max(1, _height(table) // len(kept))
                 kept = _fitting(kept, len(kept) - max(1, over // each))
-                table = laid_out(titles, kept, width=console.width)
+                table = _narrow(titles, kept, width=console.width)
             if len(kept) < len(rows):
                 said.append(f"{len(rows) - len(kept)} rows do not fit here: those as wanted with nothing new")
-            live.update(Group(Text("\n".join(said)), table), refresh=True)
+            live.update(Group(Text("\n".join(said)), table, Text("\n".join(below))), refresh=True)
 
         def _height(table: RenderableType) -> int:
             return len(console.render_lines(table, pad=False))
 
         yield show
+
+
+def _narrow(titles: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> RenderableType:
+    """A table without the columns that there is no room for; what goes on is in all of them."""
+    from kvctl.cli.tables import laid_out, least_left_out
+
+    gone = least_left_out(titles, rows, width=width, may_go=_MAY_GO)
+    name, family = 0, 1
+    if {"FAMILY", "VIP"} <= gone and len({row[family] for row in rows}) > 1:
+        rows = [[f"{row[name]} {row[family]}", *row[1:]] for row in rows]
+    left = [at for at, title in enumerate(titles) if title.title not in gone]
+    return laid_out([titles[at] for at in left], [[row[at] for at in left] for row in rows], width=width)
 
 
 def _turned(columns: _Columns) -> tuple[list[Column], list[list[str]]]:
@@ -208,9 +246,10 @@ def _fitting(rows: list[list[str]], most: int) -> list[list[str]]:
     return [row for at, row in enumerate(rows) if at in kept]
 
 
-def _print_block(head: Sequence[str], columns: _Columns) -> None:
+def _print_block(head: Sequence[str], columns: _Columns, reasons: Sequence[str]) -> None:
     titles, rows = _turned(columns)
     lines = [f"# {line}" for line in head]
     if rows:
         lines += plain_lines(titles, rows)
+    lines += [f"# {line}" for line in reasons]
     click.echo("\n".join([*lines, ""]))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import signal
+import sys
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +15,9 @@ import pytest
 from kvctl.cli import live_list
 from kvctl.cli.live_list import follow
 from kvctl.errors import NetfilterUnavailableError, NetlinkError
+from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family, parse_address
+from kvctl.netns import setns
 from kvctl.reconcile.report import Item, Status
 
 LOOK: Any = SimpleNamespace(choice=SimpleNamespace(backend="nft"))
@@ -87,3 +94,28 @@ def test_what_does_not_fit_is_what_has_nothing_to_see() -> None:
     assert [row[0] for row in live_list._fitting(rows, 2)] == ["sip/b", "sip/c"]
     assert [row[0] for row in live_list._fitting(rows, 0)] == ["sip/b"]
     assert live_list._fitting(rows, 3) == rows
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_terminal_gets_its_cursor_back_whatever_ends_the_watch(
+    namespace: Namespace, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "kvctl", "egress", "list", "--watch"]
+    child, terminal = pty.fork()
+    if child == 0:
+        with suppress(OSError):
+            setns(os.open(namespace.path, os.O_RDONLY))
+            os.execve(sys.executable, command, {**os.environ, "TERM": "xterm", "NO_COLOR": ""})
+        os._exit(127)
+    try:
+        text = b""
+        with suppress(OSError):  # EIO: it has ended
+            while part := os.read(terminal, 4096):
+                text += part
+                if b"\x1b[?25l" in text and b"\x1b[?25h" not in text:
+                    os.kill(child, number)
+        _, status = os.waitpid(child, 0)
+    finally:
+        os.close(terminal)
+    assert text.rindex(b"\x1b[?25h") > text.rindex(b"\x1b[?25l")
+    assert os.waitstatus_to_exitcode(status) == 128 + number
