@@ -13,6 +13,7 @@ import click
 
 from kvctl.agent.sign import find_agent
 from kvctl.cli import options
+from kvctl.cli.again import mend_by
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.node import read_wanted
@@ -53,7 +54,7 @@ def command(*, inputs: Inputs, nftables: bool | None, output: str) -> int:
         silence=silence,
         agent=str(agent) if agent is not None else None,
         wish=wanted.wish if wanted is not None else None,
-        again=_again(inputs, nftables=nftables) if inputs.name_a_source else None,
+        again=_again(inputs, nftables=nftables),
     )
     found = examine(scene)
     if output in ("json", "yaml"):
@@ -76,15 +77,12 @@ def _source(inputs: Inputs) -> tuple[Objects | None, ClusterError | None]:
 
 
 def _again(inputs: Inputs, *, nftables: bool | None) -> str:
-    """The options by which `apply` reads the same source in the same way."""
+    """The options by which `apply` reads the same source in the same way, as far as they were given."""
     several = (
-        ("-f", [name if name != "-" else "FILE" for name in inputs.filenames]),
         ("--pod-cidr", inputs.pod_cidrs),
         ("--service-cidr", inputs.service_cidrs),
         ("--exclude-cidr", inputs.exclude_cidrs),
         ("--vip-range", inputs.vip_ranges),
-        ("--kubeconfig", [inputs.kubeconfig]),
-        ("--context", [inputs.context]),
         ("--node", [inputs.node]),
         ("--interface", [inputs.interface]),
         ("--without-vip", [inputs.without_vip]),
@@ -93,7 +91,7 @@ def _again(inputs: Inputs, *, nftables: bool | None) -> str:
     for flag, value in (("assume-vip", inputs.assume_vip), ("nftables", nftables)):
         if value is not None:
             words.append(f"--{flag}" if value else f"--no-{flag}")
-    return shlex.join(words)
+    return " ".join(filter(None, (mend_by(inputs).source, shlex.join(words))))
 
 
 def _document(found: Examination, *, node: str | None) -> Json:

@@ -40,17 +40,14 @@ class Scene(NamedTuple):
     """The agent that lives in this network namespace, in words."""
     wish: Wish | None = None
     """What the source wants of this node; None: as `objects`."""
-    again: str | None = None
-    """The options by which `apply` reads the same source; None: none was named."""
+    again: str = "-f FILE"
+    """The options by which `apply` reads the same source, or one that is to be named."""
 
     def apply(self, *options: str) -> str:
         """The command that writes the rules again, or who does so."""
         if self.agent is not None and not options:
             return "the agent of this node does so by itself within a minute; if not, see its log"
-        words = ["kvctl egress apply", *options]
-        if self.again is None:
-            return " ".join([*words, "-f FILE (in a cluster without -f)"])
-        return " ".join(filter(None, [*words, self.again]))
+        return " ".join(filter(None, ("kvctl egress apply", *options, self.again)))
 
     @property
     def led_out_by(self) -> frozenset[str]:
@@ -66,7 +63,7 @@ def read_scene(
     silence: KvctlError | None = None,
     agent: str | None = None,
     wish: Wish | None = None,
-    again: str | None = None,
+    again: str = "-f FILE",
 ) -> Scene:
     """Look at everything. Raises KvctlError where this host's addresses cannot be read either."""
     reading = read_everything()

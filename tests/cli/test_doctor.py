@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import kvctl
 from kvctl import proc
 from kvctl.lab.netns import Namespace
 from tests.doctor.host import prepare
@@ -147,19 +148,20 @@ def test_rules_that_a_source_wants_and_the_command_that_writes_them(host: Namesp
     path.write_text(
         json.dumps({"apiVersion": "v1", "kind": "List", "items": [SERVICE, POD]}), encoding="utf-8"
     )
-    done = doctor(host, *FITTING, "-f", str(path))
+    there = ("env", "-C", str(tmp_path), f"PYTHONPATH={Path(kvctl.__file__).parents[1]}")
+    done = doctor(host, *FITTING, "-f", path.name, before=there)
     assert done.status == 1, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == "default/phone (ipv4): its rules are wanted here and missing"
     mend = rest[1].strip().removeprefix("mend: ")
-    assert mend.startswith(f"kvctl egress apply -f '{path}' --pod-cidr 10.244.0.0/16")
-    applied = host.run(["sh", "-c", mend.replace("kvctl", f"{sys.executable} -m kvctl", 1)])
+    assert mend.startswith("kvctl egress apply -f 'my phone.json' --pod-cidr 10.244.0.0/16")
+    applied = host.run([*there, "sh", "-c", mend.replace("kvctl", f"{sys.executable} -m kvctl", 1)])
     assert applied.status == 0, applied.stderr
     assert doctor(host, *FITTING, "-f", str(path)).status == 0
     assert host.run(["iptables-nft", "-t", "nat", "-F"]).status == 0
     flushed = doctor(host, *FITTING)
     assert flushed.stdout.startswith("kvctl's chains of nat (ipv4) are empty: somebody has flushed the table")
-    assert "mend: kvctl egress apply -f FILE (in a cluster without -f)" in flushed.stdout
+    assert "mend: kvctl egress apply -f FILE --pod-cidr 10.244.0.0/16" in flushed.stdout
 
 
 def test_a_cluster_that_does_not_answer_keeps_nobody_from_looking(host: Namespace, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def look_at(
     backend: bool | None = None,
     source: Objects | None = None,
     agent: str | None = None,
-    again: str | None = None,
+    again: str = "-f FILE",
 ) -> Examination:
     """What doctor finds on this host."""
     with node.namespace.entered():

@@ -9,7 +9,7 @@ from tests.doctor.host import POD, VIP, WANTED, look_at, of_level, said
 from tests.robustness.node import Node
 
 CHAIN = layout.REWRITING.service_chain(ref("sip/sip-client"))
-BY_HAND = "kvctl egress apply -f FILE (in a cluster without -f)"
+BY_HAND = "kvctl egress apply -f FILE"
 TWO_PORTS = objects(service(vip=VIP, ports="udp:5060,tcp:80"), pod("sip/sip-client-0", POD))
 
 
