@@ -21,10 +21,11 @@ from kvctl.model.text import one_line, quote
 from kvctl.node.host import read_host
 from kvctl.reconcile.look import look
 from kvctl.signals import orderly
+from kvctl.verify.by_rules import let_out
 from kvctl.verify.child import Asker, asking, hear_all
 from kvctl.verify.expected import NamedPod, Rules
 from kvctl.verify.faults import MEND
-from kvctl.verify.places import Place, Questions, among, check_ends, opened, pods_of, resolve
+from kvctl.verify.places import Place, Questions, among, check_ends, of_family, opened, pods_of, resolve
 from kvctl.verify.sender import LEAST_INTERVAL
 from kvctl.verify.tally import Tally, Verdict, unproved, verdict_of
 
@@ -116,6 +117,8 @@ def command(
 
     The echo is kvctl egress echo on a host outside of the cluster. On the node of the pods, as root. What
     is expected is read once, from the kernel's rules: the VIP, or anything else for what a Service does not rewrite.
+    Whoever may change the network inside of a pod can fake the answers that it gets: what counts then is what the
+    echo itself has seen (kvctl egress echo --log).
 
     Exit status: 0 all as expected; 1 any wrong source, any answer lost, or nothing asked that SERVICE rewrites; 4 a
     pod's namespace cannot be entered.
@@ -133,7 +136,7 @@ def command(
     pod = _address(source, "--from") if source is not None else None
     told = _address(expect, "--expect") if expect is not None else None
     name, port = _target(destination)
-    targets = resolve(name)
+    targets = _targets(name, told)
     host = read_host()
     check_ends(pod, targets, host)
     found = look(told=told_backend(nftables))
@@ -158,6 +161,8 @@ def command(
             assume_vip=told_assume_vip(assume_vip),
         )
         tallies = _watch(places, report, every=every) if watches else _ask(places)
+    for tally in let_out(tallies):
+        tally.let_out()
     report.print(tallies)
     status = 0 if verdict_of(tallies) is Verdict.RIGHT else 1
     return status or (missing[0].exit_status if missing else 0)
@@ -223,6 +228,17 @@ def _watch(places: Sequence[Place], report: Report, *, every: float) -> list[Tal
     except (KeyboardInterrupt, SystemExit):
         pass
     return list(tallies.values())
+
+
+def _targets(name: str, told: Address | None) -> Sequence[Address]:
+    """The addresses of `--to` that can see the source that is expected."""
+    targets = resolve(name)
+    if told is None:
+        return targets
+    same, left_out = of_family(targets, told)
+    if left_out is not None:
+        note(left_out)
+    return same
 
 
 def _address(text: str, option: str) -> Address:

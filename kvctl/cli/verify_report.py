@@ -8,14 +8,11 @@ import click
 
 from kvctl.agent.sign import find_agent
 from kvctl.cli.output import Column, Json, coloured, print_json, print_table, print_yaml, printable, wrapped
-from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import one_line
 from kvctl.node.host import read_host
 from kvctl.policy.holder import not_here
-from kvctl.trace.packet import Question
-from kvctl.trace.question import trace
-from kvctl.trace.story import sentence as trace_sentence
+from kvctl.verify.by_rules import by_rules
 from kvctl.verify.expected import Kind, Rules
 from kvctl.verify.tally import Tally, Verdict, next_steps, sentence, verdict_of
 
@@ -165,18 +162,7 @@ def _traced(tallies: Sequence[Tally]) -> list[str]:
     for each in tallies:
         expected = each.asked.expectation
         if each.total and (each.wrong or each.lost or expected.kind in (Kind.NOT_VIP, Kind.SILENCE)):
-            found.append(f"by the rules now: {_trace(each)}")
+            found.append(f"by the rules now: {by_rules(each.asked)}")
         if len(found) == _MOST_TRACED:
             break
     return found
-
-
-def _trace(tally: Tally) -> str:
-    asked = tally.asked
-    try:
-        question = Question(
-            asked.source, asked.destination, protocol=asked.protocol, destination_port=asked.port
-        )
-        return trace_sentence(trace(question))
-    except KvctlError as error:
-        return f"{asked}: {error.message}"

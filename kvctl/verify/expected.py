@@ -47,13 +47,11 @@ class Expectation(NamedTuple):
     fault: str = ""
     """What is wrong with the rules that it comes from; empty: nothing is known to be."""
 
-    def allows(self, seen: Address | None) -> bool:
-        """Whether that is right: an address that was seen, or None for no answer."""
-        if self.kind is Kind.SILENCE:
-            return seen is None
+    def allows(self, seen: Address) -> bool:
+        """Whether it is right that the other end saw this source."""
         if self.kind is Kind.NOT_VIP:
-            return seen is not None and seen not in self.vips
-        return seen is not None and seen == self.address
+            return seen not in self.vips
+        return self.kind is not Kind.SILENCE and seen == self.address
 
     def __str__(self) -> str:
         if self.kind is Kind.SILENCE:

@@ -68,6 +68,18 @@ def resolve(name: str) -> list[Address]:
     return list(addresses.values())
 
 
+def of_family(targets: Sequence[Address], told: Address) -> tuple[list[Address], str | None]:
+    """Those that a source of this family can ask, and what to say of the others; raises InputError: there is none."""
+    same = [target for target in targets if target.version == told.version]
+    others = ", ".join(str(target) for target in targets if target.version != told.version)
+    if not same:
+        raise InputError(
+            f"--expect {told} is never seen at {others}: that is of the other address family",
+            hint=f"give an IPv{targets[0].version} address with --expect, or an IPv{told.version} one with --to",
+        )
+    return same, f"{others} is not asked: --expect {told} is of the other address family" if others else None
+
+
 def check_ends(pod: Address | None, targets: Sequence[Address], host: Host) -> None:
     """Raises InputError where no pod's traffic can leave this node between them."""
     if pod is not None and host.is_local(pod):

@@ -18,7 +18,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from kvctl.echo.wire import new_nonce, question, read_answer
+from kvctl.errors import NetlinkError
 from kvctl.model.net import Address
+from kvctl.node.lookup import Sought, look_up
 
 LEAST_INTERVAL = 0.01
 """Seconds: nobody loads a network by a typo."""
@@ -32,10 +34,13 @@ class Loss(StrEnum):
     """Why there is no answer."""
 
     SILENCE = "no answer"
+    MUTE = "connected, but no answer"
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
     BROKEN = "broken off"
     UNSENT = "not sent"
+    STAYED = "stays in the pod"
+    """The destination is an address of the namespace itself: whoever answers there is no echo outside."""
 
 
 _LOSSES = {
@@ -44,7 +49,10 @@ _LOSSES = {
     errno.EPIPE: Loss.BROKEN,
     errno.EHOSTUNREACH: Loss.UNREACHABLE,
     errno.ENETUNREACH: Loss.UNREACHABLE,
+    errno.EACCES: Loss.UNREACHABLE,
     errno.ETIMEDOUT: Loss.SILENCE,
+    # By the sender's own rules: nobody outside can cause it.
+    errno.EPERM: Loss.UNSENT,
 }
 
 
@@ -61,6 +69,8 @@ class Job(NamedTuple):
     """Seconds between two questions of a protocol."""
     timeout: float
     """Seconds that an answer may take: one that comes later does not count."""
+    may_stay: bool = False
+    """Whether what ends in the namespace that it is sent from counts, too."""
 
 
 class Outcome(NamedTuple):
@@ -125,6 +135,9 @@ class Sender:
             self._open[own] = attempt
             own.setblocking(False)
             own.bind((str(job.source), 0))
+            if not job.may_stay and self._stays(own, protocol):
+                self._end(attempt, Outcome(protocol, loss=Loss.STAYED))
+                return
             with contextlib.suppress(BlockingIOError):
                 own.connect((str(job.destination), job.port))
             self._selector.register(own, selectors.EVENT_WRITE)
@@ -134,6 +147,21 @@ class Sender:
                 self._report(outcome)
             else:
                 self._end(attempt, outcome)
+
+    def _stays(self, own: socket.socket, protocol: str) -> bool:
+        """Whether the packet would not leave this namespace; asked each time, for a route may come at any."""
+        job = self._job
+        sought = Sought(
+            job.destination,
+            source=job.source,
+            protocol=protocol,
+            source_port=own.getsockname()[1],
+            destination_port=job.port,
+        )
+        try:
+            return look_up(sought).kind == "local"
+        except NetlinkError as error:
+            raise OSError(errno.EIO, error.message) from error
 
     def _wait(self, next_at: float | None) -> None:
         times = [attempt.until for attempt in list(self._open.values())[:1]]
@@ -172,7 +200,8 @@ class Sender:
     def _give_up(self) -> None:
         now = self._clock()
         while self._open and (oldest := next(iter(self._open.values()))).until <= now:
-            self._end(oldest, Outcome(oldest.protocol, loss=Loss.SILENCE))
+            is_connected = oldest.protocol == "tcp" and oldest.sent
+            self._end(oldest, Outcome(oldest.protocol, loss=Loss.MUTE if is_connected else Loss.SILENCE))
 
     def _end(self, attempt: _Attempt, outcome: Outcome) -> None:
         self._close(attempt)

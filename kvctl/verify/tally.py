@@ -12,11 +12,14 @@ from kvctl.model.policy import PortMatch
 from kvctl.model.ref import ServiceRef
 from kvctl.verify.expected import Expectation, Kind
 from kvctl.verify.faults import MEND
+from kvctl.verify.losses import how_lost, named, step_after
 from kvctl.verify.sender import Loss, Outcome
 
 _MOST_SOURCES = 64
 """An echo may tell whatever it likes."""
 _MOST_NAMED = 3
+_ANSWERS = (Loss.REFUSED, Loss.BROKEN, Loss.MUTE)
+"""Where silence is expected: somebody has answered."""
 
 Whose = Callable[[Address, Address], str]
 """Whose an address is that was seen of a pod, in words."""
@@ -89,11 +92,19 @@ class Tally:
         self._last: tuple[Verdict, Address | None] | None = None
         self._run = 0
         """How many have not been right since the last that was."""
+        self._let_out = False
 
     @property
     def total(self) -> int:
         """Questions that have their outcome."""
         return self.right + self.wrong + self.lost
+
+    @property
+    def lost_by(self) -> Counter[Loss]:
+        """Why those are lost that are: where silence is expected, it is none."""
+        if self.asked.expectation.kind is not Kind.SILENCE:
+            return self.losses
+        return Counter({loss: n for loss, n in self.losses.items() if loss not in (*_ANSWERS, Loss.SILENCE)})
 
     @property
     def worst(self) -> Address | None:
@@ -103,7 +114,7 @@ class Tally:
 
     def add(self, outcome: Outcome) -> bool:
         """Count it; whether it is news: another verdict, or another wrong source, than that of the one before."""
-        verdict = self._judge(outcome.source)
+        verdict = self._judge(outcome)
         if verdict is Verdict.RIGHT:
             self.right += 1
         elif verdict is Verdict.WRONG:
@@ -120,18 +131,38 @@ class Tally:
         before, self._last = self._last, now
         return now != (before or (Verdict.RIGHT, None))
 
-    def _judge(self, source: Address | None) -> Verdict:
-        if self.asked.expectation.allows(source):
-            return Verdict.RIGHT
-        return Verdict.WRONG if source is not None else Verdict.LOST
+    def let_out(self) -> None:
+        """The rules do not drop what should be silent: that nothing answered was not right."""
+        self._let_out = True
+        self.wrong, self.right = self.wrong + self.right, 0
+
+    def _judge(self, outcome: Outcome) -> Verdict:
+        expected = self.asked.expectation
+        if outcome.source is not None:
+            return Verdict.RIGHT if expected.allows(outcome.source) else Verdict.WRONG
+        if expected.kind is not Kind.SILENCE:
+            return Verdict.LOST
+        if outcome.loss in _ANSWERS:
+            return Verdict.WRONG
+        # What never left the pod says nothing of the rules here.
+        return Verdict.RIGHT if outcome.loss is Loss.SILENCE else Verdict.LOST
+
+    def not_silent(self) -> str:
+        """Where silence is expected, and no source was seen: why it was wrong."""
+        if self._let_out:
+            return f"are let out by the rules here ({named(self.losses)})"
+        answers = ", ".join(str(loss) for loss in _ANSWERS if loss in self.losses)
+        return f"were answered ({answers}), so they went out unless a REJECT on the way said so"
 
     def news(self, outcome: Outcome, whose: Whose) -> str:
         """What the outcome that was just added is, in a line."""
         expected = self.asked.expectation
-        if self._judge(outcome.source) is Verdict.RIGHT:
+        verdict = self._judge(outcome)
+        if verdict is Verdict.RIGHT:
             return f"right again, after {self._run} that were not: {self.asked}"
         if outcome.source is None:
-            return f"lost: {self.asked}: {outcome.loss}"
+            also = f"; expected: {expected}" if verdict is Verdict.WRONG else ""
+            return f"{verdict}: {self.asked}: {outcome.loss}{also}"
         seen = f"{outcome.source} ({whose(outcome.source, self.asked.source)})"
         return f"wrong: seen as {seen}: {self.asked}; expected: {expected}"
 
@@ -153,7 +184,7 @@ def sentence(tallies: Sequence[Tally], whose: Whose) -> str:
     if verdict is Verdict.WRONG:
         count = sum(each.wrong for each in tallies)
         worst = max(tallies, key=lambda each: each.wrong)
-        return f"wrong: {_broken(worst)}{count} of {total} were seen {_wrong(worst, whose)}"
+        return f"wrong: {_broken(worst)}{count} of {total} {_wrong(worst, whose)}"
     if verdict is Verdict.UNPROVED:
         return f"{verdict}: {unproved(tallies[0].asked)}"
     if not total:
@@ -161,12 +192,22 @@ def sentence(tallies: Sequence[Tally], whose: Whose) -> str:
     if verdict is Verdict.LOST:
         count = sum(each.lost for each in tallies)
         worst = max(tallies, key=lambda each: each.lost)
-        return f"lost: {_broken(worst)}{count} of {total} had no answer: {worst.asked}: {_losses(worst)}"
+        of_all = {loss for each in tallies for loss in each.lost_by}
+        return f"lost: {_broken(worst)}{count} of {total} {how_lost(worst.lost_by, str(worst.asked), of_all=of_all)}"
     # What is not rewritten proves least.
     in_order = sorted(tallies, key=lambda each: each.asked.expectation.kind is Kind.NOT_VIP)
     expected = list(dict.fromkeys(str(each.asked.expectation) for each in in_order))
     more = f" and {len(expected) - _MOST_NAMED} more" if len(expected) > _MOST_NAMED else ""
-    return f"right: all {total} as expected: {'; '.join(expected[:_MOST_NAMED])}{more}"
+    return f"right: all {total} as expected: {'; '.join(expected[:_MOST_NAMED])}{more}{_unheard(tallies)}"
+
+
+def _unheard(tallies: Sequence[Tally]) -> str:
+    """What silence that was expected does not tell: nobody has heard an echo there."""
+    heard = {(t.asked.destination, t.asked.port, t.asked.protocol) for t in tallies if t.seen}
+    silent = [each.asked for each in tallies if each.asked.expectation.kind is Kind.SILENCE]
+    if all((asked.destination, asked.port, asked.protocol) in heard for asked in silent):
+        return ""
+    return "; silence would be the same if no echo were there"
 
 
 def unproved(asked: Asked) -> str:
@@ -196,22 +237,16 @@ def _broken(worst: Tally) -> str:
 def _wrong(worst: Tally, whose: Whose) -> str:
     asked, source = worst.asked, worst.worst
     expected = asked.expectation
+    if source is None and expected.kind is Kind.SILENCE:
+        return f"{worst.not_silent()}: {asked}; expected: {expected}"
     # So many that they are not all counted.
-    seen = "as ever another" if source is None else f"as {source} ({whose(source, asked.source)})"
+    ever = "were seen as ever another"
+    seen = ever if source is None else f"were seen as {source} ({whose(source, asked.source)})"
     if expected.address is not None:
         return f"{seen} instead of {expected}: {asked}"
     if expected.kind is Kind.BROKEN:
         return f"{seen}: {asked}"
     return f"{seen}: {asked}; expected: {expected}"
-
-
-def _losses(worst: Tally) -> str:
-    if worst.asked.expectation.kind is not Kind.SILENCE and not worst.losses:
-        return str(Loss.SILENCE)
-    return ", ".join(
-        f"{loss}" if len(worst.losses) == 1 else f"{count} {loss}"
-        for loss, count in worst.losses.most_common()
-    )
 
 
 def counts(tallies: Iterable[Tally]) -> str:
@@ -238,6 +273,8 @@ def next_steps(tallies: Sequence[Tally]) -> list[str]:
             steps.append(f"see by which rule: {trace_command(each.asked)}")
         elif each.lost and Loss.REFUSED in each.losses:
             steps.append(f"nothing listens there: {_echo(each.asked)}")
+        elif each.lost and (step := step_after(each.lost_by, each.asked.source, each.asked.destination)):
+            steps.append(f"{step}; then what becomes of it here: {trace_command(each.asked)}")
         elif each.lost:
             steps.append(
                 f"see that an echo is there (kvctl egress echo --port {each.asked.port}) and answers reach this node; "

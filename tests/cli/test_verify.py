@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from kvctl.errors import InputError, UsageError
 from kvctl.lab.build import Lab
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD
-from kvctl.model.net import Family
+from kvctl.model.net import Family, parse_address
 from kvctl.policy.layout import DROPPING, service_chain
 from tests.builders import networks, pod, ref, service
 from tests.conftest import MakeLab
@@ -61,6 +62,11 @@ class Verify:
         out, err = self._captured.readouterr()
         assert (ended, err) == (status, ""), out
         return out
+
+    def printed(self) -> tuple[str, str]:
+        """What has been printed since: data, messages."""
+        out, err = self._captured.readouterr()
+        return out, err
 
     def document(self, *arguments: str, status: int) -> dict[str, Any]:
         """The same as the document it prints."""
@@ -231,9 +237,77 @@ def test_silence_is_right_where_the_service_wants_it(worker: Worker, echo: Echo,
     asked = ("--from", POD, "--to", target(Family.IPV4, 5060), "--proto", "udp", *QUICK, "--timeout", "0.2")
     told = verify.document(*asked, status=0)
     assert told["sentence"].startswith("right: all 3 as expected: silence: sip/sip-client wants none of it")
+    assert told["sentence"].endswith("; silence would be the same if no echo were there")
     worker.iptables(Family.IPV4, "-t", "mangle", "-F", "POSTROUTING")
     told = verify.document(*asked, status=1)
     assert told["sentence"].startswith(f"wrong: 3 of 3 were seen as {NODE}")
+
+
+def test_silence_that_another_program_undoes_is_wrong_whether_it_is_answered_or_not(
+    worker: Worker, verify: Verify
+) -> None:
+    worker.apply(service(vip="192.168.0.99", annotations={"kvctl.io/without-vip": "drop"}), lab_pod())
+    worker.iptables(Family.IPV4, "-t", "mangle", "-I", "POSTROUTING", "-s", "10.0.0.0/16", "-j", "ACCEPT")
+    asked = ("sip/sip-client", "--to", target(Family.IPV4, 5061), *QUICK, "--timeout", "0.2")
+    told = verify.document(*asked, status=1)
+    assert told["sentence"].startswith("wrong: 6 of 6 are let out by the rules here (refused): udp ")
+    assert "leaves by eth1 with" in told["why"][0]
+    assert told["next"][0].startswith("see by which rule: kvctl egress trace --from")
+    outside = worker.lab["outside"]
+    with outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind((OUTSIDE, 5061))
+        told = verify.document(*asked, "--proto", "udp", status=1)
+        assert told["sentence"].startswith("wrong: 3 of 3 are let out by the rules here (no answer): udp ")
+        assert mute.recv(2048).startswith(b"kvctl-ask/1 ")
+    worker.iptables(Family.IPV4, "-t", "mangle", "-D", "POSTROUTING", "1")
+    worker.iptables(Family.IPV4, "-A", "FORWARD", "-s", POD, "-j", "REJECT")
+    told = verify.document(*asked, "--proto", "udp", status=1)
+    assert told["sentence"].startswith(
+        "wrong: 3 of 3 were answered (refused), so they went out unless a REJECT "
+    )
+    assert "in filter FORWARD, by a REJECT (another program's)" in told["why"][0]
+
+
+def test_a_pod_that_can_send_nothing_is_not_silent_and_not_sent_to_the_echo(
+    worker: Worker, verify: Verify
+) -> None:
+    worker.apply(service(vip="192.168.0.99", annotations={"kvctl.io/without-vip": "drop"}), lab_pod())
+    worker.lab["pod"].batch(["route del default"])
+    told = verify.document("sip/sip-client", "--to", target(Family.IPV4, 5060), *QUICK, status=1)
+    assert told["sentence"].startswith(f"lost: 6 of 6 found no way there: udp from {POD} (sip-client-0) to ")
+    assert told["next"][0].startswith(
+        "see whether the pod has a route (in its network namespace: ip route get "
+    )
+
+
+def test_who_answers_within_the_pod_is_no_echo_outside(worker: Worker, verify: Verify) -> None:
+    pod_space = worker.lab["pod"]
+    pod_space.batch([f"addr add {OUTSIDE}/32 dev lo"])
+    with Echo(pod_space, ports=(5060,)) as forger:
+        asked = ("--from", POD, "--to", target(Family.IPV4, 5060), *QUICK, "--expect", POD)
+        told = verify.document(*asked, status=1)
+        assert forger.heard.total() == 0
+    assert told["sentence"].startswith(
+        "lost: 6 of 6 did not leave the pod, where the destination is an address, too: udp "
+    )
+    assert {str(each["losses"]) for each in told["items"]} == {"{'stays in the pod': 3}"}
+
+
+def test_a_name_of_both_families_is_asked_by_the_one_of_the_source_that_is_expected(
+    worker: Worker, echo: Echo, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.apply(service(vip=VIPS), lab_pod())
+    both = [parse_address(each.outside_eth1) for each in STANDARD.values()]
+    monkeypatch.setattr("kvctl.cli.verify.resolve", lambda name: both)
+    with worker.lab["worker"].entered():
+        asked = ["sip/sip-client", "--to", "echo.example:5060", *QUICK, "--expect", VIP]
+        assert cli._invoke(["egress", "verify", *asked, "-o", "json"]) == 0
+    out, err = verify.printed()
+    assert err == f"Note: {both[1]} is not asked: --expect {VIP} is of the other address family\n"
+    assert {each["destination"] for each in json.loads(out)["items"]} == {OUTSIDE}
+    monkeypatch.setattr("kvctl.cli.verify.resolve", lambda name: both[1:])
+    with pytest.raises(InputError, match="is never seen at 2001:db8:1::250"):
+        verify.text("--from", POD, "--to", "2001:db8:1::250", "--expect", VIP, status=1)
 
 
 def test_a_pod_that_no_rules_name_has_nothing_to_be_right(worker: Worker, echo: Echo, verify: Verify) -> None:

@@ -19,7 +19,7 @@ from kvctl.verify.sender import Job, Loss, Outcome
 from kvctl.verify.spaces import NamespaceError, Space
 
 HERE = parse_address("127.0.0.1")
-JOB = Job(HERE, HERE, 7001, ("udp", "tcp"), times=3, interval=0.01, timeout=5.0)
+JOB = Job(HERE, HERE, 7001, ("udp", "tcp"), times=3, interval=0.01, timeout=5.0, may_stay=True)
 
 
 @contextmanager

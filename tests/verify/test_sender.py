@@ -26,7 +26,7 @@ def asked(
 ) -> list[Outcome]:
     """What comes of a job in a namespace."""
     address = parse_address(to)
-    job = Job(address, address, PORT, (protocol,), times=1, interval=0.01, timeout=2.0)
+    job = Job(address, address, PORT, (protocol,), times=1, interval=0.01, timeout=2.0, may_stay=True)
     outcomes: list[Outcome] = []
     with namespace.entered():
         Sender(job._replace(**changes), outcomes.append).run()  # type: ignore[arg-type]
@@ -171,3 +171,27 @@ def test_it_never_asks_faster_than_it_was_told(namespace: Namespace) -> None:
         begun = time.monotonic()
         asked(namespace, times=11, interval=0.05)
         assert time.monotonic() - begun >= 10 * 0.05
+
+
+def test_what_would_not_leave_the_namespace_is_not_sent(namespace: Namespace) -> None:
+    with Echo(namespace, ports=[PORT]) as echo:
+        for protocol in ("udp", "tcp"):
+            assert asked(namespace, protocol=protocol, may_stay=False) == [
+                Outcome(protocol, loss=Loss.STAYED)
+            ]
+        assert asked(namespace, to="::1", may_stay=False) == [Outcome("udp", loss=Loss.STAYED)]
+        assert echo.heard.total() == 0
+    far = parse_address("203.0.113.1")
+    assert asked(namespace, destination=far, may_stay=False) == [Outcome("udp", loss=Loss.UNREACHABLE)]
+
+
+def test_who_takes_a_connection_and_says_nothing_is_not_silent(namespace: Namespace) -> None:
+    with namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind(HERE)
+        server.listen()
+        assert asked(namespace, protocol="tcp", timeout=0.2) == [Outcome("tcp", loss=Loss.MUTE)]
+
+
+def test_what_the_pods_own_rules_drop_was_not_sent(namespace: Namespace) -> None:
+    namespace.run(["iptables-nft", "-A", "OUTPUT", "-p", "udp", "-j", "DROP"])
+    assert asked(namespace, timeout=5.0) == [Outcome("udp", loss=Loss.UNSENT)]

@@ -54,6 +54,12 @@ def whose(address: Address, pod: Address) -> str:
         (SPARED, Loss.REFUSED, Verdict.LOST),
         (SILENT, Loss.SILENCE, Verdict.RIGHT),
         (SILENT, NODE, Verdict.WRONG),
+        (SILENT, Loss.REFUSED, Verdict.WRONG),
+        (SILENT, Loss.BROKEN, Verdict.WRONG),
+        (SILENT, Loss.MUTE, Verdict.WRONG),
+        (SILENT, Loss.UNREACHABLE, Verdict.LOST),
+        (SILENT, Loss.UNSENT, Verdict.LOST),
+        (SILENT, Loss.STAYED, Verdict.LOST),
         (NOBODYS, NODE, Verdict.WRONG),
         (NOBODYS, Loss.SILENCE, Verdict.LOST),
         (BROKEN, NODE, Verdict.WRONG),
@@ -175,3 +181,50 @@ def test_what_to_do_next_depends_on_what_was_wrong() -> None:
 def test_ipv6_ends_stand_in_brackets() -> None:
     far = parse_address("2001:db8::1")
     assert str(Asked(far, far, 5060, "tcp", NOBODYS)) == "tcp from 2001:db8::1 to [2001:db8::1]:5060"
+
+
+def test_where_silence_is_expected_an_answer_of_any_kind_is_told() -> None:
+    refused = tally(Loss.REFUSED, Loss.SILENCE, Loss.REFUSED, expected=SILENT)
+    assert sentence([refused], whose) == (
+        "wrong: 2 of 3 were answered (refused), so they went out unless a REJECT on the way said so: "
+        "udp from 10.0.0.1 (sip-client-0) to 192.168.0.250:5060; expected: silence: sip/sip-client wants none of it "
+        "where its VIP is not (kvctl.io/without-vip)"
+    )
+    assert next_steps([refused])[0].startswith("see by which rule: kvctl egress trace ")
+    assert refused.news(outcome(Loss.REFUSED), whose).startswith("wrong: udp from 10.0.0.1 ")
+
+
+def test_silence_that_the_rules_do_not_make_is_not_right() -> None:
+    silent = tally(Loss.SILENCE, Loss.SILENCE, expected=SILENT)
+    assert sentence([silent], whose).endswith("; silence would be the same if no echo were there")
+    heard = tally(VIP)
+    assert "silence would" not in sentence([silent, heard], whose)
+    silent.let_out()
+    assert (silent.right, silent.wrong, verdict_of([silent])) == (0, 2, Verdict.WRONG)
+    assert sentence([silent], whose).startswith(
+        "wrong: 2 of 2 are let out by the rules here (no answer): udp from 10.0.0.1 "
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "says", "step"),
+    [
+        (Loss.UNSENT, "could not be sent by the pod itself", "ss -s (is a port free?)"),
+        (Loss.UNREACHABLE, "found no way there", "see whether the pod has a route"),
+        (Loss.STAYED, "did not leave the pod, where the destination", "who has put 192.168.0.250 there"),
+    ],
+)
+def test_what_did_not_get_away_sends_nobody_to_the_echo(loss: Loss, says: str, step: str) -> None:
+    for expected in (WANTED, SILENT):
+        lost = tally(loss, loss, expected=expected)
+        assert sentence([lost], whose).startswith(f"lost: 2 of 2 {says}")
+        (told,) = next_steps([lost])
+        assert step in told
+        assert "ip route get 192.168.0.250 from 10.0.0.1" in told
+        assert "kvctl egress echo" not in told
+        assert "had no answer" in sentence([lost, tally(Loss.REFUSED, protocol="tcp")], whose)
+    partly = tally(Loss.SILENCE, Loss.SILENCE, loss, expected=SILENT)
+    assert sentence([partly], whose).startswith(f"lost: 1 of 3 {says}")
+    assert step in next_steps([partly])[0]
+    mixed = sentence([tally(loss, Loss.REFUSED, loss)], whose)
+    assert mixed.endswith(f"192.168.0.250:5060: 2 {loss}, 1 refused")
