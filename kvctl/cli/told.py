@@ -39,7 +39,9 @@ class Told(NamedTuple):
         for event in events:
             often = f" ({event.times} times)" if event.times > 1 else ""
             said = one_line(event.message, longest=_LONGEST_MESSAGE)
-            yield f"    {self._age(event)} ago  {_word(event.type)}  {_word(event.reason)}: {said}{often}"
+            # By its own word: whoever may write Events may write any.
+            by = f" by {_word(event.by)}" if event.by else ""
+            yield f"    {self._age(event)} ago  {_word(event.type)}  {_word(event.reason)}{by}: {said}{often}"
 
     def json(self, ref: ServiceRef | None) -> Sequence[Json] | None:
         """The same for programs; null: they could not be read."""

@@ -25,7 +25,7 @@ def test_an_event_is_a_line_with_its_age() -> None:
     told = Told({REF: [EVENT]}, now=1180.4)
     assert list(told.lines(REF)) == [
         "  last Events",
-        "    3m ago  Warning  VIPElsewhere: the VIP is on worker-2 (3 times)",
+        "    3m ago  Warning  VIPElsewhere by kvctl.io/egress: the VIP is on worker-2 (3 times)",
     ]
     assert told.json(REF) == [
         {
