@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from kvctl import __version__
 from kvctl.cli.help import OWN
-from reference import texts
+from reference import tables, texts
 from reference.commands import Option, Page
 
 _WIDTH = 78
@@ -62,6 +62,7 @@ def _lines(page: Page, pages: list[Page]) -> Iterator[str]:
     if variables := _variables(options):
         yield from _rows("ENVIRONMENT", variables)
     yield from _files(options)
+    yield from _tables(page)
     yield from _rows("EXIT STATUS", texts.STATUSES.get(page.path, texts.ANY_STATUS))
     yield from _examples(page)
     yield ".SH SEE ALSO"
@@ -135,6 +136,18 @@ def _files(options: Iterable[Option]) -> Iterator[str]:
     else:
         yield ".SH FILES"
         yield from _text(texts.NO_FILES)
+
+
+def _tables(page: Page) -> Iterator[str]:
+    """What stands in the tables that the command prints."""
+    if page.path == tables.LIST:
+        yield from _rows("STATUS", {str(status): text for status, text in tables.STATUS_WORDS.items()})
+        yield ".PP"
+        yield from _text(tables.STATUS_NOTE)
+        yield from _rows("COLUMNS", tables.COLUMNS)
+    elif page.path in tables.REFERRING:
+        yield ".SH STATUS"
+        yield from _text(tables.REFERENCE)
 
 
 def _examples(page: Page) -> Iterator[str]:

@@ -35,6 +35,39 @@ STATUSES: Mapping[Path, Rows] = {
         **_CLUSTER,
         **_INTERRUPTED,
     },
+    ("egress",): {
+        **_DONE,
+        **_FAILED,
+        **_USAGE,
+        "3": "diff has found something to change.",
+        **_NETFILTER,
+        **_CLUSTER,
+        **_INTERRUPTED,
+    },
+    ("egress", "list"): {
+        "0": "The list was printed, whatever the status of a Service in it. diff tells by its exit status.",
+        "1": "Something failed, or a value in an object of the source is invalid.",
+        **_USAGE,
+        **_NETFILTER,
+        **_CLUSTER,
+        "130": "Interrupted; so does list --watch end.",
+    },
+    ("egress", "show"): {
+        "0": "It was shown, whatever the status of a Service. diff tells by its exit status.",
+        "1": "Something failed, a value in an object of the source is invalid, or a Service that was named has no "
+        "rules on this node.",
+        **_USAGE,
+        **_NETFILTER,
+        **_CLUSTER,
+        **_INTERRUPTED,
+    },
+    ("egress", "verify"): {
+        "0": "All was as expected. Ctrl-C is how --watch is meant to end: it makes no difference to the status.",
+        "1": "A wrong source was seen, an answer was lost, or nothing that SERVICE rewrites was asked.",
+        **_USAGE,
+        "4": "The network namespace of a pod cannot be entered, or netfilter is not available.",
+        **_INTERRUPTED,
+    },
     ("egress", "compute"): {**_DONE, **_FAILED, **_USAGE, **_CLUSTER, **_INTERRUPTED},
     ("egress", "diff"): {
         "0": "There is nothing to change.",
@@ -90,7 +123,13 @@ STATUSES: Mapping[Path, Rows] = {
     },
     ("lab", "up"): {"0": "The lab is up.", "1": "Something failed.", **_USAGE, **_NETFILTER, **_INTERRUPTED},
     ("lab", "down"): {"0": "There is no lab any more.", "1": "Something failed.", **_USAGE},
-    ("lab", "exec"): {"1": "There is no lab, or CMD is not there.", **_USAGE, "any other": "That of CMD."},
+    ("lab", "exec"): {
+        "1": "There is no lab.",
+        **_USAGE,
+        "126": "CMD cannot be run.",
+        "127": "There is no program CMD.",
+        "any other": "That of CMD, which may also have these.",
+    },
 }
 
 ARGUMENTS: Rows = {
@@ -118,12 +157,12 @@ FURTHER_VARIABLES: Mapping[str, Rows] = {
     "--interface": {
         "egress_fwmark_mask": "The bits of the packet mark that lead out by a named interface; 0x3c unless set.",
         "egress_route_table": "The first of the routing tables that they lead to; 7500 unless set.",
-        "egress_rule_priority": "Of the first of the routing rules that do it; 7500 unless set.",
+        "egress_rule_priority": "The priority of the first of the routing rules that lead there; 7500 unless set.",
     },
     "--agent": {
         "HOST_IP": "The address of the node, where neither --agent nor egress_agent names the agent."
     },
-    "--output": {"NO_COLOR": "Not empty: no colours, on terminals neither."},
+    "--output": {"NO_COLOR": "If it is not empty there are no colours, not even on a terminal."},
 }
 """By an option of the command: what else of the environment counts then."""
 
@@ -141,7 +180,8 @@ NO_FILES = "None: everything that kvctl knows of its own work is read from the k
 
 ANNOTATIONS: Rows = {
     "kube-vip.io/egress, kvctl.io/egress": '"true": the Service asks for egress. If both are set, the second counts.',
-    "kube-vip.io/egress-destination-ports": "Only these are rewritten: udp:5060, tcp:8080,udp:5060, tcp:8000-8100.",
+    "kube-vip.io/egress-destination-ports": "Only these are rewritten: protocol:port or protocol:first-last, "
+    'comma separated, as in "udp:5060,tcp:8000-8100".',
     "kube-vip.io/egress-allowed-networks": "Only traffic to these networks is rewritten.",
     "kube-vip.io/egress-denied-networks": "Traffic to these networks is not.",
     "kube-vip.io/loadbalancerIPs": "The VIPs of a Service that has none in its status.",

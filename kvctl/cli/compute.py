@@ -42,10 +42,11 @@ def command(
     output: str,
     family: str,
 ) -> int:
-    """Show the rules that the objects ask for.
+    """Show what the objects ask for: a row for each Service and family, and for each that is skipped the reason.
 
     Needs no root and looks at no kernel. Pods of all nodes count unless --node is given.
-    With -o iptables it prints restore text, for iptables-restore --noflush on a kernel without rules of kvctl's.
+    The rules themselves are printed by -o iptables, as text for iptables-restore --noflush on a kernel without rules of
+    kvctl's.
     """
     if output == "iptables" and services:
         raise UsageError(

@@ -38,7 +38,7 @@ _GET = "kubectl get svc,pods,endpointslices,nodes -A -o json"
 EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
     (): (
         Example("See what it does, on any Linux machine, with real packets", "kvctl lab demo", Needs.NODE),
-        Example("See which rules a manifest asks for", "kvctl egress compute -f sip.yaml"),
+        Example("See what a manifest asks for", "kvctl egress compute -f sip.yaml"),
         Example("Write them", "kvctl egress apply -f sip.yaml", Needs.NODE),
         Example("See what there is on this node", "kvctl egress list", Needs.NODE),
     ),
@@ -49,14 +49,14 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
         Example("Take it away", "kvctl egress flush sip/sip-client", Needs.NODE),
     ),
     ("egress", "compute"): (
-        Example("See which rules a manifest asks for", "kvctl egress compute -f sip.yaml"),
+        Example("See what a manifest asks for", "kvctl egress compute -f sip.yaml"),
         Example(
             "The same for a cluster, from anywhere, with what kubectl prints",
             f"{_GET} |\n  kvctl egress compute -f -",
             Needs.CLUSTER,
         ),
         Example(
-            "Print restore text, with the cluster's ranges given",
+            "See the rules themselves, as restore text, with the cluster's ranges given",
             "kvctl egress compute -f sip.yaml -o iptables \\\n"
             "  --pod-cidr 10.0.0.0/16 --service-cidr 10.96.0.0/12",
         ),
@@ -201,8 +201,8 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
         ),
     ),
     ("lab",): (
-        Example("Build a lab, and write the demo's rules there", "kvctl lab up", Needs.NODE),
-        Example("The Service and Pod of the demo", "kvctl lab demo --manifest > sip.yaml"),
+        Example("Build a lab; it has no rules yet", "kvctl lab up", Needs.NODE),
+        Example("Get the Service and the Pod of the demo", "kvctl lab demo --manifest > sip.yaml"),
         Example(
             "Write their rules on the lab's worker",
             "kvctl lab exec worker -- kvctl egress apply -f sip.yaml",

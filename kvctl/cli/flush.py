@@ -31,7 +31,7 @@ from kvctl.reconcile.run import Applied, flush
 @click.option("--all", "everything", is_flag=True, help="Remove everything that is kvctl's.")
 @options.output()
 @options.keep_connections
-@options.force
+@options.force(places=False)
 @options.lock_timeout
 @options.backend
 def command(

@@ -77,8 +77,13 @@ def up(nftables: bool | None) -> None:
     click.echo("The lab is up:\n" if new else "The lab has been up already:\n")
     click.echo(PICTURE)
     click.echo(
-        "kvctl lab exec pod|worker|outside -- CMD   runs a command inside\n"
-        "kvctl lab down                             removes it"
+        "kvctl lab exec pod|worker|outside|peer|server -- CMD   runs a command inside\n"
+        "kvctl lab down                                         removes it\n"
+        "\n"
+        "There are no rules of kvctl's in a new one. To write those of the demo:\n"
+        "\n"
+        "  kvctl lab demo --manifest > sip.yaml\n"
+        "  kvctl lab exec worker -- kvctl egress apply -f sip.yaml"
     )
 
 

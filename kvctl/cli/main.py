@@ -20,7 +20,10 @@ INTERRUPTED = 130
 _HIDDEN = ""
 """Instead of what a command does: it is for programs, and not shown."""
 _EGRESS_COMMANDS = {
-    "compute": ("kvctl.cli.compute", "Show the rules that the objects ask for; needs no root and no kernel."),
+    "compute": (
+        "kvctl.cli.compute",
+        "Show what the objects ask for, and what keeps them from it; needs no root.",
+    ),
     "apply": ("kvctl.cli.apply", "Make the kernel's rules what the objects ask for."),
     "diff": ("kvctl.cli.diff", "Show what apply would change; exit status 3 if anything."),
     "list": ("kvctl.cli.list", "List the Services with egress rules on this node."),
@@ -96,8 +99,8 @@ def kvctl(*, debug: bool) -> None:
 def egress() -> None:
     """Rewrite the source address of pods, and see that it works.
 
-    A Service asks for it that has type LoadBalancer, externalTrafficPolicy Local, an address (the VIP) in its status,
-    and these annotations, of which only the first is needed:
+    A Service asks for it that has type LoadBalancer, externalTrafficPolicy Local, an address (the VIP), and these
+    annotations, of which only the first is needed:
 
     \b
       kube-vip.io/egress: "true"
@@ -105,6 +108,9 @@ def egress() -> None:
       kube-vip.io/egress-allowed-networks: "192.168.0.0/24"
       kube-vip.io/egress-denied-networks: "192.168.0.1/32"
       kube-vip.io/serviceInterface: eth1
+
+    The VIP is that of status.loadBalancer; where this is empty, that of the annotation kube-vip.io/loadbalancerIPs or
+    of spec.loadBalancerIP: from a file as it stands, from a cluster if it lies in a --vip-range.
 
     SERVICE is NAMESPACE/NAME, or NAME with -n. Objects come from -f FILE or from the cluster. kvctl lab demo --manifest
     prints a Service and a Pod to try with.

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from kvctl.cli.output import FORMATS
 from kvctl.model.text import quote
-
-if TYPE_CHECKING:
-    pass
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -164,12 +161,6 @@ keep_connections = click.option(
     help="Leave connections that have the wrong source now; without it they are dropped, to begin anew. "
     "[environment: egress_keepconnections]",
 )
-force = click.option(
-    "--force",
-    is_flag=True,
-    help="Go on even if an agent (kvctl egress watch) lives on this node, which may undo it, or (--with-vip) a Lease "
-    "decides who has the VIP.",
-)
 lock_timeout = click.option(
     "--lock-timeout",
     type=Seconds(most=3600),
@@ -178,6 +169,13 @@ lock_timeout = click.option(
     metavar="SECONDS",
     help="How long to wait while another kvctl changes rules.",
 )
+
+
+def force(*, places: bool = True) -> Callable[[F], F]:
+    """`--force`; `places`: of a command that has --with-vip."""
+    more = ", or (--with-vip) a Lease decides who has the VIP" if places else ""
+    text = f"Go on even if an agent (kvctl egress watch) lives on this node, which may undo it{more}."
+    return click.option("--force", is_flag=True, help=text)
 
 
 def output(*more: str) -> Callable[[F], F]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pytest_subprocess import FakeProcess
@@ -56,6 +57,35 @@ def test_a_program_inside_has_the_terminal_the_status_and_this_kvctl(prefix: str
     assert text == "from outside"
     assert "192.168.0.245/32" in interface
     assert path.startswith(sys.executable.rpartition("/")[0] + ":")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "status", "why"),
+    [
+        ("nosuch", None, 127, "there is no such program"),
+        ("/no/such/file", None, 127, "there is no such program"),
+        ("kvctl-no-program", 0o644, 126, "it is no program that may be run"),
+    ],
+)
+def test_a_program_that_cannot_be_run_ends_as_in_a_shell(
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    mode: int | None,
+    status: int,
+    why: str,
+) -> None:
+    playground.up(backend="nft")
+    if mode is not None:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(mode)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(playground.os, "execve", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(KvctlError) as caught:
+        playground.execute("worker", [name])
+    assert caught.value.exit_status == status
+    assert caught.value.message == f'cannot run "{name}": {why}'
 
 
 def test_nothing_runs_in_a_lab_that_is_not_up(prefix: str) -> None:
