@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from kvctl.model.net import Address, contains, parse_address, parse_network
 from kvctl.model.rules import COMMENT_PREFIX
+from kvctl.netfilter.native import MODULE as NATIVE
 from kvctl.trace.facts import Facts
 from kvctl.trace.packet import WITH_PORTS, Packet, Tracking
 from kvctl.trace.ruleset import AnyRule, Match
@@ -28,6 +29,7 @@ _WHY_UNKNOWN = {
     "connbytes": "it depends on what has passed before",
     "quota": "it depends on what has passed before",
     "time": "it depends on the time",
+    NATIVE: "a native nft rule, of which iptables-save does not print the truth",
     "owner": "whose socket it is shows only in what this host sends itself",
 }
 _PROTOCOL_NUMBERS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp"}

@@ -12,7 +12,8 @@ from kvctl.model.net import Address, family_of, host_network
 from kvctl.netfilter.binaries import Backend, is_installed
 from kvctl.netfilter.conntrack import dump
 from kvctl.netfilter.kernel import Reading, read_everything
-from kvctl.netfilter.nft import read_objects
+from kvctl.netfilter.native import ask_ruleset, corrected, read_ruleset, rewriting_beside
+from kvctl.netfilter.nft import Json, read_objects
 from kvctl.netfilter.overrides import find_override
 from kvctl.node.host import read_host
 from kvctl.node.lookup import Sought, look_up
@@ -42,10 +43,11 @@ def trace(question: Question) -> Judgement:
         interface, notes = _interface_of(source)
         question = question._replace(in_interface=interface)
     packet = first_packet(question)
-    reading = read_everything()
+    asked = ask_ruleset()
+    reading, unknown = _as_it_is(read_everything(), read_ruleset(asked), packet)
     family = packet.family
     flows = dump(family=family, sources=(host_network(source),), reply_destinations=(destination,))
-    unknown = [*_unreadable(reading, packet)]
+    unknown += _unreadable(reading, packet)
     judged = judge(packet, reading, kernels_facts(), flows)
     notes += [*judged.notes, *_beside(reading, packet)]
     host = read_host()
@@ -106,6 +108,16 @@ def _interface_of(source: Address) -> tuple[str, list[str]]:
     return answer.interface, [note]
 
 
+def _as_it_is(reading: Reading, ruleset: list[Json], packet: Packet) -> tuple[Reading, list[str]]:
+    """The rules with what iptables-save says wrong of them made unknown, and what no rule can show."""
+    key, families = (Backend.NFT, packet.family), _FAMILIES[packet.source.version]
+    unknown = list(dict.fromkeys(rewriting_beside(ruleset, families=families, own=_TABLES)))
+    if key not in reading.tables:
+        return reading, unknown
+    saved, changed = corrected(reading.tables[key], ruleset, family=packet.family)
+    return reading._replace(tables={**reading.tables, key: saved}), [*unknown, *changed]
+
+
 def _unreadable(reading: Reading, packet: Packet) -> Iterable[str]:
     """What of the rules cannot be read, where it may change the verdict."""
     for (backend, family), error in reading.failed.items():
@@ -127,7 +139,7 @@ def _beside(reading: Reading, packet: Packet) -> Iterable[str]:
         if family is packet.family:
             for table in sorted(saved.incompatible.difference(_OPAQUE)):
                 yield f"the {table} table holds native nft rules: whether they drop the packet is not judged"
-    if Backend.NFT not in {backend for backend, family in reading.tables if family is packet.family}:
+    if not is_installed(Backend.NFT, packet.family):
         yield "iptables-nft is not installed: rules of the nf_tables back end are not seen"
     for chain in (entry["chain"] for entry in read_objects(reading.nft_chains) if "chain" in entry):
         hook, family = chain.get("hook"), chain.get("family")
