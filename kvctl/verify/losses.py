@@ -30,13 +30,13 @@ def named(losses: Counter[Loss]) -> str:
 
 
 def step_after(losses: Counter[Loss], source: Address, destination: Address) -> str | None:
-    """What to look at in the pod; None: nothing tells that it did not leave it."""
+    """What to look at in the pod, where it may not have left it at all; None: nothing tells that."""
     loss = next((loss for loss, _ in losses.most_common()), None)
     route = f"ip route get {destination} from {source}"
     if loss is Loss.UNSENT:
         return f"see in the pod's network namespace: {route}; ss -s (is a port free?); iptables-save (its own rules)"
     if loss is Loss.UNREACHABLE:
-        return f"see whether the pod has a route (in its network namespace: {route}), or a router on the way has none"
+        return f"see whether the pod has a route (in its namespace: {route}); if so, somebody on the way refuses it"
     if loss is Loss.STAYED:
         return f"see in the pod's network namespace who has put {destination} there: {route}"
     return None

@@ -274,7 +274,7 @@ def next_steps(tallies: Sequence[Tally]) -> list[str]:
         elif each.lost and Loss.REFUSED in each.losses:
             steps.append(f"nothing listens there: {_echo(each.asked)}")
         elif each.lost and (step := step_after(each.lost_by, each.asked.source, each.asked.destination)):
-            steps.append(f"{step}; then what becomes of it here: {trace_command(each.asked)}")
+            steps.append(step)
         elif each.lost:
             steps.append(
                 f"see that an echo is there (kvctl egress echo --port {each.asked.port}) and answers reach this node; "

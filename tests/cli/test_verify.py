@@ -275,9 +275,7 @@ def test_a_pod_that_can_send_nothing_is_not_silent_and_not_sent_to_the_echo(
     worker.lab["pod"].batch(["route del default"])
     told = verify.document("sip/sip-client", "--to", target(Family.IPV4, 5060), *QUICK, status=1)
     assert told["sentence"].startswith(f"lost: 6 of 6 found no way there: udp from {POD} (sip-client-0) to ")
-    assert told["next"][0].startswith(
-        "see whether the pod has a route (in its network namespace: ip route get "
-    )
+    assert told["next"][0].startswith("see whether the pod has a route (in its namespace: ip route get ")
 
 
 def test_who_answers_within_the_pod_is_no_echo_outside(worker: Worker, verify: Verify) -> None:
