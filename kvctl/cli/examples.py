@@ -195,7 +195,7 @@ EXAMPLES: Mapping[Path, tuple[Example, ...]] = {
     ("doctor",): (
         Example("See whether egress can work on this node", "kvctl doctor", Needs.NODE),
         Example(
-            "Compare the ranges with what Nodes, pods and Services have",
+            "Compare rules and ranges with what the cluster has, too",
             "kvctl doctor --cluster",
             Needs.CLUSTER,
         ),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from kvctl.doctor.scene import Scene
+from kvctl.model.flows import Flow, Tuple
 from kvctl.model.host import Host
 from kvctl.model.net import Address, Family, Network, family_of, host_network, parse_address, within
 from kvctl.model.policy import EgressPolicy
@@ -15,13 +16,15 @@ from kvctl.node.lookup import Sought, look_up
 from kvctl.reconcile.site import Site
 from kvctl.trace.facts import kernels_facts
 from kvctl.trace.judge import judge
-from kvctl.trace.judgement import Judgement
+from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import Packet, Question, first_packet
 
 _MOST_PODS = 8
 _MOST_DESTINATIONS = 2
 # Addresses that anybody may send to, and no list of unroutable networks has: a root name server's (root-servers.org).
 _ANYBODY = {Family.IPV4: parse_address("198.41.0.4"), Family.IPV6: parse_address("2001:503:ba3e::2:30")}
+_POD_PORT = 40_000
+"""Any that is not one of a server."""
 _ANY_PORTS = (("tcp", 443), ("udp", 53))
 
 
@@ -55,6 +58,25 @@ def samples(scene: Scene) -> list[Sample]:
 def judged(packet: Packet, reading: Reading) -> Judgement:
     """What becomes of it, as a new connection. Raises KvctlError where the kernel does not answer."""
     return judge(packet, reading, kernels_facts())
+
+
+def judged_answer(gone: Judgement, scene: Scene) -> Judgement | None:
+    """What becomes of the first answer to a packet that was rewritten; None: it was not, or has no ports."""
+    packet, vip = gone.packet, gone.source
+    if gone.verdict is not Verdict.REWRITTEN or vip is None or packet.destination_port is None:
+        return None
+    pod, there, port = packet.source, packet.destination, packet.destination_port
+    flow = Flow(
+        packet.family,
+        packet.protocol,
+        original=Tuple(pod, there, _POD_PORT, port),
+        reply=Tuple(there, vip, port, _POD_PORT),
+        replied=True,
+    )
+    # Others on the link send it to where the VIP is, by whatever interface the packet has left.
+    interface = scene.host.holds(vip) or gone.interface
+    answer = Question(there, vip, packet.protocol, port, _POD_PORT, in_interface=interface)
+    return judge(first_packet(answer), scene.reading, kernels_facts(), [flow])
 
 
 def without_nat(reading: Reading, backend: Backend) -> Reading:

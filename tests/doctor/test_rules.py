@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kvctl.doctor.finding import Level
+from kvctl.model.net import Family
 from kvctl.policy import layout
 from tests.builders import objects, pod, ref, service
 from tests.doctor.host import POD, VIP, WANTED, look_at, of_level, said
+from tests.robustness.foreign_rules import PROGRAMS, rules_of
 from tests.robustness.node import Node
 
 CHAIN = layout.REWRITING.service_chain(ref("sip/sip-client"))
@@ -149,6 +153,13 @@ class TestRulesThatDrop:
         assert found.findings[0].evidence == "-P FORWARD DROP"
         assert f"iptables-{node.backend} -I FORWARD -s {POD}/32 -j ACCEPT" in (found.findings[0].mend or "")
         node.iptables("-A", "FORWARD", "-s", "10.244.0.0/16", "-j", "ACCEPT", table="filter")
+        found = look_at(node)
+        assert said(found).startswith(
+            f"every answer to what pod {POD} of sip/sip-client sends out is dropped in FORWARD"
+        )
+        assert found.exit_status == 1
+        mend = (found.findings[0].mend or "").rpartition("; ")[2]
+        node.run(*mend.split())
         assert look_at(node).exit_status == 0
 
     def test_a_rule_that_names_the_pod(self, node: Node) -> None:
@@ -162,6 +173,16 @@ class TestRulesThatDrop:
         for rule in ("-p tcp --dport 25", "-m conntrack --ctstate INVALID", "-d 203.0.113.0/24", "-i eth0"):
             node.iptables("-A", "FORWARD", *rule.split(), "-j", "DROP", table="filter")
         assert of_level(look_at(node), Level.FAILURE, Level.WARNING) == []
+
+    @pytest.mark.parametrize("program", PROGRAMS)
+    def test_programs_of_a_healthy_node_drop_nothing(self, node: Node, program: str) -> None:
+        node.restore(rules_of(program, Family.IPV4).replace("10.0.0.0/16", "10.244.0.0/16"))
+        node.apply(WANTED)
+        found = look_at(node)
+        assert of_level(found, Level.FAILURE, Level.WARNING) == []
+        assert "what 1 pod sent out would come through everybody's rules" in [
+            e.message for e in found.findings
+        ]
 
     def test_only_packets_that_are_rewritten_count(self, node: Node) -> None:
         node.iptables("-A", "FORWARD", "-p", "tcp", "-j", "DROP", table="filter")
