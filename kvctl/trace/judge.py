@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, Verb
+from kvctl.model.rules import CHAIN_PREFIX, DROP_CHAIN, EGRESS_CHAIN, Verb
 from kvctl.netfilter.kernel import Reading
 from kvctl.netfilter.savetext import SavedTable
 from kvctl.trace.agreement import agreed, named
@@ -21,6 +21,9 @@ from kvctl.trace.ruleset import parse_any
 from kvctl.trace.said import Spared, own_rule, owner_of, service_of, what_is_rewritten, why_spared
 from kvctl.trace.targets import End
 from kvctl.trace.walk import Place, Step, TooMany, Way
+
+# Of a connection in one of these a new SYN makes another, which is translated anew (nf_conntrack_tcp_packet in Linux).
+_ENDED = ("TIME_WAIT", "CLOSE")
 
 
 def judge(packet: Packet, reading: Reading, facts: Facts, flows: Sequence[Flow] = ()) -> Judgement:
@@ -47,7 +50,7 @@ def judge(packet: Packet, reading: Reading, facts: Facts, flows: Sequence[Flow] 
 
 def _may_be_of(flow: Flow, packet: Packet) -> bool:
     """Whether the packet is of this connection, in one direction or the other, as far as its ports are given."""
-    if flow.zone or flow.protocol != packet.protocol:
+    if flow.zone or flow.protocol != packet.protocol or flow.state in _ENDED:
         return False
     if flow.original.source == packet.source:
         ends = flow.original
@@ -184,6 +187,9 @@ class _Judge:
     def _has_rules(self) -> bool:
         return any("nat" in tables and EGRESS_CHAIN in tables["nat"].chains for tables in self._tables)
 
+    def _drops(self) -> bool:
+        return any("mangle" in tables and DROP_CHAIN in tables["mangle"].chains for tables in self._tables)
+
     def _flushed(self, way: Way) -> str | None:
         """The chain of ours on its way that holds nothing: kvctl writes none such."""
         chains = {chain: rules for tables in self._tables for chain, rules in _nat_chains(tables)}
@@ -192,7 +198,9 @@ class _Judge:
         return next((n for n in names if n.startswith(CHAIN_PREFIX) and not chains.get(n, ("?",))), None)
 
     def _spared(self, way: Way) -> Spared:
-        spared = why_spared(way.steps, has_rules=self._has_rules(), source=self._packet.source)
+        spared = why_spared(
+            way.steps, has_rules=self._has_rules(), drops=self._drops(), source=self._packet.source
+        )
         flushed = self._flushed(way) if spared.service is not None or spared.step is None else None
         if flushed is not None:
             why = f"{flushed} is empty, somebody has flushed it: kvctl egress apply mends it"

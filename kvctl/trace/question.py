@@ -182,9 +182,22 @@ def _trouble(judged: Judgement, host: Host) -> str:
     fault = host.fault_of(_holder(judged, host) or judged.interface)
     if fault is not None:
         return f"{source} is on {_holder(judged, host)}, and {fault}: answers do not come back by it"
+    if source != pod and (parked := _parked(source, host)):
+        return parked
     # What was translated is the pod's again before it is routed.
     back = look_up(Sought(destination=pod, source=judged.destination, iif=judged.interface))
     return f"answers do not come back: {back.reason}" if back.kind == "refused" else ""
+
+
+def _parked(source: Address, host: Host) -> str:
+    """That an address is here only where it makes this node no holder of it."""
+    entries = host.having(source)
+    if not entries or any(each.serves for each in entries):
+        return ""
+    if entries[0].duplicate:
+        return f"another host has {source}: duplicate address detection has failed on {entries[0].interface}"
+    only = f"{source} is only on {entries[0].interface}, where others do not look for it"
+    return f"{only}: answers come back only if something else leads them here"
 
 
 def _elsewhere(judged: Judgement, host: Host) -> list[str]:

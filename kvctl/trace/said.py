@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import CHAIN_PREFIX, EGRESS_CHAIN, Rule, Verb
+from kvctl.model.rules import CHAIN_PREFIX, DROP_CHAIN, EGRESS_CHAIN, Rule, Verb
 from kvctl.netfilter.foreign import COMMENT as KUBE_VIP_COMMENT
 from kvctl.netfilter.syntax import parse
 from kvctl.policy.comments import (
@@ -89,13 +89,17 @@ class Spared(NamedTuple):
     """The rule that decided it."""
 
 
-def why_spared(steps: Sequence[Step], *, has_rules: bool, source: object) -> Spared:
-    """Why kvctl's rewriting left a new connection alone; `steps` are those of its way, `has_rules`: some are there."""
+def why_spared(steps: Sequence[Step], *, has_rules: bool, drops: bool, source: object) -> Spared:
+    """Why kvctl's rewriting left a new connection alone; `steps` are those of its way.
+
+    `has_rules`: rules that rewrite are there; `drops`: rules that drop.
+    """
     asked = [
         step for step in steps if (step.place.hook, step.place.table) == ("POSTROUTING", "nat") and step.taken
     ]
     if not has_rules:
-        return Spared(f"kvctl has no rules in the kernel: {_SEE_LIST}")
+        nothing = f"kvctl has no rules in the kernel: {_SEE_LIST}"
+        return Spared(_why_not_dropped(steps) if drops else nothing)
     entered = any(
         step.chain == "POSTROUTING"
         and step.rule is not None
@@ -127,6 +131,19 @@ def why_spared(steps: Sequence[Step], *, has_rules: bool, source: object) -> Spa
         elif rule.target.verb is Verb.RETURN and rule.destination is not None:
             found = Spared(f"{service} denies {rule.destination}", service, step)
     return found or Spared(f"no Service's rules name the pod {source}: {_SEE_LIST}")
+
+
+def _why_not_dropped(steps: Sequence[Step]) -> str:
+    """Why rules that drop, which are the only ones of ours, left a packet alone."""
+    place = ("POSTROUTING", "mangle")
+    asked = [step for step in steps if (step.place.hook, step.place.table) == place and step.taken]
+    targets = [step.rule.target.name if step.rule and step.rule.target else "" for step in asked]
+    if DROP_CHAIN in targets:
+        return f"kvctl has only rules that drop, and none of them takes it: {_SEE_LIST}"
+    if not targets or targets[-1] not in ("ACCEPT", "RETURN"):
+        return "kvctl's rules are there, but no jump leads to them: see kvctl egress diff"
+    rule = f"mangle {spelled(asked[-1], whole=False)} ({owner_of(asked[-1])})"
+    return f"{rule} ends the walk before kvctl's rules, which drop, are asked"
 
 
 def what_is_rewritten(rules: Iterable[Rule]) -> str:

@@ -22,7 +22,9 @@ def sentence(judgement: Judgement) -> str:
 
 def _kept(judgement: Judgement) -> str:
     """That connections which are there go on with another source than a new one has."""
-    if not judgement.leaves:
+    exempt = judgement.decided is not None and judgement.decided.place.table == "raw"
+    if not judgement.leaves or exempt:
+        # What raw exempts from conntrack is of no connection, be there one or not.
         return ""
     kept = [flow for flow in judgement.others if flow.original.source == judgement.packet.source]
     sources = dict.fromkeys(flow.reply.destination for flow in kept)

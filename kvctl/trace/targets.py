@@ -34,6 +34,20 @@ PASSING = frozenset(
 """Targets after which the walk goes on, and which change nothing that is followed here."""
 
 
+_OPTIONS = {
+    "MARK": ("--set-xmark",),
+    "CONNMARK": ("--set-xmark", "--save-mark", "--restore-mark", "--nfmask", "--ctmask"),
+    "NOTRACK": (),
+    "TTL": ("--ttl-set", "--ttl-inc"),
+    "HL": ("--hl-set", "--hl-inc"),
+    "SNAT": ("--to-source", "--random", "--random-fully", "--persistent"),
+    "MASQUERADE": ("--to-ports", "--random", "--random-fully"),
+    "DNAT": ("--to-destination", "--random", "--random-fully", "--persistent"),
+    "NETMAP": ("--to",),
+}
+"""What is understood of each target that is followed: with anything else it may do something else."""
+FOLLOWED = frozenset((*_OPTIONS, "CT"))
+"""Targets that change what is followed."""
 _LIVES_ON = {"TTL": ("--ttl-set", "--ttl-inc"), "HL": ("--hl-set", "--hl-inc")}
 # What comes with 1 is not forwarded (ip_forward in Linux).
 _LEAST_TO_LIVE = 2
@@ -59,6 +73,7 @@ def changed(target: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet
     Raises Unknown.
     """
     name = target.name
+    _check_options(target)
     try:
         if name == "MARK":
             return replace(packet, mark=_set(target, packet.mark)), False
@@ -79,6 +94,11 @@ def changed(target: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet
     except ValueError as error:
         raise Unknown(f"its value is not understood ({error})") from error
     return None
+
+
+def _check_options(target: ForeignTarget) -> None:
+    if any(option not in _OPTIONS.get(target.name, (option,)) for option, _ in target.options):
+        raise Unknown("what one of its options does is not known here")
 
 
 def _set(target: ForeignTarget, mark: int) -> int:

@@ -14,12 +14,13 @@ from kvctl.trace.facts import Facts
 from kvctl.trace.matching import matches
 from kvctl.trace.packet import Packet
 from kvctl.trace.ruleset import AnyRule, parse_any
-from kvctl.trace.targets import PASSING, End, Unknown, changed
+from kvctl.trace.targets import FOLLOWED, PASSING, End, Unknown, changed
 
 MOST_WAYS = 1024
 """So many different ways of a packet are followed."""
 # nf_tables takes no walk of more than 16 chains, legacy's stack has as many places as the table has chains.
 _DEEPEST = 512
+_BUILT_IN = frozenset(("ACCEPT", "DROP", "REJECT", "RETURN", *PASSING, *FOLLOWED))
 
 
 class Place(NamedTuple):
@@ -133,6 +134,12 @@ class Walk:
     def _taken(self, frames: _Frames, way: Way, rule: AnyRule) -> tuple[_Frames, Way]:
         """What becomes of a packet that a rule takes."""
         target = rule.target
+        if target is not None and target.name in _BUILT_IN and target.name in self._chains:
+            # Only nft makes such a chain, and iptables-save prints a jump to it as it prints the target.
+            reason = (
+                f"a chain has the name of the target {target.name}, and which of them is meant is not printed"
+            )
+            return (), replace(way, end=End.UNKNOWN, reason=reason)
         if target is None or target.name in PASSING:
             return frames, way
         if target.name == "ACCEPT":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kvctl.model.flows import Flow, Tuple
@@ -73,6 +75,34 @@ def test_a_chain_that_somebody_has_flushed_is_why_nothing_is_rewritten() -> None
     assert sentence(told(root)).endswith(why.replace("SVC-X", "EGRESS"))
     # An exclusion is asked first, whatever comes behind it.
     assert "never rewritten to" in sentence(told(nat(HOOK, chains=flushed), which=packet("10.0.9.9")))
+
+
+DROPS = """*mangle
+:POSTROUTING ACCEPT [0:0]
+:KVCTL-DROP - [0:0]
+{}
+-A KVCTL-DROP -s 10.0.0.2/32 -j DROP
+COMMIT
+"""
+DROP_HOOK = '-A POSTROUTING -m comment --comment "kvctl:aaaaaaaaaaaaaaaa drop" -j KVCTL-DROP'
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        (
+            f"-A POSTROUTING -s 10.0.0.0/16 -j ACCEPT\n{DROP_HOOK}",
+            (
+                "mangle -A POSTROUTING -s 10.0.0.0/16 -j ACCEPT (another program's) ends the walk before kvctl's "
+                "rules, which drop, are asked"
+            ),
+        ),
+        (DROP_HOOK, "kvctl has only rules that drop, and none of them takes it: kvctl egress list"),
+        ("-A POSTROUTING -j LOG", "kvctl's rules are there, but no jump leads to them"),
+    ],
+)
+def test_rules_that_only_drop_are_rules_too(rules: str, why: str) -> None:
+    assert f"because {why}" in sentence(told(DROPS.format(rules)))
 
 
 def test_a_masquerade_above_our_jump_is_told() -> None:
@@ -148,6 +178,13 @@ def test_what_is_not_tracked_leaves_as_it_is_whatever_nat_says(target: str) -> N
     assert told(RAW.format(target) + nat(SNAT), flows=(flow(),)).verdict is Verdict.UNCHANGED
 
 
+def test_connections_are_not_said_to_go_on_where_nothing_is_tracked() -> None:
+    which = packet(source_port=None)
+    assert "is there already goes on with 192.0.2.245" in sentence(told(which=which, flows=(flow(),)))
+    exempt = told(RAW.format("NOTRACK"), which=which, flows=(flow(),))
+    assert "already" not in sentence(exempt)
+
+
 @pytest.mark.parametrize(
     ("target", "judged"),
     [("--ttl-set 65", True), ("--ttl-inc 1", True), ("--ttl-set 1", False), ("--ttl-dec 1", False)],
@@ -155,6 +192,21 @@ def test_what_is_not_tracked_leaves_as_it_is_whatever_nat_says(target: str) -> N
 def test_what_may_leave_a_packet_no_hop_gives_no_verdict(target: str, *, judged: bool) -> None:
     text = f"*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j TTL {target}\nCOMMIT\n"
     assert (told(text).verdict is not None) is judged
+
+
+def test_a_target_with_an_option_that_is_not_understood_gives_no_verdict() -> None:
+    text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j CONNMARK --set-xmark 0x1/0xff{}\nCOMMIT\n"
+    assert told(text.format("")).verdict is Verdict.UNCHANGED
+    judged = told(text.format(" --left-shift-mark 4"))
+    assert judged.verdict is None
+    assert "what one of its options does is not known here" in sentence(judged)
+
+
+def test_a_chain_with_the_name_of_a_target_is_not_taken_for_it() -> None:
+    text = "*filter\n:FORWARD ACCEPT [0:0]\n:LOG - [0:0]\n-A FORWARD -j LOG\n-A LOG -j DROP\nCOMMIT\n"
+    judged = told(text)
+    assert judged.verdict is None
+    assert "a chain has the name of the target LOG" in sentence(judged)
 
 
 def test_another_conntrack_zone_gives_no_verdict() -> None:
@@ -172,6 +224,16 @@ def test_a_connection_that_is_there_counts_and_nat_is_not_asked() -> None:
     assert (judged.verdict, str(judged.source)) == (Verdict.TRANSLATED, "192.0.2.245")
     assert "as the connection that it is part of began" in sentence(judged)
     assert not [step for step in judged.steps if step.place.table == "nat"]
+
+
+@pytest.mark.parametrize(("state", "counts"), [("ESTABLISHED", True), ("TIME_WAIT", False), ("CLOSE", False)])
+def test_a_connection_that_has_ended_is_none(state: str, *, counts: bool) -> None:
+    there = replace(flow(protocol="tcp"), state=state)
+    text = nat("-j SNAT --to-source 192.0.2.9")
+    judged = told(text, which=packet(protocol="tcp"), flows=(there,))
+    assert (judged.flow is not None, str(judged.source)) == (counts, "192.0.2.245" if counts else "192.0.2.9")
+    later = told(text, which=packet(protocol="tcp", source_port=None), flows=(there,))
+    assert bool(later.others) is counts
 
 
 def test_a_connection_that_may_be_masqueraded_and_leaves_by_another_interface_gives_no_verdict() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvctl.errors import KvctlError
 from kvctl.lab.build import Lab, built, unique_prefix
 from kvctl.lab.echo import Echo
 from kvctl.lab.topology import STANDARD, standard
@@ -15,7 +16,10 @@ from kvctl.lab.traffic import Connection, probe
 from kvctl.model.net import Family, parse_address
 from kvctl.model.policy import Fence
 from kvctl.netfilter import fence
+from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.kernel import Reading
 from kvctl.netfilter.lock import namespace_lock
+from kvctl.netfilter.savetext import SavedTables
 from kvctl.node.host import read_host
 from kvctl.policy.layout import fence_name
 from kvctl.policy.resolve import resolve
@@ -230,6 +234,21 @@ class TestOthersRules:
         )
 
 
+def test_a_back_end_that_cannot_be_read_is_not_said_to_be_missing(
+    same: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (Backend.NFT, Family.IPV4)
+    broken = Reading(
+        tables={(Backend.LEGACY, Family.IPV4): SavedTables()}, failed={key: KvctlError("it is broken")}
+    )
+    monkeypatch.setattr(question, "read_everything", lambda: broken)
+    asked = Question(parse_address(WHO.pod), parse_address(WHO.outside_eth1), "udp")
+    with same.lab["worker"].entered():
+        judged = trace(asked)
+    assert judged.unknown == ("the rules of the nft back end cannot be read: it is broken",)
+    assert not any("not installed" in text for text in judged.notes)
+
+
 class TestConnections:
     def test_one_that_began_before_the_rules(self, one: Worker) -> None:
         one.flush()
@@ -265,6 +284,21 @@ class TestTheWay:
             "them here"
         )
         assert seen(one) is None
+
+    @pytest.mark.parametrize("interface", ["lo", "kube-ipvs0"])
+    def test_the_vip_is_only_where_others_do_not_look_for_it(self, one: Worker, interface: str) -> None:
+        one.lab["worker"].batch(
+            [
+                "link add kube-ipvs0 type veth peer name its-end",
+                "link set kube-ipvs0 up",
+                f"addr del {WHO.vip}/32 dev eth1",
+                f"addr add {WHO.vip}/32 dev {interface}",
+            ]
+        )
+        assert said(one) == (
+            f"{OURS}; {WHO.vip} is only on {interface}, where others do not look for it: answers come back only "
+            "if something else leads them here"
+        )
 
     def test_nothing_is_plugged_in(self, one: Worker) -> None:
         one.lab["outside"].batch(["link set port1 down"])
