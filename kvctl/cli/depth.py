@@ -6,7 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvctl.cli.items import VIP_COLOUR, ends_text, flow_json, holder_json, item_json, seen_end, status_style
+from kvctl.cli.items import (
+    UNCOUNTED,
+    VIP_COLOUR,
+    ends_text,
+    flow_json,
+    holder_json,
+    item_json,
+    seen_end,
+    status_style,
+)
 from kvctl.cli.output import Json, amount, coloured, printable, wrapped
 from kvctl.model.flows import Flow
 from kvctl.model.text import plural
@@ -28,7 +37,6 @@ _COUNTED = "packets and bytes; in nat the first packet of each connection"
 _LACKING = "others are missing: -f or --cluster shows which"
 _BOTH_WAYS = "packets and bytes, both ways"
 _COUNTING = "netfilter/nf_conntrack_acct"
-_UNCOUNTED = f"not counted, because the sysctl net/{_COUNTING} is 0"
 
 
 def worst_first(details: Iterable[Detail]) -> list[Detail]:
@@ -147,7 +155,7 @@ def _flows(each: Detail, *, wide: bool) -> Iterator[_Line]:
     counted = any(flow.sent for flow in flows)
     yield _Line(f"  {plural(len(flows), 'live connection')}{said}{f' ({_BOTH_WAYS})' if counted else ''}")
     if flows and not counted:
-        why = _UNCOUNTED if read_setting(_COUNTING) == 0 else "not counted: they are older than the counting"
+        why = UNCOUNTED if read_setting(_COUNTING) == 0 else "not counted: they are older than the counting"
         yield _Line(f"    packets and bytes: - ({why})")
     shown = flows if wide else flows[:_MOST]
     yield from (_flow(each, flow, counted=counted) for flow in shown)

@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 VIP_COLOUR = "cyan"
 """Of the address that others see."""
 
+UNCOUNTED = "not counted before sysctl -w net.netfilter.nf_conntrack_acct=1, and then of new connections"
+"""Why there are no packets and bytes, and what to do."""
+
 _GOOD = (Status.APPLIED, Status.WANTED)
 _BAD = (Status.MISSING, Status.DRIFTED, Status.OVERRIDDEN)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from kvctl.cli.items import IDENTITY, identity, status_style
+from kvctl.cli.items import IDENTITY, UNCOUNTED, identity, status_style
 from kvctl.cli.output import (
     Column,
     amount,
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _COUNTING = "netfilter/nf_conntrack_acct"
-_NOT_COUNTED = (
-    "packets and bytes are not counted; of connections that begin from then on they are, with: "
-    "sysctl -w net.netfilter.nf_conntrack_acct=1"
-)
+_NOT_COUNTED = f"packets and bytes are {UNCOUNTED}"
 _AT_LEAST = "> there was more: connections have ended, and how much they carried was not told"
 _UNKNOWN = Rate()
 _GOOD = ("applied", "wanted")
@@ -135,7 +132,7 @@ def _reasons(items: Sequence[Item]) -> list[str]:
         printable(f"{identity(item)[0]}{f' ({item.family})' if item.family else ''} {item.status}: {text}")
         for item in items
         if item.status is not Status.FOREIGN
-        for text in [item.reason, *item.warnings][: 2 if item.reason is None else 1]
+        for text in (item.reason, *item.warnings)
         if text is not None
     ]
     over = len(told) - _MOST_REASONS
@@ -175,7 +172,7 @@ def _least(rate: Rate, value: float | None) -> str:
 
 @contextmanager
 def _screen() -> Iterator[Callable[[Sequence[str], _Columns, Sequence[str]], None]]:
-    """What shows a head, a table and what is said below it: in place of the last ones on a terminal, below them elsewhere."""
+    """What shows a head, a table and reasons: in place of the last ones on a terminal, below them elsewhere."""
     if is_plain():
         yield _print_block
         return
@@ -186,14 +183,19 @@ def _screen() -> Iterator[Callable[[Sequence[str], _Columns, Sequence[str]], Non
     from kvctl.cli.tables import terminal
 
     console = terminal()
-    with Live(
-        console=console,
-        auto_refresh=False,
-        vertical_overflow="crop",
-        # Its stand-ins for the streams do not know that they are a terminal.
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as live:
+    with ExitStack() as stack:
+        # Also where the signal comes while it is being hidden.
+        stack.callback(console.show_cursor)
+        live = stack.enter_context(
+            Live(
+                console=console,
+                auto_refresh=False,
+                vertical_overflow="crop",
+                # Its stand-ins for the streams do not know that they are a terminal.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+        )
 
         def show(head: Sequence[str], columns: _Columns, reasons: Sequence[str]) -> None:
             said = [part for line in head for part in wrapped(line)]
@@ -210,7 +212,8 @@ def _screen() -> Iterator[Callable[[Sequence[str], _Columns, Sequence[str]], Non
                 table = _narrow(titles, kept, width=console.width)
             if len(kept) < len(rows):
                 said.append(f"{len(rows) - len(kept)} rows do not fit here: those as wanted with nothing new")
-            live.update(Group(Text("\n".join(said)), table, Text("\n".join(below))), refresh=True)
+            parts = [Text("\n".join(said)), table, *map(Text, below)]
+            live.update(Group(*parts), refresh=True)
 
         def _height(table: RenderableType) -> int:
             return len(console.render_lines(table, pad=False))

@@ -40,6 +40,18 @@ def laid_out(columns: Sequence[Column], rows: Cells, *, width: int) -> Renderabl
     return Group(*(_block(columns, row, width=width) for row in broken))
 
 
+def least_left_out(columns: Sequence[Column], rows: Cells, *, width: int, may_go: Sequence[str]) -> set[str]:
+    """The titles, the first of `may_go`, without which it is a table; else, without which only names stand above."""
+    for above in (0, 1):
+        for count in range(len(may_go) + 1):
+            gone = set(may_go[:count])
+            left = [at for at, column in enumerate(columns) if column.title not in gone][above:]
+            widths = widths_of([columns[at] for at in left], [[row[at] for at in left] for row in rows])
+            if _GAP * above + _needs(widths) <= width:
+                return gone
+    return set(may_go)
+
+
 def _needs(widths: Sequence[int]) -> int:
     return sum(widths) + _GAP * (len(widths) - 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import signal
@@ -11,9 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from kvctl.cli import live_list
 from kvctl.cli.live_list import follow
+from kvctl.cli.output import Column
+from kvctl.cli.tables import least_left_out
 from kvctl.errors import NetfilterUnavailableError, NetlinkError
 from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family, parse_address
@@ -84,6 +88,54 @@ def test_a_service_that_comes_and_one_that_goes_are_rows_that_come_and_go(
     ]
     rates = [line.split()[6] for line in blocks[1] if line.startswith("sip/")]
     assert rates == ["0.0", "-"]
+
+
+def test_below_the_rows_stands_why_one_is_not_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    drifted = [
+        item(name, status=Status.DRIFTED)._replace(reason=f"its jump\nis gone \x1b[1m {name}")
+        for name in "abcde"
+    ]
+    warned = item("f")._replace(warnings=("its VIP is not here",))
+    _, good, bad, last = shown(capsys, [item("a")], [*drifted, item("x")], [warned])
+    assert good[-1].startswith("sip/a")
+    assert bad[-4:] == [
+        *(rf"# sip/{name} (ipv4) drifted: its jump is gone \x1b[1m {name}" for name in "abc"),
+        "# and 2 more: kvctl egress list",
+    ]
+    assert last[-1] == "# sip/f (ipv4) applied: its VIP is not here"
+
+
+COLUMNS = [Column(title) for title in ("SERVICE", "FAMILY", "VIP", "PODS", "STATUS", "CONNS", "NEW/S")]
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (62, "SERVICE FAMILY VIP PODS STATUS CONNS NEW/S"),
+        (61, "SERVICE VIP PODS STATUS CONNS NEW/S"),
+        (53, "SERVICE PODS STATUS CONNS NEW/S"),
+        (40, "SERVICE PODS STATUS NEW/S"),
+        (33, "SERVICE STATUS NEW/S"),
+        (27, "SERVICE PODS STATUS NEW/S"),
+        (21, "SERVICE STATUS NEW/S"),
+        (3, "SERVICE STATUS NEW/S"),
+    ],
+)
+def test_the_narrower_the_terminal_the_fewer_columns_and_never_without_status_and_rates(
+    width: int, shown: str
+) -> None:
+    row = ["sip/a-client", "ipv4", "192.0.2.245", "1", "drifted", "1", "0.0"]
+    gone = least_left_out(COLUMNS, [row], width=width, may_go=live_list._MAY_GO)
+    assert [column.title for column in COLUMNS if column.title not in gone] == shown.split()
+
+
+def test_two_families_of_a_service_are_told_apart_without_their_columns() -> None:
+    rows = [[f"sip/{'a' * 20}", family, "v", "1", "applied", "1", "0.0"] for family in ("ipv4", "ipv6")]
+    console = Console(width=30, file=io.StringIO())
+    console.print(live_list._narrow(COLUMNS, rows, width=30))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split()[1:] for line in lines if line.startswith("sip/")] == [["ipv4"], ["ipv6"]]
 
 
 def test_what_does_not_fit_is_what_has_nothing_to_see() -> None:

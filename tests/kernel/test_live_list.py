@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -117,12 +118,37 @@ def test_where_the_kernel_counts_no_bytes_the_reason_stands_above(node: Shell) -
         os.close(into)
         reader = Reader(out)
         reader.until(times=2, of="sip/")
+        mend = "sysctl -w net.netfilter.nf_conntrack_acct=1"
         assert (
-            "# packets and bytes are not counted: the sysctl net/netfilter/nf_conntrack_acct is not 1"
-            in reader.text
+            f"# packets and bytes are not counted before {mend}, and then of new connections" in reader.text
         )
         assert {row["PKTS/S"] for row in rows(reader.text)} == {"-"}
     os.close(out)
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (80, ["SERVICE", "VIP", "PODS", "STATUS", "CONNS", "NEW/S", "PKTS/S", "BYTES/S"]),
+        (40, ["PODS", "STATUS", "NEW/S", "PKTS/S", "BYTES/S"]),
+    ],
+)
+def test_on_a_narrow_terminal_status_and_rates_stay_and_a_row_that_drifts_has_its_reason_below(
+    node: Shell, columns: int, titles: list[str]
+) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with watching(node, at=slave, NO_COLOR="1", COLUMNS=str(columns)):
+        os.close(slave)
+        reader = Reader(master)
+        reader.until(times=2, of="applied")
+        node.lab.worker.run(["iptables-nft", "-t", "nat", "-F", "POSTROUTING"])
+        reader.until(times=1, of="missing")
+    os.close(master)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", reader.text).splitlines()
+    assert titles in [line.split() for line in lines]
+    assert max(map(len, lines)) <= columns
+    assert "drifted: the jump in POSTROUTING of nat is missing" in " ".join(" ".join(lines).split())
 
 
 def test_on_a_terminal_the_table_stays_in_its_place_and_nothing_is_said_at_the_end(node: Shell) -> None:

@@ -577,7 +577,8 @@ def test_connections_have_their_bytes_where_the_kernel_counts_them_and_the_reaso
 ) -> None:
     node.namespace.write_sysctls({"netfilter/nf_conntrack_acct": "0"})
     flow(node, POD, reply_to=VIP)
-    why = "    packets and bytes: - (not counted, because the sysctl net/netfilter/nf_conntrack_acct is 0)"
+    mend = "sysctl -w net.netfilter.nf_conntrack_acct=1"
+    why = f"    packets and bytes: - (not counted before {mend}, and then of new connections)"
     assert show(node).stdout.splitlines().count(why) == 1
     assert [(each["sent"], each["received"]) for each in told(node)["flows"]] == [(None, None)]
     node.namespace.write_sysctls({"netfilter/nf_conntrack_acct": "1"})
