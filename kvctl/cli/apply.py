@@ -17,6 +17,7 @@ from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.cli.placing import Placed, place, take_leftover, tell_leftover
 from kvctl.cli.progress import patient_lock
 from kvctl.cli.settings import told_backend, told_keep_connections
+from kvctl.cli.source import without_errors
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import plural
@@ -102,7 +103,8 @@ def command(
     if not with_vip:
         tell_leftover(leftover)
     quiet = not (routed or placed.changed or (with_vip and leftover))
-    return max(status, report_applied(applied, items, quiet=quiet))
+    untold = without_errors(items, wanted.resolution)
+    return max(status, report_applied(applied, untold, quiet=quiet))
 
 
 def _leftover(applied: Applied, *, scope: Scope, needed: Collection[Address]) -> tuple[Bound, ...]:

@@ -11,7 +11,7 @@ from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import explain, print_items
 from kvctl.cli.output import note
-from kvctl.cli.source import nobody_asks, report_absent, report_problems, report_source
+from kvctl.cli.source import nobody_asks, report_absent, report_problems, report_source, without_errors
 from kvctl.errors import UsageError
 from kvctl.model.net import Family
 from kvctl.model.snapshot import Snapshot
@@ -66,9 +66,9 @@ def command(
     status = max(
         report_source(objects, resolution), report_problems(resolution, refs), report_absent(refs, resolution)
     )
-    explain(items)
+    explain(without_errors(items, resolution))
     if not items and not status:
-        note(nobody_asks(resolution))
+        note(nobody_asks(objects, resolution))
     skipped = refs is not None and any(item.status is not Status.WANTED for item in items)
     return max(status, int(skipped))
 

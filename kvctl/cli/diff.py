@@ -15,6 +15,7 @@ from kvctl.cli.node import Wanted, named_but_skipped, read_wanted
 from kvctl.cli.output import note, print_json, print_yaml, printable
 from kvctl.cli.placing import Placing, find_places, removal, tell_leftover
 from kvctl.cli.settings import told_backend
+from kvctl.cli.source import without_errors
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
@@ -138,7 +139,7 @@ class Difference(NamedTuple):
         for text in taken_over(before, self.compared.items):
             note(text)
         report_look(self.found)
-        explain(self.compared.items)
+        explain(without_errors(self.compared.items, self.wanted.resolution))
         return status
 
 

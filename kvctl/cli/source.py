@@ -12,7 +12,9 @@ from kvctl.errors import ClusterError, InputError
 from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural
+from kvctl.policy.annotations import Problem, misspelt_switch
 from kvctl.policy.resolve import Resolution
+from kvctl.reconcile.report import Item
 
 
 def load(*, filenames: Sequence[str], kubeconfig: str | None, context: str | None) -> Objects:
@@ -41,6 +43,9 @@ def report_source(objects: Objects, resolution: Resolution, *, pruned: bool = Fa
     input_errors(objects.errors)
     for text in dict.fromkeys((*objects.warnings, *resolution.networks.warnings)):
         warning(printable(text))
+    for ref, service in resolution.services.items():
+        if (misspelt := misspelt_switch(service.annotations)) is not None:
+            warning(f"{ref}: {misspelt}")
     if pruned and objects.unidentified:
         warning(
             "nothing was pruned: an object without a readable name may be a Service that is then not absent"
@@ -82,10 +87,29 @@ def report_absent(refs: Iterable[ServiceRef] | None, resolution: Resolution, *, 
     return status
 
 
-def nobody_asks(resolution: Resolution) -> str:
+def without_errors(items: Iterable[Item], resolution: Resolution) -> list[Item]:
+    """The items as they are to be explained: what `report_problems` has said of them is not said again."""
+    told = {(skip.ref, skip.family): skip.problems for skip in resolution.skipped if skip.problems}
+    return [_without(told.get((item.ref, item.family), ()), item) if item.ref else item for item in items]
+
+
+def _without(problems: Sequence[Problem], item: Item) -> Item:
+    if not problems:
+        return item
+    said = "; ".join(map(str, problems))
+    see = "see the error above" if len(problems) == 1 else "see the errors above"
+    reason, *warnings = (
+        text.removesuffix(said) + see if text is not None and text.endswith(said) else text
+        for text in (item.reason, *item.warnings)
+    )
+    return item._replace(reason=reason, warnings=tuple(text for text in warnings if text is not None))
+
+
+def nobody_asks(objects: Objects, resolution: Resolution) -> str:
     """Why a source has no item at all, with the Services that look as if they should have been one."""
     if not resolution.present:
-        return "there is no Service in the source"
+        others = f"; passed over: {', '.join(objects.passed_over)}" if objects.passed_over else ""
+        return f"there is no Service in the source{others}"
     half = [
         str(ref)
         for ref, service in resolution.services.items()

@@ -13,6 +13,7 @@ from kvctl.errors import InputError
 from kvctl.model.net import Network
 from kvctl.model.objects import CidrKind, Endpoint, Node, Objects, Service
 from kvctl.model.ref import ServiceRef
+from kvctl.model.text import quote
 
 _View = TypeVar("_View", bound=views.View)
 Key = views.Name | int
@@ -107,6 +108,7 @@ class ObjectsBuilder:
     _kept: dict[str, dict[Key, Kept]] = field(default_factory=dict)
     _kubeadm: cidr_hints.Found = field(default_factory=cidr_hints.Found)
     _warnings: list[str] = field(default_factory=list)
+    _passed_over: dict[str, None] = field(default_factory=dict)
     _endpoints_known: bool = True
 
     def add(
@@ -132,6 +134,7 @@ class ObjectsBuilder:
             return
         rules = IN_FILES.get(its_kind)
         if rules is None:
+            self._pass_over(its_kind)
             return
         if version is not None and not isinstance(version, str):
             self._refuse(f"a {its_kind}{where}: apiVersion is {describe(version)}, not text", hint="write v1")
@@ -139,6 +142,7 @@ class ObjectsBuilder:
         # Knative's Service is another kind of the same name: the group decides.
         group = (version or "").rpartition("/")[0]
         if version is not None and group != rules.group:
+            self._pass_over(f"{its_kind} of {version}")
             return
         name, kept = examine(raw, rules, where=where)
         self._keep(its_kind, name, kept)
@@ -146,6 +150,10 @@ class ObjectsBuilder:
     def _keep(self, kind: str, name: views.Name | None, kept: Kept) -> None:
         of_kind = self._kept.setdefault(kind, {})
         of_kind[len(of_kind) if name is None else name] = kept
+
+    def _pass_over(self, kind: str) -> None:
+        if len(self._passed_over) < _MOST_NAMED:
+            self._passed_over[quote(kind)] = None
 
     def _refuse(self, message: str, *, hint: str) -> None:
         # By its text: five thousand empty entries are one line.
@@ -202,6 +210,8 @@ class ObjectsBuilder:
             endpoints_known=self._endpoints_known,
             from_api=self.from_api,
         )
+        if self._passed_over:
+            objects = replace(objects, passed_over=tuple(self._passed_over))
         refused = [error for kept in self._kept.get("", {}).values() for error in kept.errors]
         if not refused:
             return objects
@@ -217,6 +227,8 @@ class ObjectsBuilder:
         return iter(self._part(kind, type_).views)
 
 
+_MOST_NAMED = 8
+"""Kinds that are passed over: how many are kept."""
 _NOT_AN_OBJECT = "give Kubernetes manifests: objects with apiVersion, kind and metadata"
 
 

@@ -139,6 +139,8 @@ class Objects:
     endpoints_known: bool = True
     """False: EndpointSlices could not be read, so what Services without a selector lead to is not known."""
     warnings: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = field(default=(), compare=False)
+    """Some of the kinds that nothing is read of, in words that are safe to print: for messages, nothing follows."""
     from_api: bool = False
     """Read through the API, where annotations and spec are a tenant's word."""
     announced: Mapping[ServiceRef, frozenset[str]] = field(default_factory=dict)

@@ -248,6 +248,37 @@ class TestExitStatus:
             'Error: sip/sip-client: kube-vip.io/egress-destination-ports "5060" has no protocol\n'
             "Hint: write tcp:5060\n"
         ) in done.err
+        # Once: the reason of the item does not say it again, but in JSON, where there is nothing else to read.
+        assert done.err.count("has no protocol") == 1
+        assert "Note: sip/sip-client (ipv4) skipped: see the error above\n" in done.err
+        assert "has no protocol" in done.items[0]["reason"]
+
+    def test_a_misspelt_annotation_that_would_narrow_is_an_error(self, compute: Compute) -> None:
+        done = compute("-o", "json", objects=[service(destination_port="udp:5060"), pod()])
+        assert done.status == 1
+        assert [item["status"] for item in done.items] == ["skipped"]
+        assert (
+            'Error: sip/sip-client: kube-vip.io/egress-destination-ports "udp:5060" is misspelt: '
+            '"kube-vip.io/egress-destination-port" is not read\n'
+            "Hint: write kube-vip.io/egress-destination-ports\n"
+        ) in done.err
+
+    def test_a_misspelt_switch_is_said_although_nothing_is_asked(self, compute: Compute) -> None:
+        silent = service()
+        silent["metadata"]["annotations"] = {"kube-vip.io/egres": "true"}
+        done = compute(objects=[silent, pod()])
+        assert (
+            'Warning: sip/sip-client: the annotation "kube-vip.io/egres" has no effect here: '
+            "did you mean kube-vip.io/egress?\n"
+        ) in done.err
+
+    def test_kinds_that_were_passed_over_are_named_where_no_service_is_left(self, compute: Compute) -> None:
+        done = compute(
+            objects=[{**service(), "kind": "Servic"}, {**service(), "apiVersion": "knative.dev/v1"}]
+        )
+        assert done.err == (
+            'Note: there is no Service in the source; passed over: "Servic", "Service of knative.dev/v1"\n'
+        )
 
     def test_an_error_of_another_service_is_not_that_of_the_one_named(self, compute: Compute) -> None:
         objects = [service(destination_ports="5060"), pod(), service("web", vip="192.168.0.9")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_a_program_that_cannot_be_run_ends_as_in_a_shell(
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(mode)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(playground.os, "execve", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was run"))
     with pytest.raises(KvctlError) as caught:
         playground.execute("worker", [name])
     assert caught.value.exit_status == status
