@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from kvctl.model.flows import Flow
@@ -20,7 +21,7 @@ from kvctl.trace.passage import Passed, pass_through
 from kvctl.trace.ruleset import parse_any
 from kvctl.trace.said import Spared, own_rule, owner_of, service_of, what_is_rewritten, why_spared
 from kvctl.trace.targets import End
-from kvctl.trace.walk import Place, Step, TooMany, Way
+from kvctl.trace.walk import MOST_RULES, MOST_WAYS, Place, Step, TooMany, Way
 
 # Of a connection in one of these a new SYN makes another, which is translated anew (nf_conntrack_tcp_packet in Linux).
 _ENDED = ("TIME_WAIT", "CLOSE")
@@ -40,7 +41,9 @@ def judge(packet: Packet, reading: Reading, facts: Facts, flows: Sequence[Flow] 
     try:
         passage = pass_through(start, reading, facts)
     except TooMany:
-        unknown = ("too many matches that cannot be judged lead to too many different ways",)
+        unknown = (
+            f"too many rules, or matches that cannot be judged: given up ({MOST_WAYS} ways, {MOST_RULES} rules)",
+        )
         return Judgement(packet, flow=flow, others=others, unknown=unknown)
     judged = _Judge(packet, reading, facts, flow)
     results = [judged.one(passed) for passed in passage.ends]
@@ -171,18 +174,20 @@ class _Judge:
 
     def _service_with(self, vip: Address) -> ServiceRef | None:
         """A Service whose rules rewrite to this address."""
-        for step in self._rewriting():
-            rule = own_rule(step)
-            if rule is not None and rule.target.address == vip:
-                return service_of(step)
-        return None
+        rules = ((ref, own_rule(step)) for ref, its in self._rewriting.items() for step in its)
+        return next((ref for ref, rule in rules if rule is not None and rule.target.address == vip), None)
 
-    def _rewriting(self) -> Iterable[Step]:
+    @cached_property
+    def _rewriting(self) -> Mapping[ServiceRef | None, Sequence[Step]]:
+        """The rules of each Service's chains; read once for all ways."""
+        found: dict[ServiceRef | None, list[Step]] = {}
         for tables in self._tables:
             for chain, rules in _nat_chains(tables):
                 if chain.startswith(("KVCTL-SVC-", "KVCTL-OUT-")):
                     for _, text in rules:
-                        yield Step(Place("POSTROUTING", "", "nat"), chain, parse_any(text))
+                        step = Step(Place("POSTROUTING", "", "nat"), chain, parse_any(text))
+                        found.setdefault(service_of(step), []).append(step)
+        return found
 
     def _has_rules(self) -> bool:
         return any("nat" in tables and EGRESS_CHAIN in tables["nat"].chains for tables in self._tables)
@@ -209,7 +214,7 @@ class _Judge:
             return spared
         if spared.step.chain == spared.step.place.hook or own_rule(spared.step) is None:
             return spared
-        its = [step for step in self._rewriting() if service_of(step) == spared.service]
+        its = self._rewriting.get(spared.service, ())
         if any(self._lacks_heartbeats(step, way) for step in its):
             return spared._replace(reason=f"the heartbeats of {spared.service} have stopped")
         pod_jump = own_rule(spared.step)

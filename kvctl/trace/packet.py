@@ -81,6 +81,11 @@ class Packet:
     sources: tuple[Address, ...] = ()
     """Where the kernel chooses among several: what the source may become."""
 
+    def __hash__(self) -> int:
+        # Of what ways differ in: hashing all of it, address by address, is most of the work of a long walk.
+        its, connection = (int(self.source), int(self.destination), self.destination_port), self.connection
+        return hash((its, self.mark, connection.mark, self.source_chosen, self.destination_chosen))
+
     @property
     def family(self) -> Family:
         """The address family."""

@@ -20,7 +20,7 @@ from kvctl.node.lookup import Answer
 from kvctl.trace.facts import Facts
 from kvctl.trace.packet import Packet, Tracking
 from kvctl.trace.targets import End
-from kvctl.trace.walk import MOST_WAYS, Place, Step, TooMany, Walk, Way
+from kvctl.trace.walk import MOST_WAYS, Budget, Place, Step, TooMany, Walk, Way
 
 _BEFORE = (("PREROUTING", "raw"), ("PREROUTING", "mangle"), ("PREROUTING", "nat"))
 _AFTER = (
@@ -80,6 +80,7 @@ class _Node:
             if (backend, family) in reading.tables
         }
         self._facts = facts
+        self._budget = Budget()
         self.may_drop: list[Way] = []
 
     def through(self, stages: Sequence[tuple[str, str]], ways: Iterable[Way]) -> list[Way]:
@@ -112,7 +113,13 @@ class _Node:
         if table == "nat" and not connection.new:
             return [replace(way, packet=_as_before(hook, way.packet))]
         walks = [
-            Walk(Place(hook, str(backend), table), its.chains, its.policies, self._facts)
+            Walk(
+                Place(hook, str(backend), table),
+                its.chains,
+                its.policies,
+                facts=self._facts,
+                budget=self._budget,
+            )
             for backend, tables in self._tables.items()
             if (its := tables.get(table)) is not None and _says_something(its, hook)
         ]
@@ -173,8 +180,7 @@ def _merged(ways: Iterable[Way]) -> list[Way]:
     """Of ways that end alike the first."""
     found: dict[tuple[Packet, End, Step | None], Way] = {}
     for way in ways:
-        decided = way.steps[-1] if way.end is not End.PASSED else None
-        found.setdefault((way.packet, way.end, decided), way)
+        found.setdefault((way.packet, way.end, way.decided), way)
         if len(found) > MOST_WAYS:
             raise TooMany
     return list(found.values())

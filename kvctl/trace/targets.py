@@ -76,7 +76,8 @@ def changed(target: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet
     _check_options(target)
     try:
         if name == "MARK":
-            return replace(packet, mark=_set(target, packet.mark)), False
+            mark = _set(target, packet.mark)
+            return packet if mark == packet.mark else replace(packet, mark=mark), False
         if name == "CONNMARK":
             return _connection_mark(target, packet), False
         if name == "NOTRACK" or (name == "CT" and target.options == (("--notrack", ()),)):

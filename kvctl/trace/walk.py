@@ -18,6 +18,8 @@ from kvctl.trace.targets import FOLLOWED, PASSING, End, Unknown, changed
 
 MOST_WAYS = 1024
 """So many different ways of a packet are followed."""
+MOST_RULES = 200_000
+"""So many rules are looked at for one packet, on all its ways together: some seconds of work."""
 # nf_tables takes no walk of more than 16 chains, legacy's stack has as many places as the table has chains.
 _DEEPEST = 512
 _BUILT_IN = frozenset(("ACCEPT", "DROP", "REJECT", "RETURN", *PASSING, *FOLLOWED))
@@ -43,15 +45,41 @@ class Step(NamedTuple):
     taken: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+class Trail(NamedTuple):
+    """The steps of a way, the last first: ways that part have what came before in common."""
+
+    step: Step
+    before: Trail | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Way:
     """A packet, and how it came there."""
 
     packet: Packet
-    steps: tuple[Step, ...] = ()
+    trail: Trail | None = None
     end: End = End.PASSED
     reason: str = ""
     """Why the end is not known."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps in their order."""
+        found: list[Step] = []
+        trail = self.trail
+        while trail is not None:
+            found.append(trail.step)
+            trail = trail.before
+        return tuple(reversed(found))
+
+    @property
+    def decided(self) -> Step | None:
+        """The last step of a way that has ended; None: it goes on."""
+        return self.trail.step if self.trail is not None and self.end is not End.PASSED else None
+
+    def by(self, step: Step) -> Way:
+        """The way one step further."""
+        return Way(self.packet, Trail(step, self.trail), self.end, self.reason)
 
     @property
     def doubts(self) -> tuple[Step, ...]:
@@ -60,7 +88,22 @@ class Way:
 
 
 class TooMany(Exception):  # noqa: N818  # no error: an answer
-    """There are more ways than are followed."""
+    """There are more ways than are followed, or more rules than are looked at."""
+
+
+class Budget:
+    """How many rules may still be looked at."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MOST_RULES
+
+    def spend(self) -> None:
+        """One more rule; raises TooMany."""
+        self._left -= 1
+        if self._left < 0:
+            raise TooMany
 
 
 Chains = Mapping[str, tuple[tuple[int | None, str], ...]]
@@ -71,11 +114,14 @@ _Frames = tuple[tuple[str, int], ...]
 class Walk:
     """Leads a way through one table; `chains` as they were read, parsed as far as somebody comes there."""
 
-    def __init__(self, place: Place, chains: Chains, policies: Mapping[str, str], facts: Facts) -> None:
+    def __init__(
+        self, place: Place, chains: Chains, policies: Mapping[str, str], *, facts: Facts, budget: Budget
+    ) -> None:
         self._place = place
         self._chains = chains
         self._policies = policies
         self._facts = facts
+        self._budget = budget
 
     def lead(self, way: Way) -> list[Way]:
         """What may become of it, each different end once; raises TooMany."""
@@ -87,8 +133,7 @@ class Walk:
             frames, current = todo.pop()
             for frames_after, after in self._advance(frames, current):
                 if not frames_after:
-                    decided = after.steps[-1] if after.end is not End.PASSED else None
-                    ended.setdefault((after.packet, after.end, decided), after)
+                    ended.setdefault((after.packet, after.end, after.decided), after)
                 elif (frames_after, after.packet) not in seen:
                     seen.add((frames_after, after.packet))
                     todo.append((frames_after, after))
@@ -102,6 +147,7 @@ class Walk:
             chain, index = frames[-1]
             rules = self._chains.get(chain, ())
             while index < len(rules):
+                self._budget.spend()
                 rule = parse_any(rules[index][1])
                 index += 1
                 answer = matches(rule, way.packet, self._facts)
@@ -117,18 +163,18 @@ class Walk:
         if self._policies.get(hook, "ACCEPT") == "ACCEPT":
             return way
         step = Step(place=self._place, chain=hook, rule=None)
-        return replace(way, steps=(*way.steps, step), end=End.DROPPED)
+        return replace(way.by(step), end=End.DROPPED)
 
     def _both(
         self, frames: _Frames, way: Way, rule: AnyRule, *, doubt: str | None
     ) -> list[tuple[_Frames, Way]]:
         step = Step(place=self._place, chain=frames[-1][0], rule=rule, doubt=doubt)
-        taken = self._taken(frames, replace(way, steps=(*way.steps, step)), rule)
+        taken = self._taken(frames, way.by(step), rule)
         if doubt is None:
             return [taken]
         if taken[0] == frames and taken[1].packet == way.packet:
             return [(frames, way)]  # it changes nothing
-        passed_by = replace(way, steps=(*way.steps, step._replace(taken=False)))
+        passed_by = way.by(step._replace(taken=False))
         return [(frames, passed_by), taken]
 
     def _taken(self, frames: _Frames, way: Way, rule: AnyRule) -> tuple[_Frames, Way]:

@@ -8,10 +8,12 @@ import pytest
 
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Family, parse_address
+from kvctl.trace import walk
 from kvctl.trace.judge import judge
 from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.packet import Packet
 from kvctl.trace.story import sentence
+from kvctl.trace.walk import Place, Step, Way
 from tests.trace.packets import FACTS, nat, packet, reading
 
 SNAT = "-j SNAT --to-source 192.0.2.245"
@@ -298,6 +300,29 @@ def test_matches_that_lead_to_too_many_ways_give_no_verdict() -> None:
     judged = told(nat(*marks, SNAT))
     assert judged.verdict is None
     assert "too many" in judged.unknown[0]
+
+
+def test_a_long_table_is_followed_and_ways_that_are_long_together_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(walk, "MOST_RULES", 20_000)
+    taken = [f"-s 10.0.0.0/16 -m comment --comment {n}" for n in range(8000)]
+    assert str(told(nat(*taken, SNAT)).source) == "192.0.2.245"
+    forks = [f"-m statistic --probability 0.5 -j MARK --set-xmark {1 << n:#x}/{1 << n:#x}" for n in range(9)]
+    doubtful = "-m statistic --probability 0.5 -j MARK --set-xmark 0x1/0x1"
+    judged = told(nat(*forks, *[doubtful] * 100, SNAT))
+    assert judged.verdict is None
+    assert "given up" in judged.unknown[0]
+
+
+def test_ways_that_part_late_share_what_came_before() -> None:
+    step = Step(Place("FORWARD", "nft", "filter"), "FORWARD", None)
+    before = Way(packet()).by(step)
+    left, right = before.by(step), before.by(step._replace(taken=False))
+    assert left.trail is not None
+    assert right.trail is not None
+    assert left.trail.before is right.trail.before is before.trail
+    assert left.steps == (step, step)
 
 
 RECENT = "-m recent {}--rcheck --seconds 10 --name {} --mask 0.0.0.0 --rsource -m comment"
