@@ -11,7 +11,6 @@ from kvctl.model.net import Address
 from kvctl.model.rules import Table, table_of
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.nft import IPTABLES_TABLE
-from kvctl.reconcile.problems import MEND, Mend
 from kvctl.reconcile.report import Item, Status
 
 if TYPE_CHECKING:
@@ -261,15 +260,15 @@ def _end(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def report_look(look: Look, *, mend: Mend = MEND) -> None:
-    """Say what the look at the kernel found strange; `mend`: the command that writes rules again."""
+def report_look(look: Look, *, mend: Callable[[], object] = lambda: "kvctl egress apply") -> None:
+    """Say what the look at the kernel found strange; `mend`: the command that writes rules again, once needed."""
     for text in look.warnings:
         warning(printable(text))
     for site in (*look.sites.values(), *look.others.values()):
         for table in _emptied(site):
             warning(
                 f"kvctl's chains are here ({site.kernel.backend}, {site.family}), but empty: somebody flushed the "
-                f"{table} table; {mend} writes the rules again, flush --all removes the chains"
+                f"{table} table; {mend()} writes the rules again, flush --all removes the chains"
             )
     for family, site in look.sites.items():
         for table, beside in site.snapshot.around.items():

@@ -85,7 +85,6 @@ class Listing:
         self._told = told
         self._assume_vip = told_assume_vip(inputs.assume_vip)
 
-    @property
     def mend(self) -> Mend:
         """The command that messages name."""
         from kvctl.cli.again import mend_by
@@ -118,7 +117,7 @@ class Listing:
         from kvctl.reconcile.drift import with_causes
 
         assume = self._assume_vip or self.wanted is not None
-        return with_causes(found, compared, mend=self.mend, host=self._host(), assume_vip=assume)
+        return with_causes(found, compared, mend=self.mend(), host=self._host(), assume_vip=assume)
 
     def _host(self) -> Host:
         from kvctl.node.host import read_host
@@ -131,7 +130,7 @@ class Listing:
             return items
         from kvctl.cli.ways_out import with_route_warnings
 
-        return with_route_warnings(items, _ways(), self._host(), mend=self.mend)
+        return with_route_warnings(items, _ways(), self._host(), mend=self.mend())
 
 
 def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int:

@@ -76,7 +76,7 @@ def command(
         click.echo("\n\n".join(texts))
     if wanted is not None:
         status = wanted.report()
-    report_look(found, mend=mend)
+    report_look(found, mend=lambda: mend)
     status = max(status, _report_missing(refs or frozenset(), items, found))
     if not items and refs is None:
         note(f"no egress rules on this node ({found.choice.backend} back end)")

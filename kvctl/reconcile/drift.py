@@ -87,15 +87,25 @@ def with_causes(found: Look, compared: Compared, *, mend: Mend, host: Host, assu
     """The items, each that differs with what `show` says first as its reason."""
     drifts: dict[Family, Drift] = {}
     return [
-        _with_cause(item, found, compared, drifts, mend._replace(with_vip=_away(item, host, assume_vip)))
+        _with_cause(
+            item,
+            found,
+            compared,
+            drifts,
+            mend if assume_vip else mend._replace(with_vip=_away(item, found, host)),
+        )
         if item.status in DIFFERING and item.family in found.sites
         else item
         for item in compared.items
     ]
 
 
-def _away(item: Item, host: Host, assume_vip: bool) -> bool:
-    return item.vip is not None and not assume_vip and host.holds(item.vip) is None
+def _away(item: Item, found: Look, host: Host) -> bool:
+    """Whether its VIP is to be brought back, by whoever mends its rules: where nobody elects."""
+    if item.vip is None or item.ref is None or item.family is None or host.holds(item.vip) is not None:
+        return False
+    service = found.sites[item.family].installed.services.get(item.ref)
+    return service is None or service.policy is None or service.policy.fence is None
 
 
 def _with_cause(item: Item, found: Look, compared: Compared, drifts: dict[Family, Drift], mend: Mend) -> Item:

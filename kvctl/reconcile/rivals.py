@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 from kvctl.model.net import host_network
 from kvctl.model.rules import Table
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.nft import read_objects
 from kvctl.netfilter.overrides import find_override
 from kvctl.netfilter.position import rule_in_the_way
 from kvctl.netfilter.syntax import tokenize
@@ -15,6 +17,9 @@ from kvctl.reconcile.look import Look
 from kvctl.reconcile.side_by_side import short
 from kvctl.reconcile.site import Site
 
+_LATER = " translates what iptables does not"
+# NF_IP_PRI_NAT_SRC (netfilter_ipv4.h): where both iptables back ends hook POSTROUTING of the nat table.
+_SRCNAT = 100
 _LEAVING = ("ACCEPT", "RETURN")
 
 
@@ -36,13 +41,26 @@ def find_rival(found: Look, site: Site) -> str | None:
         )
     if site.kernel.backend is Backend.NFT:
         return None
-    return find_override(
+    chain = find_override(
         backend=site.kernel.backend,
         family=site.family,
         pods=pods,
-        nft_chains=found.nft_chains,
+        nft_chains=_of_equal_priority(found.nft_chains),
         later_too=True,
     )
+    if chain is None:
+        return None
+    return (
+        f"{chain.removesuffix(_LATER)} takes these pods' traffic before iptables' rules are asked, if it was "
+        "registered later than they: which was, cannot be read of the legacy back end"
+    )
+
+
+def _of_equal_priority(nft_chains: str) -> str:
+    """`nft -j list chains` without the chains that are asked after iptables' own, or before it."""
+    entries = (entry for entry in read_objects(nft_chains) if "chain" in entry)
+    equal = [entry for entry in entries if entry["chain"].get("prio") == _SRCNAT]
+    return json.dumps({"nftables": equal})
 
 
 def _translating(snapshot: Snapshot) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -249,6 +250,22 @@ def test_list_tells_the_same_cause(node: Node, broken: Callable[[Node], None]) -
     assert f"Note: sip/sip-client (ipv4) {status}: {cause}\n" == listed(node).stderr
 
 
+_LOADED = """
+import runpy, sys
+sys.argv[1:] = ["egress", "list"]
+try:
+    runpy.run_module("kvctl", run_name="__main__")
+except SystemExit:
+    print({"kvctl.reconcile.drift", "kvctl.cli.again", "kvctl.cli.ways_out"} & set(sys.modules))
+"""
+
+
+def test_where_nothing_has_drifted_list_looks_no_further(node: Node) -> None:
+    assert node.run(sys.executable, "-c", _LOADED).splitlines()[-1] == "set()"
+    jump_gone(node)
+    assert "drift" in node.run(sys.executable, "-c", _LOADED).splitlines()[-1]
+
+
 def test_of_rules_that_are_gone_nothing_is_said_to_be_as_wanted(node: Node) -> None:
     chain_emptied(node)
     text = show(node).stdout
@@ -296,6 +313,22 @@ def test_where_the_other_back_end_may_win_that_comes_first_and_nobody_is_sent_in
         ),
     ]
     assert "(wrong source)" in show(node).stdout
+
+
+@pytest.mark.parametrize(("priority", "is_rival"), [(100, True), (101, False)])
+def test_beside_the_legacy_back_end_a_native_chain_of_its_priority_is_a_rival(
+    node: Node, priority: int, is_rival: bool
+) -> None:
+    node.flush()
+    node = replace(node, backend="legacy")
+    node.apply(WANTED)
+    chain = f"type nat hook postrouting priority {priority};"
+    node.run("nft", f"add table ip x; add chain ip x p {{ {chain} }}; add rule ip x p masquerade")
+    rival = (
+        "nft chain p of table ip x takes these pods' traffic before iptables' rules are asked, if it was registered "
+        "later than they: which was, cannot be read of the legacy back end"
+    )
+    assert told(node, "--no-nftables")["problems"] == ([rival] if is_rival else [])
 
 
 @pytest.mark.parametrize(
