@@ -121,7 +121,7 @@ def command(
     echo itself has seen (kvctl egress echo --log).
 
     Exit status: 0 all as expected; 1 any wrong source, any answer lost, or nothing asked that SERVICE rewrites; 4 a
-    pod's namespace cannot be entered.
+    pod's namespace cannot be entered. Ctrl-C is how --watch is meant to end: it ends with one of these, too.
     """
     if service is None and source is None:
         raise UsageError(

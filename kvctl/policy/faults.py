@@ -49,7 +49,7 @@ def _why_stronger(winner: Claim, own: Claim) -> str:
         return f" comes before {own.vip.field}"
     if winner.created != own.created:
         return "; the older claim counts"
-    return "; of claims of one age that of the first name counts"
+    return "; neither claim is known to be older, so the first name counts"
 
 
 def other_lease(

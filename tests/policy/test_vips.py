@@ -205,7 +205,7 @@ class TestClaims:
             (service("b/b", created=9), "status.loadBalancer.ingress; the older claim counts"),
             (
                 service("b/b", created=1),
-                "status.loadBalancer.ingress; of claims of one age that of the first name counts",
+                "status.loadBalancer.ingress; neither claim is known to be older, so the first name counts",
             ),
             (
                 service("b/b", vip=None, annotations={ADDRESSES: "192.168.0.245"}, created=1),

@@ -36,6 +36,12 @@ def test_the_help_of_compute_says_how_the_rules_are_seen() -> None:
     assert "The rules themselves are printed by -o iptables" in told("egress", "compute")
 
 
+def test_the_help_of_verify_says_how_a_watch_ends() -> None:
+    assert "Ctrl-C is how --watch is meant to end: it ends with one of these, too." in told(
+        "egress", "verify"
+    )
+
+
 def test_a_lab_that_is_up_names_all_its_places_and_what_to_do_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(playground, "up", lambda *, backend: True)
     monkeypatch.setattr(playground, "default_backend", lambda: "nft")
