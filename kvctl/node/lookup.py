@@ -16,7 +16,8 @@ from kvctl.errors import NetlinkError
 from kvctl.model.net import Address, contains
 from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink
 from kvctl.netlink.messages import attribute, read_attributes
-from kvctl.node.route_layout import ROUTE, RTA_DST, RTA_MULTIPATH, RTN_UNICAST, read_hops
+from kvctl.node.open_rules import find_open_rule
+from kvctl.node.route_layout import ROUTE, RTA_DST, RTA_MULTIPATH, RTA_OIF, RTN_UNICAST, read_hops
 from kvctl.node.rtnetlink import (
     AF_INET,
     AF_INET6,
@@ -35,8 +36,11 @@ from kvctl.node.rtnetlink import (
     unpack,
 )
 
-_RTM_GETADDR, _RTM_GETROUTE = 22, 26
+_RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEXTHOP = 22, 26, 106
 _RTA_SRC, _RTA_IIF, _RTA_MARK, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 2, 3, 16, 27, 28, 29
+_RTA_NH_ID = 30
+# linux/nexthop.h: struct nhmsg, and attributes of next hops that are objects of their own.
+_NEXT_HOP_HEADER_BYTES, _NHA_ID, _NHA_GROUP = 8, 1, 2
 # Kernel 4.13: tell of the route itself, not of what this packet would take of it.
 _RTM_F_FIB_MATCH = 0x2000
 _KINDS = (
@@ -87,6 +91,8 @@ class Answer(NamedTuple):
     reason: str | None = None
     several: bool = False
     """The route has several next hops, and another packet may take another."""
+    open_rule: str | None = None
+    """A rule of policy routing that may lead it elsewhere, by what is not known of the packet."""
 
 
 def look_up(sought: Sought) -> Answer:
@@ -105,18 +111,26 @@ def look_up(sought: Sought) -> Answer:
         except NetlinkError as error:
             if error.errno not in _NO_WAY:
                 raise
-            return Answer(kind="refused", reason=_reason(error.errno, sought))
+            reason, rule = _reason(error.errno, sought), _open_rule(netlink, sought, local=False)
+            return Answer(kind="refused", reason=reason, open_rule=rule)
         kind = _KINDS[number] if number < len(_KINDS) else str(number)
+        rule = _open_rule(netlink, sought, local=kind == "local")
         if kind in _REFUSING:
-            return Answer(kind="refused", reason=f"a route of type {kind}")
+            return Answer(kind="refused", reason=f"a route of type {kind}", open_rule=rule)
         hop = next(iter(read_hops(parts, flags=flags)), None)
         if hop is None or hop.interface is None:
-            return Answer(kind=kind)
+            return Answer(kind=kind, open_rule=rule)
         name = read_one_link(netlink, number=hop.interface, what=what).name
         if sought.iif is not None and number == RTN_UNICAST and not _forwards(sought):
             return Answer(kind="refused", reason="net.ipv6.conf.all.forwarding is 0")
         several = number == RTN_UNICAST and _has_several(netlink, sought, iif=iif)
-        return Answer(kind=kind, interface=name, gateway=hop.gateway, several=several)
+        return Answer(kind=kind, interface=name, gateway=hop.gateway, several=several, open_rule=rule)
+
+
+def _open_rule(netlink: Netlink, sought: Sought, *, local: bool) -> str | None:
+    if sought.protocol is None:  # it is not about one packet
+        return None
+    return find_open_rule(netlink, sought, local=local, what="cannot read the routing rules")
 
 
 def _reason(number: int, sought: Sought) -> str:
@@ -174,13 +188,28 @@ def _forwards_ipv4(interface: str | None) -> bool:
 def _has_several(netlink: Netlink, sought: Sought, *, iif: int | None) -> bool:
     query = _query(sought, iif=iif, flags=_RTM_F_FIB_MATCH)
 
-    def read(buffer: bytearray, start: int, end: int) -> bool:
-        return RTA_MULTIPATH in read_attributes(buffer, start + ROUTE.size, end)
+    def read(buffer: bytearray, start: int, end: int) -> dict[int, bytes]:
+        return read_attributes(buffer, start + ROUTE.size, end)
 
     try:
-        return netlink.ask(kind=_RTM_GETROUTE, payload=query, read=read, what="cannot ask for a route")
+        parts = netlink.ask(kind=_RTM_GETROUTE, payload=query, read=read, what="cannot ask for a route")
     except NetlinkError:
         return False
+    if RTA_MULTIPATH in parts or _RTA_NH_ID not in parts or RTA_OIF in parts:
+        return RTA_MULTIPATH in parts
+    # net.ipv4.nexthop_compat_mode is 0: the route tells no more than the number of its next hop.
+    return _is_group(netlink, parts[_RTA_NH_ID])
+
+
+def _is_group(netlink: Netlink, number: bytes) -> bool:
+    def read(buffer: bytearray, start: int, end: int) -> bool:
+        return _NHA_GROUP in read_attributes(buffer, start + _NEXT_HOP_HEADER_BYTES, end)
+
+    payload = bytes(_NEXT_HOP_HEADER_BYTES) + attribute(_NHA_ID, number)
+    try:
+        return netlink.ask(kind=_RTM_GETNEXTHOP, payload=payload, read=read, what="cannot ask for a next hop")
+    except NetlinkError:
+        return True
 
 
 class _Candidate(NamedTuple):

@@ -122,6 +122,11 @@ class _Judge:
         if packet.sources:
             among = ", ".join(map(str, packet.sources))
             return f"{named(way.steps[-1])}: the kernel chooses one of {among}"
+        if route is not None and route.open_rule is not None:
+            open_rule = f"the ip rule {route.open_rule} may lead it elsewhere"
+            return (
+                f"{open_rule}, by its ports, protocol or type of service, as far as they are not given here"
+            )
         if route is not None and (route.several or route.kind not in ("unicast", "local", "refused")):
             what = "has several next hops" if route.several else f"is of type {route.kind}"
             return f"the route to {packet.destination} {what}"

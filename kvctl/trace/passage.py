@@ -57,7 +57,8 @@ def pass_through(packet: Packet, reading: Reading, facts: Facts) -> Passage:
     forwarded: list[tuple[Way, Answer]] = []
     for way in going:
         route = facts.way(way.packet)
-        if route.kind == "unicast" and not route.several and route.interface is not None:
+        sure = not route.several and route.open_rule is None
+        if route.kind == "unicast" and sure and route.interface is not None:
             next_hop = route.gateway
             if next_hop is None or next_hop.version != way.packet.destination.version:
                 next_hop = way.packet.destination

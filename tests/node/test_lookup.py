@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from kvctl.lab.netns import Namespace
 from kvctl.model.net import parse_address
 from kvctl.node.lookup import Answer, Sought, look_up, masquerade_addresses
@@ -68,6 +72,60 @@ def test_a_route_of_several_next_hops_is_told_from_one(namespace: Namespace) -> 
     prepared(namespace, "route add 203.0.113.0/24 nexthop via 192.0.2.1 nexthop via 192.0.2.3")
     assert ask(namespace, "203.0.113.1").several
     assert not ask(namespace, "192.0.2.9").several
+
+
+@pytest.mark.parametrize(
+    ("compatible", "number", "several"), [("1", 10, True), ("0", 10, True), ("0", 1, False)]
+)
+def test_a_group_of_next_hops_is_told_from_one(
+    namespace: Namespace, compatible: str, number: int, *, several: bool
+) -> None:
+    prepared(
+        namespace,
+        "nexthop add id 1 via 192.0.2.1 dev out",
+        "nexthop add id 2 via 192.0.2.3 dev out",
+        "nexthop add id 10 group 1/2",
+        f"route add 203.0.113.0/24 nhid {number}",
+    )
+    namespace.write_sysctls({"ipv4/nexthop_compat_mode": compatible})
+    assert ask(namespace, "203.0.113.1").several is several
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked", "is_open"),
+    [
+        ("sport 4000", {}, True),
+        ("sport 4000", {"source_port": 4000}, False),
+        ("sport 4000-5000", {"source_port": 9, "protocol": "sctp"}, False),
+        ("sport 4000", {"source_port": 4000, "protocol": "sctp"}, True),
+        ("sport 4000 iif out", {}, False),
+        ("sport 4000 from 10.9.9.9", {}, False),
+        ("sport 4000 from 10.0.0.0/24", {}, True),
+        ("sport 4000 fwmark 1", {}, False),
+        ("sport 4000 ipproto tcp", {}, False),
+        ("sport 4000", {"protocol": "icmp"}, False),
+        ("not sport 4000 from 10.9.9.9", {}, True),
+        ("dport 5060", {}, True),
+        ("dport 5060", {"destination_port": 53}, False),
+        ("dport 5060 to 198.51.100.0/24", {}, False),
+        ("ipproto sctp", {"protocol": "sctp"}, True),
+        ("ipproto sctp", {}, False),
+        ("tos 0x10", {"source_port": 1, "destination_port": 2}, True),
+        ("fwmark 1", {}, False),
+    ],
+)
+def test_a_rule_that_asks_for_what_is_not_given_is_told(
+    namespace: Namespace, rule: str, asked: dict[str, Any], *, is_open: bool
+) -> None:
+    prepared(namespace, "route add default via 192.0.2.1", f"rule add {rule} prio 100 lookup 77")
+    sought = Sought(parse_address("203.0.113.1"), source=POD, iif="pod", protocol="udp")._replace(**asked)
+    with namespace.entered():
+        answer = look_up(sought)
+        here = look_up(sought._replace(destination=parse_address("192.0.2.2")))
+    assert answer.interface == "out"
+    assert (answer.open_rule or "").startswith("100:" if is_open else "")
+    assert (answer.open_rule is not None) is is_open
+    assert (here.kind, here.open_rule) == ("local", None)
 
 
 def test_ipv4_masquerades_as_the_first_address_of_the_next_hops_network(namespace: Namespace) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Family, parse_address
+from kvctl.node.lookup import Answer
 from kvctl.trace import walk
 from kvctl.trace.judge import judge
 from kvctl.trace.judgement import Judgement, Verdict
@@ -219,6 +220,14 @@ def test_a_mark_set_before_the_routing_decides_the_interface() -> None:
     text = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.1/32 -j MARK --set-xmark 0x1/0x1\nCOMMIT\n"
     assert told(text).interface == "eth1"
     assert told().interface == "eth0"
+
+
+@pytest.mark.parametrize("kind", ["unicast", "refused", "local"])
+def test_a_rule_of_routing_that_may_lead_elsewhere_gives_no_verdict(kind: str) -> None:
+    way = Answer(kind=kind, interface="eth0", open_rule="100: sport lookup 77")
+    judged = judge(packet(), reading(nat(SNAT)), FACTS._replace(way=lambda packet: way))
+    assert judged.verdict is None
+    assert "the ip rule 100: sport lookup 77 may lead it elsewhere" in sentence(judged)
 
 
 def test_a_connection_that_is_there_counts_and_nat_is_not_asked() -> None:
