@@ -15,6 +15,7 @@ from kvctl.cli.items import (
     item_json,
     seen_end,
     status_style,
+    tells_rules,
 )
 from kvctl.cli.output import Json, amount, coloured, printable, wrapped
 from kvctl.model.flows import Flow
@@ -90,7 +91,7 @@ def _headline(item: Item, worst: str) -> _Line:
 
 def _facts(each: Detail, around: Around) -> list[tuple[str, str]]:
     item = each.item
-    known = item.vip is not None  # else its rules are not there to tell
+    known = tells_rules(item)
     begun = "-" if item.connections is None else f"{item.connections} begun under these rules"
     return [
         *around.facts(each),

@@ -198,10 +198,13 @@ def identity(item: Item) -> list[str]:
     ]
 
 
+def tells_rules(item: Item) -> bool:
+    """Whether an empty list of ports or networks means all; else what its rules are, or would be, is not known."""
+    return item.vip is not None and (item.status not in (Status.SKIPPED, Status.ELSEWHERE) or bool(item.pods))
+
+
 def _ports(item: Item) -> str:
-    # Without a VIP nothing is known of its rules, which is not that they are for all traffic.
-    without = item.vip is None or (item.status in (Status.SKIPPED, Status.ELSEWHERE) and not item.pods)
-    return _joined(item.ports, "-" if without else "all")
+    return _joined(item.ports, "all" if tells_rules(item) else "-")
 
 
 def _holder(item: Item, node: str | None) -> str:

@@ -266,11 +266,13 @@ def test_where_nothing_has_drifted_list_looks_no_further(node: Node) -> None:
     assert "drift" in node.run(sys.executable, "-c", _LOADED).splitlines()[-1]
 
 
-def test_of_rules_that_are_gone_nothing_is_said_to_be_as_wanted(node: Node) -> None:
+def test_of_rules_that_are_gone_nothing_is_said_to_be_as_wanted(node: Node, tmp_path: Path) -> None:
+    nobodys = manifest(tmp_path / "a.json", asks("sip/other", vip="198.51.100.246", selector="nobody"))
     chain_emptied(node)
     text = show(node).stdout
     assert "  2 rules, others are missing: -f or --cluster shows which (" in text
     assert "  ports:              -\n" in text
+    assert "  ports:              all traffic\n" not in show(node, *nobodys).stdout
     assert listed(node).stdout.splitlines()[1].split() == [
         *("sip/sip-client", "ipv4", "-", "1", "-", "drifted", "-")
     ]
