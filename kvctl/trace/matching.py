@@ -29,7 +29,7 @@ _WHY_UNKNOWN = {
     "connbytes": "it depends on what has passed before",
     "quota": "it depends on what has passed before",
     "time": "it depends on the time",
-    NATIVE: "a native nft rule, of which iptables-save does not print the truth",
+    NATIVE: "a native nft rule, which iptables-save prints wrong: see nft -a list ruleset",
     "owner": "whose socket it is shows only in what this host sends itself",
 }
 _PROTOCOL_NUMBERS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "132": "sctp"}

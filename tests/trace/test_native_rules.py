@@ -63,7 +63,7 @@ def test_a_native_rule_that_may_drop_is_no_drop_and_is_noted(told: Worker, rule:
     assert note.startswith(
         "it may be dropped before, in filter FORWARD: it cannot be judged: -m nft --handle "
     )
-    assert note.endswith(": a native nft rule, of which iptables-save does not print the truth")
+    assert note.endswith(": a native nft rule, which iptables-save prints wrong: see nft -a list ruleset")
 
 
 def test_a_native_rule_that_may_end_the_walk_before_ours_gives_no_verdict(told: Worker) -> None:
