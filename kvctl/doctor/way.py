@@ -13,6 +13,7 @@ from kvctl.doctor.packets import Sample, judged, judged_answer, samples
 from kvctl.doctor.scene import Scene
 from kvctl.model.net import host_network
 from kvctl.model.text import one_line, plural
+from kvctl.netfilter.native import ask_ruleset, corrected_reading, read_ruleset
 from kvctl.trace.judgement import Judgement, Verdict
 from kvctl.trace.said import own_rule, owner_of, spelled
 from kvctl.trace.walk import Step
@@ -31,6 +32,8 @@ class _Dropped(NamedTuple):
 
 def check(scene: Scene) -> Iterator[Finding]:
     """A few pods; each rule that drops is told once."""
+    # Else it would believe what iptables-save makes of native rules.
+    scene = scene._replace(reading=corrected_reading(scene.reading, read_ruleset(ask_ruleset())))
     dropped: dict[tuple[str, str, str], _Dropped] = {}
     passing = 0
     for sample in samples(scene):

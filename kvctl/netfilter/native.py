@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kvctl.model.net import Family
+from kvctl.netfilter.binaries import Backend
+from kvctl.netfilter.kernel import Reading
 from kvctl.netfilter.nft import Json, Question, read_objects
 from kvctl.netfilter.savetext import SavedTable, SavedTables
 
@@ -50,6 +52,15 @@ def corrected(
         told = tuple((count, new or old) for (count, old), new in zip(printed, rules, strict=True))
         tables[table] = _with_chain(its, chain, told)
     return saved._replace(tables=tables), tuple(unknown)
+
+
+def corrected_reading(reading: Reading, ruleset: Sequence[Json]) -> Reading:
+    """Both families' tables of a reading as `corrected` has them; what it could not tell stays as it is printed."""
+    tables = {
+        (backend, family): corrected(saved, ruleset, family=family)[0] if backend is Backend.NFT else saved
+        for (backend, family), saved in reading.tables.items()
+    }
+    return reading._replace(tables=tables)
 
 
 def rewriting_beside(

@@ -162,6 +162,15 @@ class TestRulesThatDrop:
         node.run(*mend.split())
         assert look_at(node).exit_status == 0
 
+    def test_a_native_rule_that_is_printed_as_a_drop_of_all_is_not_believed(self, node: Node) -> None:
+        if node.backend != "nft":
+            pytest.skip("native rules are nft's")
+        node.iptables("-A", "FORWARD", "-s", "10.99.0.0/16", "-j", "ACCEPT", table="filter")
+        rule = "add rule ip filter FORWARD ip saddr { 10.99.0.1, 10.99.0.2 } drop"
+        node.run("nft", *rule.split())
+        assert "-A FORWARD -j DROP" in node.run("iptables-nft-save", "-t", "filter")
+        assert not [each for each in of_level(look_at(node), Level.FAILURE) if each.check == "way"]
+
     def test_a_rule_that_names_the_pod(self, node: Node) -> None:
         node.iptables("-A", "FORWARD", "-s", POD, "-j", "DROP", table="filter")
         found = look_at(node)
