@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -21,6 +22,14 @@ MakeNamespace = Callable[[], Namespace]
 def _own_xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Legacy binaries take a lock file of the test run, not the host's (iptables(8), XTABLES_LOCKFILE)."""
     os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("lock") / "xtables.lock")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_reach_children() -> None:
+    """Whoever runs the tests in the background (nohup, `&`) has these ignored, and so would all that they start."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")

@@ -60,4 +60,6 @@ def namespace_lock(
 def _holder(descriptor: int) -> str:
     """Who holds the lock: anybody in this namespace may."""
     process = holder_of(os.fstat(descriptor))
-    return "wait for it to end" if process is None else f"it is held by process {process}: see ps -p {process}"
+    return (
+        "wait for it to end" if process is None else f"it is held by process {process}: see ps -p {process}"
+    )

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ import kvctl
 from kvctl import proc
 from kvctl.lab.netns import Namespace
 from tests.doctor.host import prepare
+from tests.waiting import heard
 
 FITTING = ("--pod-cidr", "10.244.0.0/16", "--service-cidr", "10.96.0.0/12")
 _OTHER_USER = (
@@ -93,10 +93,8 @@ def on_a_terminal(host: Namespace, *, columns: int, env: Mapping[str, str]) -> l
     with subprocess.Popen(argv, stdout=end, env={**os.environ, "TERM": "xterm", **env}):
         os.close(end)
         sent = b""
-        # Linux says EIO when the last process has closed its end.
-        with suppress(OSError):
-            while part := os.read(screen, 65536):
-                sent += part
+        while part := heard(screen):
+            sent += part
     os.close(screen)
     return sent.decode("ascii").replace("\r", "").splitlines()
 

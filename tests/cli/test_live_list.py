@@ -23,6 +23,7 @@ from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family, parse_address
 from kvctl.netns import setns
 from kvctl.reconcile.report import Item, Status
+from tests.waiting import heard
 
 LOOK: Any = SimpleNamespace(choice=SimpleNamespace(backend="nft"))
 VIP = parse_address("192.0.2.245")
@@ -161,12 +162,14 @@ def test_a_terminal_gets_its_cursor_back_whatever_ends_the_watch(
         os._exit(127)
     try:
         text = b""
-        with suppress(OSError):  # EIO: it has ended
-            while part := os.read(terminal, 4096):
-                text += part
-                if b"\x1b[?25l" in text and b"\x1b[?25h" not in text:
-                    os.kill(child, number)
+        while part := heard(terminal):
+            text += part
+            if b"\x1b[?25l" in text and b"\x1b[?25h" not in text:
+                os.kill(child, number)
         _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
     finally:
         os.close(terminal)
     assert text.rindex(b"\x1b[?25h") > text.rindex(b"\x1b[?25l")

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ from kvctl.policy.layout import DROPPING, service_chain
 from tests.builders import networks, pod, ref, service
 from tests.conftest import MakeLab
 from tests.kernel.node import SECOND_VIPS, VIPS, Worker, lab_pod
-from tests.waiting import until
+from tests.waiting import heard, until
 
 POD, OUTSIDE, VIP, NODE = "10.0.0.1", "192.168.0.250", "192.168.0.245", "192.168.0.240"
 QUICK = ("--interval", "0.01", "--count", "3")
@@ -525,13 +526,16 @@ def test_on_a_terminal_one_line_is_renewed_and_gone_at_the_end(
     sent, told = b"", False
     with Echo(lab["outside"], ports=(5060,)), subprocess.Popen(argv, stdout=end, env=environment) as process:
         os.close(end)
-        # Linux says EIO when the last process has closed its end.
-        with suppress(OSError):
-            while part := os.read(screen, 65536):
+        try:
+            begun = time.monotonic()
+            while part := heard(screen):
                 sent += part
+                assert time.monotonic() < begun + 60, sent
                 if b"1 s: " in sent and not told:
                     process.send_signal(signal.SIGINT)
                     told = True
+        finally:
+            process.kill()
     os.close(screen)
     text = sent.decode("utf-8")
     assert process.returncode == 0, text

@@ -162,9 +162,8 @@ class TestRulesThatDrop:
         node.run(*mend.split())
         assert look_at(node).exit_status == 0
 
+    @pytest.mark.parametrize("backend", ["nft"])
     def test_a_native_rule_that_is_printed_as_a_drop_of_all_is_not_believed(self, node: Node) -> None:
-        if node.backend != "nft":
-            pytest.skip("native rules are nft's")
         node.iptables("-A", "FORWARD", "-s", "10.99.0.0/16", "-j", "ACCEPT", table="filter")
         rule = "add rule ip filter FORWARD ip saddr { 10.99.0.1, 10.99.0.2 } drop"
         node.run("nft", *rule.split())

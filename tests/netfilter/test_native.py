@@ -15,8 +15,10 @@ OWN = (
     "! -s 10.0.0.0/24 -p tcp -m tcp ! --sport 5:9 -j ACCEPT",
     "-s 10.0.0.0/255.0.255.0 -i eth+ ! -o lo -j RETURN",
     "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m mark --mark 0x1/0x1 -j LOG",
-    "-p udp -m multiport --dports 1,2,5:7 -m iprange --src-range 192.0.2.4-192.0.2.9 -j REJECT "
-    "--reject-with icmp-port-unreachable",
+    (
+        "-p udp -m multiport --dports 1,2,5:7 -m iprange --src-range 192.0.2.4-192.0.2.9 -j REJECT "
+        "--reject-with icmp-port-unreachable"
+    ),
     "-p icmp -m icmp --icmp-type 8 -m limit --limit 5/sec -j NFLOG --nflog-group 3",
     '-m conntrack --ctstate NEW -m comment --comment "of mine" -j MARK --set-xmark 0x1/0x1',
 )
