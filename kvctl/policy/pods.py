@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -40,13 +41,16 @@ class PodIndex:
 
     def why_unusable(self, service: Service, *, family: Family) -> str | None:
         """The sentence about a pod that the selector matches and that does not count; None: there is none."""
-        for pod, why in self.unusable.get(service.ref.namespace, ()):
-            if service.selector.items() <= pod.labels.items():
-                return f"pod {pod.name} matches spec.selector, but {why}"
-        for pod in selected_pods(service, self):
-            if not any(family_of(address) is family for address in pod.addresses):
-                return f"pod {pod.name} matches spec.selector, but it has no {family} address"
-        return None
+        sentences = [
+            f"pod {pod.name} matches spec.selector, but {why}"
+            for pod, why in self.unusable.get(service.ref.namespace, ())
+            if service.selector.items() <= pod.labels.items()
+        ] or [
+            f"pod {pod.name} matches spec.selector, but it has no {family} address"
+            for pod in selected_pods(service, self)
+            if not any(family_of(address) is family for address in pod.addresses)
+        ]
+        return min(sentences, default=None)
 
     def nearly_selected(self, service: Service) -> tuple[Pod, str, str] | None:
         """A pod of the namespace that misses the selector by a letter or two, and its label; None: none is seen."""
@@ -92,9 +96,11 @@ def index_pods(objects: Objects) -> PodIndex:
             if pod.host_network and not pod.finished:
                 host_addresses.update(pod.addresses)
             continue
+        # The first by name, whatever order the source has them in.
         sample = samples.setdefault(pod.namespace, [])
-        if len(sample) < _MOST_SAMPLES:
-            sample.append(pod)
+        if len(sample) < _MOST_SAMPLES or pod.name < sample[-1].name:
+            insort(sample, pod, key=_name)
+            del sample[_MOST_SAMPLES:]
         for key, value in pod.labels.items():
             by_label.setdefault((pod.namespace, key, value), []).append(pod)
         for address in pod.addresses:
@@ -122,6 +128,10 @@ def _why_unusable(pod: Pod) -> str | None:
     if pod.host_network:
         return "it uses the host's network, so its address is the node's"
     return None if pod.addresses else "it has no address yet: its status.podIP is empty"
+
+
+def _name(pod: Pod) -> str:
+    return pod.name
 
 
 def _claim(pod: Pod) -> tuple[bool, int, str, str]:
@@ -190,7 +200,7 @@ def _lost(
 ) -> Iterable[str]:
     """A sentence for each address of a pod that is another pod's; of one that goes only where no other counts."""
     counted = {member.address for member in here}
-    for pod in selected_pods(service, index):
+    for pod in sorted(selected_pods(service, index), key=_name):
         if not _is_on(pod.node, node) or (pod.deleting and here):
             continue
         for address in pod.addresses:
