@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from kvctl.doctor.finding import Finding, failure, fine, unknown, warning
 from kvctl.doctor.ranges import known_networks
 from kvctl.doctor.scene import Scene
-from kvctl.model.net import Family, Network, host_network, overlap, parse_network
+from kvctl.doctor.tracking import untracked
+from kvctl.model.net import Network, host_network
 from kvctl.model.objects import CidrKind
 from kvctl.model.rules import Hook, table_of
 from kvctl.model.text import one_line, plural
@@ -18,9 +18,6 @@ from kvctl.reconcile.look import Look
 from kvctl.reconcile.site import Site
 
 CHECK = "order"
-_NOTRACK = re.compile(r"-j (?:NOTRACK|CT --notrack)")
-# As iptables-save prints it: first, unless what follows is about all but this network.
-_SOURCE = re.compile(r"-s (?P<network>[0-9a-f.:]+/[0-9]+) ")
 
 
 def check(scene: Scene) -> Iterator[Finding]:
@@ -33,7 +30,7 @@ def check(scene: Scene) -> Iterator[Finding]:
             count = plural(len(site.installed.refs), "Service")
             found = [fine(CHECK, f"{family}: kvctl's jump comes first, for {count}")]
         yield from found
-        yield from _untracked(scene, family)
+        yield from untracked(scene, family, check=CHECK)
     yield from _kube_vip(scene.look)
     yield from _cilium(scene)
 
@@ -104,30 +101,6 @@ def _kube_vip(look: Look) -> Iterator[Finding]:
     text = f"kube-vip programs egress on this node, too{named}: two programs for one Service undo each other"
     mend = 'annotate such Services with kvctl.io/egress: "true" instead of kube-vip.io/egress'
     yield warning(CHECK, text, evidence=f"{plural(len(rules), 'rule')} of kube-vip's", mend=mend)
-
-
-def _untracked(scene: Scene, family: Family) -> Iterator[Finding]:
-    """Rules of the raw table that keep pods' packets from conntrack, and so from every rule of nat."""
-    pods = known_networks(scene)[CidrKind.POD][family].networks
-    for backend, of_family in scene.reading.tables:
-        raw = scene.reading.tables[backend, of_family].tables.get("raw") if of_family is family else None
-        for chain, rules in raw.chains.items() if raw is not None else ():
-            for _, text in rules:
-                if _NOTRACK.search(text) and any(
-                    overlap(pod, source) for pod in pods for source in _sources(text)
-                ):
-                    said = f"another program exempts pods from connection tracking ({family}): nat never sees them"
-                    seen = one_line(f"-A {chain} {text} (raw table, {backend})", longest=300)
-                    mend = "switch that off; Cilium: installNoConntrackIptablesRules=false"
-                    yield failure(CHECK, said, evidence=seen, mend=mend)
-                    return
-
-
-def _sources(text: str) -> Iterator[Network]:
-    """The source network that a rule names, if it names one and not all others."""
-    match = _SOURCE.match(text)
-    if match is not None:
-        yield parse_network(match["network"])
 
 
 def _cilium(scene: Scene) -> Iterator[Finding]:

@@ -170,10 +170,31 @@ class TestTheOrder:
             "another program exempts pods from connection tracking (ipv4): nat never sees them"
         )
 
+    def test_nobodys_packets_are_tracked(self, node: Node) -> None:
+        node.restore("*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n")
+        assert "exempts pods from connection tracking (ipv4)" in said(look_at(node))
+
+    @pytest.mark.parametrize(
+        "rule",
+        ["-i veth+ -j CT --notrack", "-p udp -m udp --dport 5060 -j NOTRACK", "-d 192.0.2.0/24 -j NOTRACK"],
+    )
+    def test_some_of_what_pods_send_is_not_tracked(self, node: Node, rule: str) -> None:
+        node.restore(f"*raw\n-A PREROUTING {rule}\nCOMMIT\n")
+        (found,) = of_level(look_at(node), Level.WARNING, Level.FAILURE)
+        assert found.message.startswith(
+            "another program exempts some of what pods send from connection tracking"
+        )
+        assert f"-A PREROUTING {rule}" in found.evidence
+
     def test_what_else_is_not_tracked_does_no_harm(self, node: Node) -> None:
-        rules = ("-d 169.254.20.10/32 -p udp -j NOTRACK", "! -s 10.244.0.0/16 -j NOTRACK")
+        rules = (
+            "-d 169.254.20.10/32 -p udp -j NOTRACK",
+            "! -s 10.244.0.0/16 -j NOTRACK",
+            "-i lo -j NOTRACK",
+            '-s 10.0.0.0/8 -m comment --comment "see -j NOTRACK below" -j ACCEPT',
+        )
         node.restore("\n".join(["*raw", *(f"-A PREROUTING {rule}" for rule in rules), "COMMIT\n"]))
-        assert look_at(node).exit_status == 0
+        assert of_level(look_at(node), Level.WARNING, Level.FAILURE) == []
 
     def test_cilium_may_rewrite_where_nobody_sees(self, node: Node) -> None:
         node.namespace.batch(["link add cilium_host type veth peer name cilium_net"])
