@@ -8,7 +8,7 @@ import click
 
 from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
-from kvctl.cli.diff import find_difference
+from kvctl.cli.diff import Difference, find_difference
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
@@ -74,10 +74,7 @@ def command(
         difference = find_difference(
             objects, settings=settings, scope=scope, told=told, with_vip=with_vip, force=force
         )
-        difference.print(output, node=settings.this_node)
-        status = difference.report()
-        note("dry run: nothing was changed")
-        return status
+        return _dry_run(difference, output=output, node=settings.this_node)
     with patient_lock(timeout=lock_timeout):
         # Under the lock as well: who flushes at this moment takes the VIP away with the rules, or neither.
         placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
@@ -105,6 +102,13 @@ def command(
     quiet = not (routed or placed.changed or (with_vip and leftover))
     untold = without_errors(items, wanted.resolution)
     return max(status, report_applied(applied, untold, quiet=quiet))
+
+
+def _dry_run(difference: Difference, *, output: str, node: str | None) -> int:
+    difference.print(output, node=node)
+    status = difference.report()
+    note("dry run: nothing was changed")
+    return status
 
 
 def _leftover(applied: Applied, *, scope: Scope, needed: Collection[Address]) -> tuple[Bound, ...]:

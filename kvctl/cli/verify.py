@@ -123,16 +123,7 @@ def command(
     Exit status: 0 all as expected; 1 any wrong source, any answer lost, or nothing asked that SERVICE rewrites; 4 a
     pod's namespace cannot be entered. Ctrl-C is how --watch is meant to end: it ends with one of these, too.
     """
-    if service is None and source is None:
-        raise UsageError(
-            "neither a SERVICE nor --from is given", hint="give one: NAMESPACE/NAME or --from POD_IP"
-        )
-    if service is not None and source is not None:
-        raise UsageError("a SERVICE and --from are both given", hint="give one of them")
-    if netns is not None and source is None:
-        raise UsageError("--netns is of one pod", hint="give --from POD_IP with it")
-    if watches and count is not None:
-        raise UsageError("--count has no effect with --watch, which goes on until Ctrl-C")
+    _check(service=service, source=source, netns=netns, count=count if watches else None)
     pod = _address(source, "--from") if source is not None else None
     told = _address(expect, "--expect") if expect is not None else None
     name, port = _target(destination)
@@ -155,10 +146,7 @@ def command(
         for error in missing:
             error_message(error)
         report = Report(
-            rules,
-            backend=str(found.choice.backend),
-            output=output,
-            assume_vip=told_assume_vip(assume_vip),
+            rules, backend=str(found.choice.backend), output=output, assume_vip=told_assume_vip(assume_vip)
         )
         tallies = _watch(places, report, every=every) if watches else _ask(places)
     for tally in let_out(tallies):
@@ -166,6 +154,20 @@ def command(
     report.print(tallies)
     status = 0 if verdict_of(tallies) is Verdict.RIGHT else 1
     return status or (missing[0].exit_status if missing else 0)
+
+
+def _check(*, service: str | None, source: str | None, netns: str | None, count: int | None) -> None:
+    """Refuse what does not go together; `count`: what was given beside --watch. Raises UsageError."""
+    if service is None and source is None:
+        raise UsageError(
+            "neither a SERVICE nor --from is given", hint="give one: NAMESPACE/NAME or --from POD_IP"
+        )
+    if service is not None and source is not None:
+        raise UsageError("a SERVICE and --from are both given", hint="give one of them")
+    if netns is not None and source is None:
+        raise UsageError("--netns is of one pod", hint="give --from POD_IP with it")
+    if count is not None:
+        raise UsageError("--count has no effect with --watch, which goes on until Ctrl-C")
 
 
 def _ref(service: str, namespace: str | None) -> ServiceRef:
