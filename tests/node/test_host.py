@@ -57,6 +57,8 @@ def test_addresses_and_interfaces_are_those_that_ip_prints(namespace: Namespace)
             "addr add 203.0.113.7/32 dev lo",
         ]
     )
+    # The kernel gives each end its link-local address when it has seen the other: that is not to happen in between.
+    until(lambda: len(printed(namespace, "-6", "addr", "show", "scope", "link")) == 4)
     found = read(namespace)
     links = printed(namespace, "-d", "addr", "show")
     expected = {
