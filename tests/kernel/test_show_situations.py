@@ -569,7 +569,9 @@ def test_every_rule_is_shown_in_order_as_there_missing_or_not_wanted(node: Node,
         "-p tcp -m tcp --dport 7000",
         "-p tcp -m tcp --dport 7001",
     ]
-    assert [row["packets"] for row in rows] == [0, 0, 0, 0, None, 0]
+    # The host itself may have sent something (IGMP, say), which meets the jump and nothing behind it.
+    assert isinstance(rows[0]["packets"], int)
+    assert [row["packets"] for row in rows[1:]] == [0, 0, 0, None, 0]
     lines = show(node, *manifest(tmp_path / "a.json", asks(ports="udp:5060,tcp:7001"))).stdout.splitlines()
     at = lines.index(
         "  6 rules, 4 not as wanted (packets and bytes; in nat the first packet of each connection)"
