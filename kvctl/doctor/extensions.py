@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple, TypeVar
 
 from kvctl import proc
@@ -25,6 +24,7 @@ from kvctl.netfilter.binaries import Backend, Role, binary
 from kvctl.netfilter.compat import Kind, has_extension
 from kvctl.netfilter.kernel import LOCK_SECONDS
 from kvctl.netfilter.syntax import render
+from kvctl.netns import in_thread
 
 CHECK = "kernel"
 _CLONE_NEWNET = 0x40000000
@@ -157,22 +157,12 @@ def _try(path: str, wanted: Sequence[Feature]) -> str | None:
 
 def in_own_namespace(function: Callable[[], T]) -> T:
     """What `function` returns in a network namespace that is made for it and goes with it. Raises KvctlError."""
-    results: list[T] = []
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            # unshare(2) is about the calling thread alone, whose children begin where it is.
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(_CLONE_NEWNET) != 0:
-                raise KvctlError(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}")
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
+    def run() -> T:
+        # unshare(2) is about the calling thread alone, whose children begin where it is.
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            raise KvctlError(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}")
+        return function()
 
-    thread = Thread(target=run, name="own network namespace")
-    thread.start()
-    thread.join()
-    for error in errors:
-        raise error
-    return results[0]
+    return in_thread(run)

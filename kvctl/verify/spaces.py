@@ -10,22 +10,19 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from kvctl.errors import KvctlError, NetlinkError
 from kvctl.model.net import Address
 from kvctl.model.text import quote
 from kvctl.netlink import NETLINK_ROUTE, open_netlink
-from kvctl.netns import DIRECTORY, setns
+from kvctl.netns import DIRECTORY, in_thread, setns
 from kvctl.node.other_ends import OtherEnds, open_other_ends
 from kvctl.node.rtnetlink import read_addresses
-
-T = TypeVar("T")
 
 _OWN = "/proc/thread-self/ns/net"
 _PROCESSES = Path("/proc")
@@ -110,7 +107,7 @@ def find_spaces(addresses: Collection[Address]) -> dict[Address, Space | Namespa
     Of those that a process of /proc is in or that have a name (ip-netns(8)), each asked once. An error stands where
     there is none, or several and no link of this node tells which. Raises NetlinkError.
     """
-    searches, unseen = _in_thread(lambda: _search(addresses))
+    searches, unseen = in_thread(lambda: _search(addresses))
     found: dict[Address, Space | NamespaceError] = {}
     for address, search in searches.items():
         try:
@@ -143,7 +140,7 @@ def told_space(told: str, address: Address) -> Space:
                 f"--netns {quote(told)} is the network namespace of this node itself",
                 hint="pods on the host network leave as the node, and are never rewritten: give the one of a pod",
             )
-        if not _in_thread(lambda: _addresses(space, (address,))):
+        if not in_thread(lambda: _addresses(space, (address,))):
             raise NamespaceError(f"--netns {quote(told)}: no interface there has {address}")
     except BaseException:
         space.close()
@@ -244,22 +241,3 @@ def _addresses(space: Space, sought: Collection[Address]) -> set[Address]:
             return {row.address for row in read_addresses(netlink, of=set(sought), what=what)}
     except NetlinkError as error:
         raise NamespaceError(error.message, hint=error.hint) from error
-
-
-def _in_thread(function: Callable[[], T]) -> T:
-    """What it returns or raises, in a thread that is gone afterwards: it may enter namespaces."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="looking into namespaces", daemon=True)
-    thread.start()
-    thread.join()
-    for error in errors:
-        raise error
-    return results[0]
