@@ -15,7 +15,7 @@ from kvctl.model.objects import Objects
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.holder import disagreement
-from kvctl.policy.resolve import Resolution
+from kvctl.policy.resolution import Resolution
 from kvctl.reconcile.changed import action_on, changed_items
 from kvctl.reconcile.report import Item, Status
 

@@ -62,7 +62,7 @@ class Keeper:
         lock_timeout: float = 10.0,
     ) -> None:
         self._settings = settings
-        self._resolver = Resolver(settings)
+        self._resolver = Resolver(settings, here_only=True)
         self._told = told
         self._keep_connections = keep_connections
         self._clock = clock

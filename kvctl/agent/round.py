@@ -13,7 +13,7 @@ from kvctl.model.net import Family
 from kvctl.model.objects import Objects, Pod, Service
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.annotations import Problem, read_annotations
-from kvctl.policy.resolve import Resolution
+from kvctl.policy.resolution import Resolution
 from kvctl.reconcile.changed import Action
 from kvctl.reconcile.report import Item
 
@@ -71,7 +71,7 @@ class Round:
     duration: float
     """Seconds, from the first mark that was drained."""
     items: tuple[Item, ...] = ()
-    """One a Service and family, with its status after the round."""
+    """One a Service and family that has rules or pods here, with its status after the round."""
     turns: tuple[Turn, ...] = ()
     """What is not as it was, in the order of the items; a Service that has gone for good is last seen here."""
     objects: Objects = field(default_factory=Objects)
@@ -154,12 +154,11 @@ class Round:
 
     @cached_property
     def asking(self) -> Mapping[str, frozenset[ServiceRef]]:
-        """By namespace: the Services that ask for egress, whether they can have it, are to be ignored, or not."""
+        """By namespace: the Services that ask for egress of pods here, whether they can have it, are ignored, or not."""
         if self.resolution is None:
             return {}
-        refs = {w.policy.ref for w in self.resolution.wanted} | {s.ref for s in self.resolution.skipped}
         found: dict[str, set[ServiceRef]] = {}
-        for ref in refs:
+        for ref in self.resolution.asking:
             found.setdefault(ref.namespace, set()).add(ref)
         return {namespace: frozenset(its) for namespace, its in found.items()}
 
@@ -167,7 +166,7 @@ class Round:
         """Whether a Service asks for egress and is not to be ignored."""
         service = self.services.get(ref)
         ignored = service is not None and read_annotations(service.annotations).ignore
-        return ref in self.asking.get(ref.namespace, ()) and not ignored
+        return self.resolution is not None and self.resolution.asks(ref) and not ignored
 
     @cached_property
     def _pods_by_namespace(self) -> Mapping[str, list[Pod]]:

@@ -17,7 +17,8 @@ from kvctl.model.net import Family
 from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import diff, restore_text
 from kvctl.policy.compile import compile_ruleset
-from kvctl.policy.resolve import Resolution, resolve
+from kvctl.policy.resolution import Resolution
+from kvctl.policy.resolve import resolve
 from kvctl.reconcile.report import Status, computed_items
 from kvctl.reconcile.target import Scope
 

@@ -14,7 +14,8 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.node.host import read_host
 from kvctl.policy.lease import lease_of
-from kvctl.policy.resolve import Resolution, resolve
+from kvctl.policy.resolution import Resolution
+from kvctl.policy.resolve import resolve
 from kvctl.reconcile.leading import Led, lead
 from kvctl.reconcile.presence import with_holder
 from kvctl.reconcile.report import Item, Status

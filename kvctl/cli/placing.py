@@ -21,7 +21,8 @@ from kvctl.node.host import read_host
 from kvctl.node.probe import and_where_it_belongs, answered
 from kvctl.policy.candidates import Candidate, find_candidates
 from kvctl.policy.holder import VIP_HOST
-from kvctl.policy.resolve import Resolution, resolve
+from kvctl.policy.resolution import Resolution
+from kvctl.policy.resolve import resolve
 from kvctl.reconcile.target import Scope
 
 _FRAMES_SECONDS = 2.0

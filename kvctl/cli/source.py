@@ -13,7 +13,7 @@ from kvctl.model.objects import Objects
 from kvctl.model.ref import ServiceRef
 from kvctl.model.text import plural
 from kvctl.policy.annotations import Problem, misspelt_switch
-from kvctl.policy.resolve import Resolution
+from kvctl.policy.resolution import Resolution
 from kvctl.reconcile.report import Item
 
 

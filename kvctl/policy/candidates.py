@@ -15,7 +15,7 @@ from kvctl.policy.interface import service_interface
 from kvctl.policy.lease import lease_of
 from kvctl.policy.management import managed_elsewhere
 from kvctl.policy.pods import selected_pods
-from kvctl.policy.resolve import Resolution
+from kvctl.policy.resolution import Resolution
 
 
 class Candidate(NamedTuple):

@@ -43,10 +43,13 @@ class Context:
     announced: Mapping[ServiceRef, frozenset[str]]
 
     def nearly_selected(self, service: Service) -> tuple[Pod, str, str] | None:
-        """As the index says; nothing where it has only the pods of a node, and is asked again and again (an agent)."""
-        if self.index.from_api and self.settings.node is not None:
-            return None
-        return self.index.nearly_selected(service)
+        """As the index says; nothing where labels are not compared."""
+        return self.index.nearly_selected(service) if self.compares_labels else None
+
+    @property
+    def compares_labels(self) -> bool:
+        """Whether labels that nearly match are looked for; not where the index has only the pods of a node (an agent)."""
+        return not (self.index.from_api and self.settings.node is not None)
 
     @property
     def node_is_unknown(self) -> bool:

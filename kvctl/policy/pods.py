@@ -188,6 +188,15 @@ def selected_pods(service: Service, index: PodIndex) -> tuple[Pod, ...]:
     return tuple(pod for pod in min(candidates, key=len) if wanted <= pod.labels.items())
 
 
+def is_idle(service: Service, index: PodIndex) -> bool:
+    """Whether no pod of the index belongs to a Service: none that goes on, with an address of its own or without."""
+    if not service.selector:
+        return service.ref not in index.endpoints
+    unusable = (pod for pod, _ in index.unusable.get(service.ref.namespace, ()) if not pod.finished)
+    wanted = service.selector.items()
+    return not selected_pods(service, index) and not any(wanted <= pod.labels.items() for pod in unusable)
+
+
 def _selected(service: Service, index: PodIndex) -> Iterable[Member]:
     for pod in selected_pods(service, index):
         for address in pod.addresses:

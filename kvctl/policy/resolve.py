@@ -2,66 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from kvctl.model.host import Host
-from kvctl.model.net import Address, Family
-from kvctl.model.objects import Objects, Service
-from kvctl.model.policy import EgressPolicy
+from kvctl.model.net import Address
+from kvctl.model.objects import Objects, Pod, Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
-from kvctl.policy.annotations import (
-    Annotations,
-    read_annotations,
-)
-from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
+from kvctl.policy.annotations import Annotations, read_annotations
+from kvctl.policy.cidrs import cluster_networks
 from kvctl.policy.context import Context, LeaseClaim
-from kvctl.policy.holder import Evidence, evidence_of
 from kvctl.policy.judge import judge
 from kvctl.policy.lease import lease_key
-from kvctl.policy.pods import PodIndex, index_pods, selected_pods
-from kvctl.policy.service_chains import MOST_LINKS, links, passed
-from kvctl.policy.shadow import Shadow, find_shadows
+from kvctl.policy.pods import index_pods, is_idle
+from kvctl.policy.resolution import Resolution
+from kvctl.policy.together import judged_together
 from kvctl.policy.verdict import Fate, Skipped, Wanted
 from kvctl.policy.vips import Claim, VipRules, Vips, find_vips, winners
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """Everything the source says, and the means to judge what is kept from before."""
-
-    wanted: tuple[Wanted, ...]
-    skipped: tuple[Skipped, ...]
-    present: AbstractSet[ServiceRef]
-    """All Services of the source, also those that ask for nothing."""
-    networks: ClusterNetworks
-    claims: Mapping[Address, Claim]
-    """Of each address the strongest claim."""
-    rules: VipRules
-    index: PodIndex
-    services: Mapping[ServiceRef, Service] = field(default_factory=dict)
-    announced: Mapping[ServiceRef, frozenset[str]] = field(default_factory=dict)
-    unidentified: bool = False
-    """An object of the source could not be told by name: then no Service is known to be absent."""
-    node_is_unknown: bool = False
-    """Which pods are here cannot be told: the source has Nodes, but none of this name."""
-
-    def policies(self, family: Family) -> list[EgressPolicy]:
-        """The policies of one family."""
-        return [wanted.policy for wanted in self.wanted if wanted.policy.family is family]
-
-    def drops(self, family: Family) -> list[EgressPolicy]:
-        """What is dropped in one family, because the VIP is not here."""
-        return [skip.drop for skip in self.skipped if skip.drop is not None and skip.family is family]
-
-    def evidence(self, ref: ServiceRef, *, node: str | None) -> Evidence:
-        """What is said about who holds the VIP of a Service; `node` is the name of this one."""
-        service = self.services.get(ref)
-        announced = self.announced.get(ref, frozenset())
-        return evidence_of(service.annotations if service else {}, announced=announced, node=node)
 
 
 def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resolution:
@@ -70,214 +29,243 @@ def resolve(objects: Objects, settings: Settings, *, host: Host | None) -> Resol
 
 
 class _Read(NamedTuple):
-    """A Service with what its annotations and addresses say, and by which rules."""
+    """A Service with what its annotations and addresses say."""
 
     service: Service
-    rules: VipRules
     annotations: Annotations
     vips: Vips
+    claims: tuple[Claim, ...]
+
+    @property
+    def addresses(self) -> Iterator[Address]:
+        """Every VIP whose claims and Leases it is judged by."""
+        for vip in (*self.vips.accepted.values(), *self.vips.held.values()):
+            yield vip.address
 
 
-class _Judged(NamedTuple):
-    """What was said about a Service, and everything that it was said by."""
-
-    grounds: tuple[object, ...]
-    verdicts: tuple[Wanted | Skipped, ...]
+Verdicts = tuple[Wanted | Skipped, ...]
 
 
 class Resolver:
-    """`resolve` again and again, for an agent: what is as it was is not judged anew.
+    """`resolve` again and again, for an agent: only what may have changed is judged anew.
 
-    Objects count as unchanged when they are the same values as last time, so a caller keeps those that are.
+    Objects count as unchanged when they are the same values as last time, so a caller keeps those that are. With
+    `here_only` Services that no pod of the node belongs to are told apart (`Resolution.idle`): of five thousand a node
+    has pods of a few, and what one event costs must not grow with the others.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, here_only: bool = False) -> None:
         self._settings = settings
-        self._read: dict[ServiceRef, _Read] = {}
-        self._judged: dict[ServiceRef, _Judged] = {}
-        self._services: tuple[Service, ...] = ()
-        self._by_ref: Mapping[ServiceRef, Service] = {}
+        self._here_only = here_only
+        self._last: Objects | None = None
         self._shared: tuple[object, ...] = ()
+        self._rules: VipRules | None = None
+        self._index = index_pods(Objects())
+        self._by_ref: Mapping[ServiceRef, Service] = {}
+        self._read: dict[ServiceRef, _Read] = {}
+        self._unselective: frozenset[ServiceRef] = frozenset()
+        """Services without a selector: who belongs to them is told by others, and judged each time."""
+        self._selecting = _Selecting()
+        self._claims: Mapping[Address, Claim] = {}
+        self._leases: Mapping[Address, LeaseClaim] = {}
+        self._verdicts: dict[ServiceRef, Verdicts] = {}
+        """Of those that ask, in the order of the source."""
+        self._idle: dict[ServiceRef, tuple[Skipped, ...]] = {}
 
     def resolve(self, objects: Objects, *, host: Host | None) -> Resolution:
         """As the function of that name."""
-        settings = self._settings
+        context, due = self._look(objects, host)
+        self._judge(due, context)
+        broken: list[Wanted | Skipped] = [
+            Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
+            for ref in sorted(objects.broken)
+        ]
+        told = (verdict for its in self._verdicts.values() for verdict in its)
+        wanted, skipped = judged_together([*broken, *told])
+        return Resolution(
+            wanted=tuple(wanted),
+            skipped=tuple(skipped),
+            present=self._by_ref.keys() | objects.broken if objects.broken else self._by_ref.keys(),
+            networks=context.networks,
+            claims=context.claims,
+            rules=context.rules,
+            index=context.index,
+            services=self._by_ref,
+            announced=objects.announced,
+            unidentified=objects.unidentified,
+            node_is_unknown=context.node_is_unknown,
+            idle=self._idle,
+        )
+
+    def _look(self, objects: Objects, host: Host | None) -> tuple[Context, AbstractSet[ServiceRef]]:
+        """What Services are judged by now, and those that may be judged otherwise than last time."""
+        settings, last = self._settings, self._last
         networks = cluster_networks(settings, hints=objects.cidr_hints, nodes=objects.nodes)
         rules = VipRules(
             networks=networks,
             node_addresses={ip: node.name for node in objects.nodes for ip in node.internal_ips},
         )
-        self._read = self._read_services(objects, rules)
+        due = self._read_services(objects, rules)
+        moved = []
+        if last is None or objects.pods is not last.pods or objects.endpoints != last.endpoints:
+            moved = _moved(last.pods if last is not None else (), objects.pods)
+            self._index = index_pods(objects)
+        self._last = objects
         context = Context(
             settings=settings,
             networks=networks,
-            index=index_pods(objects),
+            index=self._index,
             rules=rules,
-            claims=winners(_claims(self._read.values())),
-            leases=self._leases(),
+            claims=self._claims,
+            leases=self._leases,
             host=host,
             endpoints_known=objects.endpoints_known,
             nodes_known=objects.nodes_known,
             nodes=tuple(sorted(node.name for node in objects.nodes)),
             announced=objects.announced,
         )
-        judged: list[Wanted | Skipped] = [
-            Skipped(ref=ref, reason="the object is malformed, see the errors", fate=Fate.KEEP)
-            for ref in sorted(objects.broken)
-        ]
-        judged += self._judge_services(context)
-        wanted, skipped = _without_shadowed(judged)
-        skipped = _with_unpassed(wanted, skipped)
-        if objects.services is not self._services:
-            self._services = objects.services
-            self._by_ref = {service.ref: service for service in objects.services}
-        return Resolution(
-            wanted=tuple(wanted),
-            skipped=tuple(skipped),
-            present=self._by_ref.keys() | objects.broken if objects.broken else self._by_ref.keys(),
-            networks=networks,
-            claims=context.claims,
-            rules=rules,
-            index=context.index,
-            services=self._by_ref,
-            announced=objects.announced,
-            unidentified=objects.unidentified,
-            node_is_unknown=context.node_is_unknown,
+        shared = (
+            networks,
+            rules,
+            host,
+            objects.endpoints_known,
+            context.nodes,
+            objects.nodes_known,
+            objects.announced,
+            context.index.has_pods,
         )
+        if shared != self._shared or (moved and context.compares_labels):
+            self._shared = shared
+            return context, self._read.keys() | due
+        due |= self._unselective
+        due.update(ref for pod in moved for ref in self._selecting.named_by(pod))
+        return context, due
 
-    def _read_services(self, objects: Objects, rules: VipRules) -> dict[ServiceRef, _Read]:
-        found: dict[ServiceRef, _Read] = {}
+    def _read_services(self, objects: Objects, rules: VipRules) -> set[ServiceRef]:
+        """Read those that have changed; all whose verdict that may touch."""
+        last = self._last
+        same_rules = rules == self._rules
+        if last is not None and objects.services is last.services and same_rules:
+            return set()
+        before = self._read if same_rules else {}
+        gone, self._rules, self._read = self._read, rules, {}
         for service in objects.services:
             if not service.annotations and service.type != "LoadBalancer":
                 continue
-            known = self._read.get(service.ref)
-            if known is None or known.service is not service or known.rules != rules:
-                annotations = read_annotations(service.annotations)
-                if not (annotations.asks or service.type == "LoadBalancer"):
-                    continue
-                vips = find_vips(
-                    service,
-                    annotated=annotations.addresses,
-                    rules=rules,
-                    settings=self._settings,
-                    from_api=objects.from_api,
-                )
-                known = _Read(service, rules, annotations, vips)
-            found[service.ref] = known
-        return found
+            known = before.get(service.ref)
+            if known is None or known.service is not service:
+                known = self._read_one(service, rules, from_api=objects.from_api)
+            if known is not None:
+                self._read[service.ref] = known
+        changed = {ref for ref, read in self._read.items() if gone.get(ref) is not read}
+        changed |= gone.keys() - self._read.keys()
+        self._by_ref = {service.ref: service for service in objects.services}
+        self._selecting.change(changed, before=gone, after=self._read)
+        self._unselective = frozenset(ref for ref, read in self._read.items() if not read.service.selector)
+        return changed | self._contest(changed, gone)
 
-    def _leases(self) -> Mapping[Address, LeaseClaim]:
+    def _read_one(self, service: Service, rules: VipRules, *, from_api: bool) -> _Read | None:
+        annotations = read_annotations(service.annotations)
+        balances = service.type == "LoadBalancer"
+        if not (annotations.asks or balances):
+            return None
+        vips = find_vips(
+            service,
+            annotated=annotations.addresses,
+            rules=rules,
+            settings=self._settings,
+            from_api=from_api,
+        )
+        claims = (Claim(ref=service.ref, vip=vip, created=service.created) for vip in vips.claims)
+        return _Read(service, annotations, vips, tuple(claims) if balances else ())
+
+    def _contest(self, changed: set[ServiceRef], gone: Mapping[ServiceRef, _Read]) -> set[ServiceRef]:
+        """Find anew who has which VIP; the Services that name one which a changed one names or named."""
+        if not changed:
+            return set()
+        self._claims = winners(claim for read in self._read.values() for claim in read.claims)
+        self._leases = self._find_leases()
+        reads = [read for ref in changed for read in (gone.get(ref), self._read.get(ref)) if read is not None]
+        touched = {claim.vip.address for read in reads for claim in read.claims}
+        return {
+            ref
+            for ref, read in self._read.items()
+            if touched and any(address in touched for address in read.addresses)
+        }
+
+    def _find_leases(self) -> Mapping[Address, LeaseClaim]:
         """By which Lease each VIP is held: the same answer on all nodes, wherever the pods are."""
         if not self._settings.elects:
             return {}
-        first = winners(_claims(read for read in self._read.values() if read.annotations.asks))
+        asking = (read for read in self._read.values() if read.annotations.asks)
+        first = winners(claim for read in asking for claim in read.claims)
         return {
             vip: LeaseClaim(claim.ref, lease_key(claim.ref, self._read[claim.ref].annotations))
             for vip, claim in first.items()
         }
 
-    def _judge_services(self, context: Context) -> Iterable[Wanted | Skipped]:
-        """Every Service that asks; the verdict of last time where all its grounds are the same."""
-        shared = (
-            context.networks,
-            context.rules,
-            context.host,
-            context.endpoints_known,
-            context.nodes,
-            context.nodes_known,
-            context.announced,
-            context.index.has_pods,
-        )
-        if shared != self._shared:
-            self._shared, self._judged = shared, {}
-        before, self._judged = self._judged, {}
-        for ref, (service, _, read, vips) in self._read.items():
-            if not read.asks:
-                continue
-            pods = selected_pods(service, context.index)
-            owners = tuple(context.index.owners.get(address) for pod in pods for address in pod.addresses)
-            claims = tuple(
-                (context.claims.get(vip.address), context.leases.get(vip.address))
-                for vip in (*vips.accepted.values(), *vips.held.values())
-            )
-            # Why there is no pod is told by those that do not count.
-            others: tuple[object, ...] = ()
-            if not pods:
-                unusable = context.index.unusable.get(ref.namespace, ())
-                others = (*unusable, context.nearly_selected(service))
-            grounds = (service, vips, pods, owners, claims, others)
-            known = before.get(ref)
-            if known is None or known.grounds != grounds:
-                known = _Judged(grounds, tuple(judge(service, read, vips, context)))
-            if service.selector:
-                self._judged[ref] = known
-            yield from known.verdicts
+    def _judge(self, due: AbstractSet[ServiceRef], context: Context) -> None:
+        """Judge those; what is not said anew stays the very same value, for whoever compares."""
+        idle: dict[ServiceRef, tuple[Skipped, ...]] = {}
+        for ref in due:
+            read = self._read.get(ref)
+            verdicts: Verdicts = ()
+            if read is not None and read.annotations.asks:
+                verdicts = tuple(judge(read.service, read.annotations, read.vips, context))
+            known = self._verdicts.pop(ref, None) or self._idle.get(ref)
+            its = known if known == verdicts else verdicts
+            if not its:
+                idle[ref] = ()
+            elif self._here_only and read is not None and is_idle(read.service, context.index):
+                idle[ref] = tuple(verdict for verdict in its if isinstance(verdict, Skipped))
+            else:
+                idle[ref] = ()
+                self._verdicts[ref] = its
+        if any(its or ref in self._idle for ref, its in idle.items()):
+            self._idle = {ref: its for ref, its in {**self._idle, **idle}.items() if its}
+        if due:
+            self._verdicts = {ref: self._verdicts[ref] for ref in self._read if ref in self._verdicts}
 
 
-def _claims(several: Iterable[_Read]) -> Iterable[Claim]:
-    return (
-        Claim(ref=service.ref, vip=vip, created=service.created)
-        for service, _, _, vips in several
-        if service.type == "LoadBalancer"
-        for vip in vips.claims
-    )
+class _Selecting:
+    """Which Services a pod may belong to, by one label of each selector: a pod is not asked of by all Services."""
+
+    def __init__(self) -> None:
+        self._refs: dict[tuple[str, str, str], set[ServiceRef]] = {}
+
+    def change(
+        self,
+        refs: Iterable[ServiceRef],
+        *,
+        before: Mapping[ServiceRef, _Read],
+        after: Mapping[ServiceRef, _Read],
+    ) -> None:
+        """Note that the selectors of these may have changed."""
+        for ref in refs:
+            if ref in before and (label := _label(before[ref].service)) is not None:
+                self._refs[label].discard(ref)
+                if not self._refs[label]:
+                    del self._refs[label]
+            if ref in after and (label := _label(after[ref].service)) is not None:
+                self._refs.setdefault(label, set()).add(ref)
+
+    def named_by(self, pod: Pod) -> Iterator[ServiceRef]:
+        """Those that a label of the pod speaks for."""
+        for key, value in pod.labels.items():
+            yield from self._refs.get((pod.namespace, key, value), ())
 
 
-def _without_shadowed(judged: list[Wanted | Skipped]) -> tuple[list[Wanted], list[Skipped]]:
-    policies = [item.policy if isinstance(item, Wanted) else item.drop for item in judged]
-    shadows = find_shadows([policy for policy in policies if policy is not None])
-    kept: list[Wanted] = []
-    skipped: list[Skipped] = []
-    shadowed: list[Skipped] = []
-    for item, policy in zip(judged, policies, strict=True):
-        shadow = shadows.get((policy.ref, policy.family)) if policy is not None else None
-        told = item if shadow is None else replace(item, warnings=(*item.warnings, shadow.sentence))
-        if isinstance(told, Skipped):
-            skipped.append(told)
-        elif shadow is not None and shadow.whole:
-            assert isinstance(item, Wanted)
-            shadowed.append(_wholly_shadowed(item, shadow))
-        else:
-            kept.append(told)
-    return kept, [*skipped, *shadowed]
+def _label(service: Service) -> tuple[str, str, str] | None:
+    if not service.selector:
+        return None
+    return (service.ref.namespace, *min(service.selector.items()))
 
 
-def _with_unpassed(wanted: Sequence[Wanted], skipped: Iterable[Skipped]) -> list[Skipped]:
-    """Say of each dropped Service which others its drop takes along, because too many come first for a pod."""
-    result = []
-    for skip in skipped:
-        others = _unpassed(skip.drop, wanted) if skip.drop is not None else []
-        if others:
-            names = ", ".join(map(str, others[:3])) + (" and others" if len(others) > 3 else "")
-            text = f"too many Services come first for the same pods: the traffic of {names} is dropped with its own"
-            skip = replace(skip, warnings=(*skip.warnings, text))  # noqa: PLW2901
-        result.append(skip)
-    return result
-
-
-def _unpassed(drop: EgressPolicy, wanted: Sequence[Wanted]) -> list[ServiceRef]:
-    addresses = {pod.address for pod in drop.pods}
-    first = sorted(
-        (w.policy for w in wanted if w.policy.family is drop.family and w.policy.rank < drop.rank),
-        key=lambda policy: policy.rank,
-    )
-    mine = [p for p in first if p.ref.namespace == drop.ref.namespace]
-    if sum(map(links, mine)) <= MOST_LINKS:
-        return []
-    found: dict[ServiceRef, None] = {}
-    for address in addresses:
-        before = [p for p in mine if any(pod.address == address for pod in p.pods)]
-        found.update(dict.fromkeys(p.ref for p in before[len(passed(before)) :]))
-    return sorted(found)
-
-
-def _wholly_shadowed(item: Wanted, shadow: Shadow) -> Skipped:
-    policy = item.policy
-    return Skipped(
-        ref=policy.ref,
-        reason=f"wholly shadowed: {shadow.sentence}",
-        fate=Fate.LOSE,
-        family=policy.family,
-        vip=policy.vip,
-        warnings=item.warnings,
-    )
+def _moved(before: tuple[Pod, ...], after: tuple[Pod, ...]) -> list[Pod]:
+    """Pods that came, went or changed, as they were and are, and all that share an address with one."""
+    old, new = set(map(id, before)), set(map(id, after))
+    changed = [pod for pod in before if id(pod) not in new] + [pod for pod in after if id(pod) not in old]
+    addresses = {address for pod in changed for address in pod.addresses}
+    if not addresses:
+        return changed
+    return changed + [pod for pod in after if not addresses.isdisjoint(pod.addresses)]

@@ -87,12 +87,18 @@ def target_of(found: Look, site: Site, wish: Wish | None) -> Target:
 def _items_of(
     found: Look, site: Site, target: Target, plan: Plan, wish: Wish | None, scope: Scope
 ) -> list[Item]:
-    refs = site.installed.refs | target.rewrites.refs | target.drops.refs
+    attributed = attribute(
+        changes(plan),
+        target=target,
+        installed=site.installed,
+        found=site.snapshot,
+        had_dispatch=_dispatching(site.installed),
+    )
     items = compared_items(
         resolution=wish.resolution if wish else None,
         target=target,
         installed=site.installed,
-        attributed=attribute(changes(plan), refs, had_dispatch=_dispatching(site.installed)),
+        attributed=attributed,
         scope=scope,
         overridden=override_at(found, site, target),
     )
@@ -139,7 +145,13 @@ def override_at(found: Look, site: Site, target: Target) -> str | None:
 def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, scope: Scope) -> list[Item]:
     """What the back end that is not in use holds; `wanted` is the target of the one that is."""
     target = as_it_is(other.installed)
-    attributed = attribute(changes(plan) if plan else (), other.installed.refs, had_dispatch=list(Hook))
+    attributed = attribute(
+        changes(plan) if plan else (),
+        target=target,
+        installed=other.installed,
+        found=other.snapshot,
+        had_dispatch=list(Hook),
+    )
     items = compared_items(
         resolution=None,
         target=target,

@@ -22,7 +22,7 @@ from kvctl.node.routing import carry_out, read_routing
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
 from kvctl.node.sysctls import checks
 from kvctl.policy.annotations import GATEWAY, Annotations, Problem, read_annotations
-from kvctl.policy.resolve import Resolution
+from kvctl.policy.resolution import Resolution
 from kvctl.policy.verdict import Wanted
 from kvctl.policy.ways import GatewayError, needs_way, shut_way, way_of
 

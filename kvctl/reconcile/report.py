@@ -16,7 +16,7 @@ from kvctl.reconcile.target import Scope
 if TYPE_CHECKING:
     from kvctl.model.flows import Flow
     from kvctl.model.lease import LeaseKey
-    from kvctl.policy.resolve import Resolution
+    from kvctl.policy.resolution import Resolution
     from kvctl.policy.verdict import Skipped
 
 

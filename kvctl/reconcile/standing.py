@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Family
@@ -18,7 +18,7 @@ from kvctl.reconcile.steps import guarded, marked
 from kvctl.reconcile.target import Scope, Target
 
 if TYPE_CHECKING:
-    from kvctl.policy.resolve import Resolution
+    from kvctl.policy.resolution import Resolution
     from kvctl.policy.verdict import Skipped
 
 _IDLE = (
@@ -44,7 +44,7 @@ def compared_items(
         attributed=attributed,
         overridden=overridden,
         warnings=_warnings(resolution, installed.family),
-        skipped=_skipped(resolution, installed.family),
+        skips=resolution.skips if resolution is not None else _no_skips,
         entries=_by_ref(target.entries),
         dropped=_by_ref(target.drops.entries),
         drops={policy.ref: policy for policy in target.drops.policies},
@@ -90,7 +90,8 @@ class _View(NamedTuple):
     attributed: Attributed
     overridden: str | None
     warnings: Mapping[ServiceRef, tuple[str, ...]]
-    skipped: Mapping[ServiceRef, Skipped]
+    skips: Callable[[ServiceRef], Sequence[Skipped]]
+    """Why the source has nothing rewritten for a Service."""
     entries: Mapping[ServiceRef, list[Entry]]
     """The target's jumps by Service."""
     dropped: Mapping[ServiceRef, list[Entry]]
@@ -129,7 +130,7 @@ class _View(NamedTuple):
         item = item._replace(drops=True)
         if ref in self.target.kept or ref in self.target.orphans:
             return self._stays(ref, item, service)
-        skip = self.skipped.get(ref)
+        skip = self._skip(ref)
         changes = self._changes(ref)
         status, reason = self._drop_status(ref, service, changes)
         said = skip.reason if skip is not None and skip.drop is not None else _ELSEWHERE
@@ -147,7 +148,7 @@ class _View(NamedTuple):
             return Status.DRIFTED, "a change was cut off, its rewriting is here too; apply finishes it"
         if service is None or (service.intact and not changes):
             return Status.ELSEWHERE, None
-        if ref in self.installed.services and self.skipped.get(ref) is not None:
+        if ref in self.installed.services and self._skip(ref) is not None:
             return Status.ELSEWHERE, "a change was cut off; apply finishes it"
         return Status.DRIFTED, drift_reason(changes)
 
@@ -171,7 +172,7 @@ class _View(NamedTuple):
 
     def lost(self, ref: ServiceRef, why: str) -> Item:
         found = self.installed if ref in self.installed.services else self.installed.drops
-        skip = self.skipped.get(ref)
+        skip = self._skip(ref)
         status = Status(skip.status.value) if skip is not None else Status.ORPHANED
         item = self._installed_item(found.services[ref], found.entries_of(ref))
         warnings = skip.warnings if skip is not None else ()
@@ -223,6 +224,10 @@ class _View(NamedTuple):
             return Status.OVERRIDDEN, self.overridden
         return Status.APPLIED, None
 
+    def _skip(self, ref: ServiceRef) -> Skipped | None:
+        its = [skip for skip in self.skips(ref) if skip.family in (None, self.installed.family)]
+        return its[-1] if its else None
+
     def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
         parts = (
             (Hook.EGRESS, ref in self.installed.services or ref in self.target.rewrites.refs),
@@ -245,9 +250,9 @@ def _warnings(resolution: Resolution | None, family: Family) -> dict[ServiceRef,
     return {item.policy.ref: item.warnings for item in wanted if item.policy.family is family}
 
 
-def _skipped(resolution: Resolution | None, family: Family) -> dict[ServiceRef, Skipped]:
-    skipped = resolution.skipped if resolution is not None else ()
-    return {skip.ref: skip for skip in skipped if skip.family in (None, family)}
+def _no_skips(ref: ServiceRef) -> Sequence[Skipped]:
+    """By the kernel alone nothing is known to be skipped."""
+    return ()
 
 
 def _refs(wanted: Iterable[Entry], found: Iterable[tuple[Entry, str]]) -> frozenset[ServiceRef]:

@@ -18,7 +18,7 @@ from kvctl.policy.decode import Installed, InstalledService
 from kvctl.policy.faults import claim_lost, endpoint_refusal
 from kvctl.policy.holder import not_here
 from kvctl.policy.pods import members
-from kvctl.policy.resolve import Resolution
+from kvctl.policy.resolution import Resolution
 from kvctl.policy.verdict import Fate, Skipped
 from kvctl.reconcile.target import Scope, Share, Target, without
 
@@ -72,7 +72,7 @@ def build_target(
     }
     decided = {policy.ref for its in policies.values() for policy in its}
     held: dict[Table, set[ServiceRef]] = {table: set() for table in Table}
-    verdicts = _Verdicts(resolution, scope, settings, host, _skipped_of(resolution, family))
+    verdicts = _Verdicts(resolution, scope, settings, host, family)
     for ref in sorted(installed.refs - decided):
         for stay in verdicts.judge(ref, installed):
             entries[stay.table] += stay.entries
@@ -132,7 +132,7 @@ class _Verdicts:
     scope: Scope
     settings: Settings
     host: Host | None
-    skipped: Mapping[ServiceRef, Skipped]
+    family: Family
     lost: dict[ServiceRef, str] = field(default_factory=dict)
     kept: dict[ServiceRef, Skipped] = field(default_factory=dict)
     orphans: set[ServiceRef] = field(default_factory=set)
@@ -149,7 +149,7 @@ class _Verdicts:
             return found
         if ref not in self.resolution.present:
             return self._judge_absent(ref, found)
-        skip = self.skipped.get(ref)
+        skip = _skip_of(ref, self.resolution, self.family)
         if skip is None:
             self.lost[ref] = _not_asked(self.resolution, ref, installed.family)
         elif skip.fate is Fate.LOSE:
@@ -235,21 +235,17 @@ class _Verdicts:
         return next(filter(None, sentences), None)
 
 
-def _skipped_of(resolution: Resolution, family: Family) -> dict[ServiceRef, Skipped]:
-    found = {skip.ref: skip for skip in resolution.skipped if skip.family in (None, family)}
-    for skip in resolution.skipped:
-        if skip.vip_unclear and skip.fate is Fate.KEEP:
-            found.setdefault(skip.ref, skip)
-    return found
+def _skip_of(ref: ServiceRef, resolution: Resolution, family: Family) -> Skipped | None:
+    skips = resolution.skips(ref)
+    own = [skip for skip in skips if skip.family in (None, family)]
+    unclear = [skip for skip in skips if skip.vip_unclear and skip.fate is Fate.KEEP]
+    return own[-1] if own else next(iter(unclear), None)
 
 
 def _not_asked(resolution: Resolution, ref: ServiceRef, family: Family) -> str:
-    asks = any(w.policy.ref == ref for w in resolution.wanted) or any(
-        s.ref == ref for s in resolution.skipped
-    )
     return (
         f"the Service has no {family} VIP any more"
-        if asks
+        if resolution.asks(ref)
         else "the Service does not ask for egress any more"
     )
 

@@ -22,6 +22,7 @@ from kvctl.agent.agent import Agent
 from kvctl.agent.health import Health
 from kvctl.agent.inbox import Inbox
 from kvctl.agent.keeper import Keeper
+from kvctl.agent.round import Round
 from kvctl.agent.pushback import Pushback
 from kvctl.agent.round import Cause, Round
 from kvctl.cluster.api import read_cluster
@@ -239,6 +240,12 @@ def _live(world: World, config: str, history: list[list[Step | Restart]]) -> Non
     assert it.complaints() == []
 
 
+def _idle_statuses(last: Round) -> dict[tuple[str, str], str]:
+    """What the agent knows of Services without a pod here, and has no reason to speak of."""
+    idle = last.resolution.idle if last.resolution is not None else {}
+    return {(str(ref), str(skip.family)): str(skip.status) for ref, skips in idle.items() for skip in skips}
+
+
 def _check(world: World, it: Running, config: str) -> None:
     """As soon as no more faults come, the kernel is as a fresh apply would make it, and the agent says so."""
     world.server.mend()
@@ -248,7 +255,7 @@ def _check(world: World, it: Running, config: str) -> None:
     while True:
         compared = world.node.diff(wanted, prune=True)
         last = it.agent.last
-        told = kept_statuses(last.items) if last is not None else {}
+        told = {**_idle_statuses(last), **kept_statuses(last.items)} if last is not None else {}
         found = kept_statuses(compared.items)
         if not compared.differs and told == found and it.cluster.synced:
             break

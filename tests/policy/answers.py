@@ -7,7 +7,8 @@ from kvctl.model.net import Family
 from kvctl.model.objects import CidrHint, Endpoint, Node, Pod, Service
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.settings import Settings
-from kvctl.policy.resolve import Resolution, resolve
+from kvctl.policy.resolution import Resolution
+from kvctl.policy.resolve import resolve
 from kvctl.policy.verdict import Skipped, Wanted
 from tests.builders import objects, ref
 from tests.builders import settings as default_settings

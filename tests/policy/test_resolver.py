@@ -15,7 +15,9 @@ from kvctl.model.host import Host, HostAddress
 from kvctl.model.net import parse_address
 from kvctl.model.objects import Node, Objects, Service
 from kvctl.policy.judge import judge as whole
-from kvctl.policy.resolve import Resolution, Resolver, resolve
+from kvctl.policy.pods import is_idle
+from kvctl.policy.resolution import Resolution
+from kvctl.policy.resolve import Resolver, resolve
 from kvctl.policy.verdict import Skipped, Wanted
 from tests import builders
 from tests.builders import endpoint, node, objects, pod, service
@@ -66,10 +68,18 @@ def said(resolution: Resolution) -> object:
     from_api=st.booleans(),
 )
 def test_each_resolution_is_that_of_one_without_memory(history: list[frozenset[int]], from_api: bool) -> None:
-    resolver = Resolver(SETTINGS)
+    resolver, here = Resolver(SETTINGS), Resolver(SETTINGS, here_only=True)
     for chosen in history:
         now = picture(chosen, from_api=from_api)
-        assert said(resolver.resolve(now, host=HOST)) == said(resolve(now, SETTINGS, host=HOST))
+        whole_one = resolve(now, SETTINGS, host=HOST)
+        assert said(resolver.resolve(now, host=HOST)) == said(whole_one)
+        part = here.resolve(now, host=HOST)
+        assert part.wanted == whole_one.wanted
+        assert part.skipped == tuple(skip for skip in whole_one.skipped if skip.ref not in part.idle)
+        for ref in whole_one.present:
+            assert part.skips(ref) == whole_one.skips(ref)
+            assert part.asks(ref) == whole_one.asks(ref)
+            assert ref not in part.idle or is_idle(part.services[ref], part.index)
 
 
 def test_what_is_as_it_was_is_not_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +93,7 @@ def test_what_is_as_it_was_is_not_judged_anew(monkeypatch: pytest.MonkeyPatch) -
     resolver = Resolver(SETTINGS)
     podless = service("sip/podless", selector={"app": "nobody"}, vip="192.168.0.7")
     done = pod("sip/job-0", "10.0.0.9", app="nobody", finished=True)
-    before = objects(service(), podless, pod(), done)
+    before = objects(service(), podless, pod(), done, from_api=True)
     resolver.resolve(before, host=HOST)
     assert sorted(judged) == ["sip/podless", "sip/sip-client"]
     judged.clear()
