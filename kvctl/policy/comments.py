@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from kvctl.model.net import Address, parse_address
+from kvctl.model.net import Address, Network, parse_address
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, Rank, RankClass
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import COMMENT_PREFIX, Mark, Rule, Target, Verb
@@ -71,6 +71,11 @@ def _own_text(policy: EgressPolicy) -> str:
 def coming_text(rank: Rank, label: str) -> str:
     """The comment of a pod's jump to what will be dropped: what is dropped till then names the pod already."""
     return f"coming {pod_text(rank, label)}"
+
+
+def branch_text(prefix: Network) -> str:
+    """The comment of a rule that leads packets of a prefix, or of one address, on to a chain for it."""
+    return f"branch {prefix}"
 
 
 def pass_text(ref: ServiceRef) -> str:

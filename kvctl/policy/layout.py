@@ -1,10 +1,15 @@
 """What the rules look like: chains, how they follow each other and what they are called.
 
-    nat     POSTROUTING -> KVCTL-EGRESS [-> KVCTL-IN-<prefix> ...] -> KVCTL-SVC-<hash> [-> KVCTL-OUT-<hash>] -> SNAT
-    mangle  POSTROUTING -> KVCTL-DROP [-> KVCTL-DIN-<prefix> ...] [-> KVCTL-DPASS-<hash> ...]
+    nat     POSTROUTING -> KVCTL-EGRESS [-> KVCTL-IN-<prefix> ...] -> KVCTL-TO-<prefix>
+                        -> KVCTL-SVC-<hash> [-> KVCTL-OUT-<hash>] -> SNAT
+    mangle  POSTROUTING -> KVCTL-DROP [-> KVCTL-DIN-<prefix> ...] -> KVCTL-DTO-<prefix> [-> KVCTL-DPASS-<hash> ...]
                         -> KVCTL-DROP-<hash> [-> KVCTL-DOUT-<hash>] -> DROP
                         -> KVCTL-GRD-<hash> -> DROP, of what is rewritten only while heartbeats come
-    mangle  PREROUTING -> KVCTL-MARK [-> KVCTL-MIN-<prefix> ...] [-> KVCTL-DPASS-<hash> ...] -> KVCTL-MRK-<hash> -> MARK
+    mangle  PREROUTING -> KVCTL-MARK [-> KVCTL-MIN-<prefix> ...] -> KVCTL-MTO-<prefix> [-> KVCTL-DPASS-<hash> ...]
+                        -> KVCTL-MRK-<hash> -> MARK
+
+By KVCTL-IN-<prefix> packets find out whether they are of a pod with egress, and which; what is not comes no further.
+KVCTL-TO-<prefix> returns what is never rewritten, and leads the rest to the Services of its pod.
 
 What the comments of the rules say is in `comments`.
 """
@@ -22,13 +27,15 @@ from kvctl.model.net import Address, Network
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import (
     CHAIN_PREFIX,
-    DROP_LEAF_PREFIX,
+    DROP_IN_PREFIX,
     DROP_OUT_PREFIX,
     DROP_PASS_PREFIX,
     DROP_SERVICE_PREFIX,
+    DROP_TO_PREFIX,
     GUARD_PREFIX,
-    MARK_LEAF_PREFIX,
+    MARK_IN_PREFIX,
     MARK_PREFIX,
+    MARK_TO_PREFIX,
     Hook,
 )
 
@@ -67,11 +74,18 @@ def _of_service(prefix: str, role: str, ref: ServiceRef) -> str:
     return prefix + digest(role, ref)
 
 
+def _named(prefix: Network) -> str:
+    if prefix.version == 4:
+        return f"{prefix.network_address}-{prefix.prefixlen}"
+    return digest("prefix", prefix)
+
+
 class Names(NamedTuple):
     """How the chains of one hook are called, from there to the Services."""
 
     hook: Hook
-    leaf: str
+    branch: str
+    gated: str
     service: str
     out: str
     role: str = "service"
@@ -89,11 +103,13 @@ class Names(NamedTuple):
         """The chain with the ports of a Service that has networks too."""
         return _of_service(self.out, self.role, ref)
 
-    def leaf_chain(self, prefix: Network) -> str:
-        """The chain for the pods of a prefix: in clear for IPv4 (28 characters at most), a hash for IPv6."""
-        if prefix.version == 4:
-            return f"{self.leaf}{prefix.network_address}-{prefix.prefixlen}"
-        return self.leaf + digest("prefix", prefix)
+    def branch_chain(self, prefix: Network) -> str:
+        """The chain that tells the pods of a prefix from others: in clear for IPv4 (28 characters), a hash for IPv6."""
+        return self.branch + _named(prefix)
+
+    def gated_chain(self, prefix: Network) -> str:
+        """The chain that leads the pods of a prefix, and nobody else, to their Services; named in the same way."""
+        return self.gated + _named(prefix)
 
     def is_service(self, chain: str) -> bool:
         """Whether this is some Service's chain."""
@@ -101,17 +117,29 @@ class Names(NamedTuple):
 
     def is_dispatch(self, chain: str) -> bool:
         """Whether this chain leads from the hook to the Services."""
-        return chain == self.root or chain.startswith(self.leaf)
+        return chain == self.root or chain.startswith((self.branch, self.gated))
 
 
 REWRITING = Names(
-    hook=Hook.EGRESS, leaf=CHAIN_PREFIX + "IN-", service=CHAIN_PREFIX + "SVC-", out=CHAIN_PREFIX + "OUT-"
+    hook=Hook.EGRESS,
+    branch=CHAIN_PREFIX + "IN-",
+    gated=CHAIN_PREFIX + "TO-",
+    service=CHAIN_PREFIX + "SVC-",
+    out=CHAIN_PREFIX + "OUT-",
 )
-DROPPING = Names(hook=Hook.DROP, leaf=DROP_LEAF_PREFIX, service=DROP_SERVICE_PREFIX, out=DROP_OUT_PREFIX)
+DROPPING = Names(
+    hook=Hook.DROP,
+    branch=DROP_IN_PREFIX,
+    gated=DROP_TO_PREFIX,
+    service=DROP_SERVICE_PREFIX,
+    out=DROP_OUT_PREFIX,
+)
 COMING = DROPPING._replace(role="coming")
 """What is dropped by a Service's new rules, for the moment in which its old ones drop too."""
 
-MARKING = Names(hook=Hook.MARK, leaf=MARK_LEAF_PREFIX, service=MARK_PREFIX, out=MARK_PREFIX)
+MARKING = Names(
+    hook=Hook.MARK, branch=MARK_IN_PREFIX, gated=MARK_TO_PREFIX, service=MARK_PREFIX, out=MARK_PREFIX
+)
 """Its Services' chains are named by `mark_chain`."""
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from kvctl.model.net import Address
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAINS, Hook, Rule, Table
+from kvctl.model.rules import HOOK_CHAINS, Hook, Rule, Table, Verb
+from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.diff import Change
 from kvctl.netfilter.syntax import parse
 from kvctl.policy import comments, layout
+from kvctl.policy.decode import Installed
+from kvctl.reconcile.steps import guarded, marked
+from kvctl.reconcile.target import Target
 
 
 class Attributed(NamedTuple):
     """A plan's changes, sorted by what they matter to."""
 
     own: dict[ServiceRef, list[Change]]
-    """Changes of the rules of one Service."""
+    """Changes of the rules of one Service, and of the gates of its pods."""
     shared: list[Change]
     """Changes that every Service of the family with rules behind that hook depends on: hook, excluded networks."""
     structure: list[Change]
@@ -37,45 +42,148 @@ def hook_of(change: Change) -> Hook:
 
 
 def attribute(
-    changes: Sequence[Change], refs: Iterable[ServiceRef], *, had_dispatch: Collection[Hook]
+    changes: Sequence[Change],
+    *,
+    target: Target,
+    installed: Installed,
+    found: Snapshot,
+    had_dispatch: Collection[Hook],
 ) -> Attributed:
-    """Sort `changes`; a jump that only moves to another dispatch chain is no change of its Service.
+    """Sort `changes`, that turn `found`, which was read as `installed`, into `target`.
 
+    What only moves within the tree is no change of its Service: a pod's jump that is in another dispatch chain from now
+    on, a gate that leads to another one because prefixes have been split or joined.
     `had_dispatch`: the hooks that had dispatch chains before, so that a new one repeats the excluded networks
     of the others.
     """
     if not changes:
         return Attributed(own={}, shared=[], structure=[])
-    chains = {chain: ref for ref in refs for chain in layout.chains_of(ref)}
-    dispatch = [c for c in changes if layout.is_dispatch_chain(c.chain)]
-    added = Counter((hook_of(c), c.rule) for c in dispatch if c.op == "add")
-    removed = Counter((hook_of(c), c.rule) for c in dispatch if c.op == "remove")
+    steps = [*_read(changes), *_lost_with_chains(changes, found)]
+    moves = _Moves.of(steps)
+    chains = {chain: ref for ref in _refs(target, installed) for chain in layout.chains_of(ref)}
+    leads = _leads(target, installed) if any(step.gate for step in steps) else {}
     own: dict[ServiceRef, list[Change]] = defaultdict(list)
     shared: dict[tuple[Hook, str, str | None], Change] = {}
     structure: list[Change] = []
-    for change in changes:
-        hook = hook_of(change)
+    for step in steps:
+        change, hook, rule = step.change, step.hook, step.rule
         if change.chain in HOOK_CHAINS:
             shared[hook, change.op, change.rule] = change
             continue
-        if change.chain in chains:
-            own[chains[change.chain]].append(change)
-            continue
-        rule = parse(change.rule) if change.rule is not None else None
-        ref = _owner(rule) if rule is not None else None
-        moves = added[hook, change.rule] > 0 and removed[hook, change.rule] > 0
-        if ref is not None and not moves:
+        owners = {chains[change.chain]} if change.chain in chains else set[ServiceRef]()
+        if not owners and rule is not None and not moves.has(step):
+            owners = leads.get((hook, step.gate), set()) if step.gate else _owners(rule)
+        for ref in owners:
             own[ref].append(change)
-        elif (
-            rule is not None
-            and _is_exclusion(rule)
-            and not moves
-            and not (change.new_chain and hook in had_dispatch)
-        ):
+        if owners or step.with_chain:
+            continue
+        repeats = change.new_chain and hook in had_dispatch
+        if rule is not None and _is_exclusion(rule) and not moves.has(step) and not repeats:
             shared.setdefault((hook, change.op, change.rule), change)
         else:
             structure.append(change)
     return Attributed(own=dict(own), shared=list(shared.values()), structure=structure)
+
+
+class _Step(NamedTuple):
+    """A change, and what it says."""
+
+    change: Change
+    hook: Hook
+    rule: Rule | None
+    with_chain: bool = False
+    """The rule goes because its chain does, which is a change of its own."""
+
+    @property
+    def gate(self) -> Address | None:
+        """The pod that the rule lets through, if it is one that leads a single address on."""
+        rule = self.rule
+        if rule is None or rule.source is None or rule.target.verb is not Verb.GOTO:
+            return None
+        its_own = rule.source.num_addresses == 1 and layout.is_dispatch_chain(self.change.chain)
+        return rule.source.network_address if its_own else None
+
+
+def _read(changes: Iterable[Change]) -> Iterator[_Step]:
+    for change in changes:
+        rule = parse(change.rule) if change.rule is not None else None
+        yield _Step(change, hook_of(change), rule)
+
+
+def _lost_with_chains(changes: Iterable[Change], found: Snapshot) -> Iterator[_Step]:
+    """The rules of dispatch chains that go: some of them come back in another one."""
+    for change in changes:
+        if change.rule is None and layout.is_dispatch_chain(change.chain):
+            hook = hook_of(change)
+            for each in found.chains.get(change.chain, ()):
+                gone = Change(change.chain, "remove", each.text, table=change.table)
+                yield _Step(gone, hook, each.rule, with_chain=True)
+
+
+class _Moves(NamedTuple):
+    """What is in another dispatch chain from now on."""
+
+    rules: frozenset[tuple[Hook, Rule]]
+    gates: frozenset[tuple[Hook, Address]]
+
+    @classmethod
+    def of(cls, steps: Iterable[_Step]) -> _Moves:
+        """A gate that leads elsewhere, although there are the same chains, has been changed by somebody."""
+        steps = [step for step in steps if layout.is_dispatch_chain(step.change.chain)]
+        come = [step for step in steps if step.change.op == "add"]
+        go = [step for step in steps if step.change.op == "remove"]
+        new = {step.change.chain for step in come if step.change.new_chain}
+        gone = {step.change.chain for step in go if step.with_chain}
+        gates = _gates(come).keys() & _gates(go).keys()
+        to_new = {key for key, chain in _gates(come).items() if chain in new}
+        to_gone = {key for key, chain in _gates(go).items() if chain in gone}
+        return cls(rules=frozenset(_rules(come) & _rules(go)), gates=frozenset(gates & (to_new | to_gone)))
+
+    def has(self, step: _Step) -> bool:
+        """Whether a change is part of a move."""
+        if step.gate is not None:
+            return (step.hook, step.gate) in self.gates
+        dispatches = layout.is_dispatch_chain(step.change.chain)
+        return dispatches and step.rule is not None and (step.hook, step.rule) in self.rules
+
+
+def _rules(steps: Iterable[_Step]) -> set[tuple[Hook, Rule]]:
+    return {(step.hook, step.rule) for step in steps if step.rule is not None and step.gate is None}
+
+
+def _gates(steps: Iterable[_Step]) -> dict[tuple[Hook, Address], str | None]:
+    """Where each gate leads."""
+    return {(step.hook, step.gate): step.rule.target.chain for step in steps if step.rule and step.gate}
+
+
+def _refs(target: Target, installed: Installed) -> frozenset[ServiceRef]:
+    return installed.refs | target.rewrites.refs | target.drops.refs
+
+
+def _leads(target: Target, installed: Installed) -> dict[tuple[Hook, Address], set[ServiceRef]]:
+    """The Services that a pod is led to behind each hook, now or in the end."""
+    guards = (item for item, _ in installed.guards)
+    marks = (item for item, _ in installed.marks)
+    jumps = {
+        Hook.EGRESS: (*target.entries, *installed.entries),
+        Hook.DROP: (
+            *target.drops.entries,
+            *installed.drops.entries,
+            *guarded(target, installed),
+            *guards,
+        ),
+        Hook.MARK: (*marked(target, installed), *marks),
+    }
+    leads: dict[tuple[Hook, Address], set[ServiceRef]] = defaultdict(set)
+    for hook, items in jumps.items():
+        for item in items:
+            leads[hook, item.address].add(item.rank.ref)
+    return leads
+
+
+def _owners(rule: Rule) -> set[ServiceRef]:
+    owner = _owner(rule)
+    return set() if owner is None else {owner}
 
 
 def _owner(rule: Rule) -> ServiceRef | None:

@@ -9,8 +9,9 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import NamedTuple
 
+from kvctl.model.net import Network, contains
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAINS, Hook, Table, table_of
+from kvctl.model.rules import HOOK_CHAINS, Hook, Rule, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.diff import Plan, canonical_text
 from kvctl.netfilter.position import is_hook
@@ -51,6 +52,18 @@ class Row(NamedTuple):
     octets: int | None = None
 
 
+class _Shared(NamedTuple):
+    """A rule that is not as it should be, and no single Service's."""
+
+    row: Row
+    source: Network | None
+    """Whose packets it takes; None: everybody's, for all that is known."""
+
+    def concerns(self, pods: Collection[Network]) -> bool:
+        """Whether some of these meet it."""
+        return self.source is None or any(contains(self.source, pod) for pod in pods)
+
+
 class SideBySide:
     """All rules of kvctl's in one family, each with the Service that it belongs to.
 
@@ -72,31 +85,51 @@ class SideBySide:
         for chain, text in plan.trims:
             trims[chain].append(text)
         self._own: dict[ServiceRef, list[Row]] = defaultdict(list)
-        self._shared: dict[str, list[Row]] = {}
+        self._shared: dict[str, list[_Shared]] = defaultdict(list)
+        self._pods: dict[ServiceRef, set[Network]] = defaultdict(set)
+        self._leading: dict[str, set[str]] = defaultdict(set)
         gone = {*plan.deletes, *plan.flushes}
         for chain in sorted({*snapshot.chains, *written}, key=_order):
             found = snapshot.chains.get(chain, ())
             wanted = written.get(chain)
             if wanted is None:
                 wanted = [] if chain in gone else _less(found, trims.get(chain, ()))
-            shared = []
             for each in _beside(chain, found, wanted):
-                owner = owners.get(chain) or _owner(each.text, owners)
-                if owner is not None:
-                    self._own[owner].append(each)
-                elif each.standing is not Standing.THERE:
-                    shared.append(each)
-            self._shared[chain] = shared
+                self._add(each, owners)
+
+    def _add(self, row: Row, owners: Mapping[str, ServiceRef]) -> None:
+        """Put a row where `of` finds it; `owners` of chains."""
+        rule = parse(row.text)
+        owner = owners.get(row.chain) or (_owner(rule, owners) if rule is not None else None)
+        leads = layout.is_dispatch_chain(row.chain)
+        if leads and rule is not None and rule.target.chain is not None:
+            self._leading[rule.target.chain].add(row.chain)
+        if owner is not None:
+            self._own[owner].append(row)
+            if leads and rule is not None and rule.source is not None:
+                self._pods[owner].add(rule.source)
+        elif row.standing is not Standing.THERE:
+            self._shared[row.chain].append(_Shared(row, rule.source if rule is not None else None))
 
     def of(self, ref: ServiceRef) -> tuple[Row, ...]:
         """The rules of one Service; of those that several need only the jumps, and what is not as it should be."""
         own = self._own.get(ref, ())
         chains = dict.fromkeys(row.chain for row in own)
         hooks = [hook for hook in Hook if any(_is_behind(hook, chain) for chain in chains)]
-        leading = {*chains, *(hook.root for hook in hooks)}
-        shared = [row for chain in leading for row in self._shared.get(chain, ())]
+        leading = self._on_the_way({*chains, *(hook.root for hook in hooks)})
+        pods = self._pods.get(ref, ())
+        shared = [it.row for chain in leading for it in self._shared.get(chain, ()) if it.concerns(pods)]
         rows = sorted([*own, *shared], key=lambda row: _order(row.chain))
         return (*(row for hook in hooks for row in self._hooks[hook]), *rows)
+
+    def _on_the_way(self, chains: set[str]) -> set[str]:
+        """These chains, and those that lead to them."""
+        found, todo = set(chains), list(chains)
+        while todo:
+            more = self._leading.get(todo.pop(), set()) - found
+            found |= more
+            todo += more
+        return found
 
 
 def _hook_rows(hook: Hook, snapshot: Snapshot, plan: Plan, in_the_way: str | None) -> list[Row]:
@@ -160,13 +193,12 @@ def _less(found: Iterable[FoundRule], trimmed: Collection[str]) -> list[str]:
     return [canonical_text(each) for each in found if each.text not in trimmed]
 
 
-def _owner(text: str, owners: Mapping[str, ServiceRef]) -> ServiceRef | None:
+def _owner(rule: Rule, owners: Mapping[str, ServiceRef]) -> ServiceRef | None:
     """The Service whose pod a rule leads on, or that it guards or passes; `owners` of chains."""
-    rule = parse(text)
-    target = rule.target.chain if rule is not None else None
+    target = rule.target.chain
     if target is not None and target in owners:
         return owners[target]
-    said = comments.comment_text(rule) if rule is not None else None
+    said = comments.comment_text(rule)
     if said is None:
         return None
     pod = comments.read_pod(said) or comments.read_aside_pod(said)
@@ -177,7 +209,7 @@ def _is_behind(hook: Hook, chain: str) -> bool:
     """Whether a chain is one that packets come to by this hook."""
     if table_of(chain) is not hook.table:
         return False
-    marks = chain == Hook.MARK.root or chain.startswith((layout.MARKING.leaf, layout.MARKING.service))
+    marks = layout.MARKING.is_dispatch(chain) or layout.MARKING.is_service(chain)
     return marks is (hook is Hook.MARK)
 
 

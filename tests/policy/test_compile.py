@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +20,7 @@ from kvctl.policy.annotations import ALLOWED, DENIED, PORTS, read_annotations
 from kvctl.policy.cidrs import ALWAYS
 from kvctl.policy.compile import compile_ruleset
 from kvctl.policy.decode import Installed, decode
-from kvctl.policy.prefixes import MAX_LEAF
+from kvctl.policy.prefixes import MAX_LEAF, MAX_LEVELS
 from tests.builders import networks, pod, ref, service
 from tests.policy.answers import Thing, resolved
 from tests.policy.strategies import (
@@ -32,7 +31,7 @@ from tests.policy.strategies import (
     pod_address,
     policies,
 )
-from tests.policy.walker import rules_met, source_after
+from tests.policy.walker import met_by, rules_met, source_after
 
 EXAMPLES = settings(max_examples=1000 if os.environ.get("KVCTL_LONG") else 60, deadline=None)
 families = st.sampled_from(list(Family))
@@ -104,6 +103,8 @@ def test_the_rules_of_a_small_example_word_by_word() -> None:
     )
     ipv4 = tuple(e for e in ALWAYS if e.network.version == 4)
     text = restore_text(diff(compiled(it, excluded=(*EXCLUDED[:1], *ipv4)), Snapshot(family=Family.IPV4)))
+    assert text.count("KVCTL-TO-0.0.0.0-0") == 9
+    text = text.replace("KVCTL-TO-0.0.0.0-0", "TO")
     chain = layout.service_chain(ref("a/b"))
     tags = {line.split('"')[1].split(" ")[0] for line in text.splitlines() if '"' in line}
     for tag in tags:
@@ -117,17 +118,19 @@ def test_the_rules_of_a_small_example_word_by_word() -> None:
 *nat
 :{chain} - [0:0]
 :KVCTL-EGRESS - [0:0]
+:TO - [0:0]
 -I POSTROUTING 1 -m comment --comment "kvctl:T egress" -j KVCTL-EGRESS
 -A {chain} -d 192.168.9.0/24 -m comment --comment "kvctl:T a/b" -j RETURN
 -A {chain} -p tcp -m multiport --dports 80,90:91 -m comment --comment "kvctl:T a/b" -j SNAT --to-source 192.168.0.245
 -A {chain} -p udp -m udp --dport 5060 -m comment --comment "kvctl:T a/b" -j SNAT --to-source 192.168.0.245
--A KVCTL-EGRESS -d 10.0.0.0/16 -m comment --comment "kvctl:T exclude pod-cidr" -j RETURN
--A KVCTL-EGRESS -m conntrack --ctorigdst 10.0.0.0/16 -m comment --comment "kvctl:T exclude pod-cidr" -j RETURN
--A KVCTL-EGRESS -d 169.254.0.0/16 -m comment --comment "kvctl:T exclude link-local" -j RETURN
--A KVCTL-EGRESS -m conntrack --ctorigdst 169.254.0.0/16 -m comment --comment "kvctl:T exclude link-local" -j RETURN
--A KVCTL-EGRESS -d 224.0.0.0/4 -m comment --comment "kvctl:T exclude multicast" -j RETURN
--A KVCTL-EGRESS -m conntrack --ctorigdst 224.0.0.0/4 -m comment --comment "kvctl:T exclude multicast" -j RETURN
--A KVCTL-EGRESS -s 10.0.0.1/32 -m comment --comment "kvctl:T 11700000000 a/b p-0" -j {chain}
+-A KVCTL-EGRESS -s 10.0.0.1/32 -m comment --comment "kvctl:T branch 10.0.0.1/32" -g TO
+-A TO -d 10.0.0.0/16 -m comment --comment "kvctl:T exclude pod-cidr" -j RETURN
+-A TO -m conntrack --ctorigdst 10.0.0.0/16 -m comment --comment "kvctl:T exclude pod-cidr" -j RETURN
+-A TO -d 169.254.0.0/16 -m comment --comment "kvctl:T exclude link-local" -j RETURN
+-A TO -m conntrack --ctorigdst 169.254.0.0/16 -m comment --comment "kvctl:T exclude link-local" -j RETURN
+-A TO -d 224.0.0.0/4 -m comment --comment "kvctl:T exclude multicast" -j RETURN
+-A TO -m conntrack --ctorigdst 224.0.0.0/4 -m comment --comment "kvctl:T exclude multicast" -j RETURN
+-A TO -s 10.0.0.1/32 -m comment --comment "kvctl:T 11700000000 a/b p-0" -j {chain}
 COMMIT
 """
     )
@@ -144,72 +147,147 @@ def test_a_catch_all_service_is_one_rule() -> None:
     assert out == ()
 
 
-class TestTree:
-    """Many source addresses split by their next four bits."""
+def gates_and_rest(ruleset: Ruleset) -> tuple[dict[str, tuple[Rule, ...]], dict[str, tuple[Rule, ...]]]:
+    """The chains up to the gates, and those behind them that lead to the Services."""
+    dispatch = {name: rules for name, rules in ruleset.chains.items() if layout.is_dispatch_chain(name)}
+    behind = {name: rules for name, rules in dispatch.items() if name.startswith(layout.REWRITING.gated)}
+    return {name: rules for name, rules in dispatch.items() if name not in behind}, behind
 
-    @pytest.mark.parametrize("count", [1, 16, 17, 1000, 5000])
-    def test_every_address_is_reached_and_no_leaf_has_more_than_sixteen(
+
+def spread(family: Family, count: int, step: int) -> list[Address]:
+    """So many addresses, `step` from one to the next."""
+    start = parse_address("10.0.0.0" if family is Family.IPV4 else "fd00:10::")
+    return [type(start)(int(start) + n * step) for n in range(1, count + 1)]
+
+
+class TestTree:
+    """Many source addresses split by their next three bits; behind a gate for each, what its packets alone meet."""
+
+    @pytest.mark.parametrize("count", [1, 8, 9, 1000, 5000])
+    def test_every_address_is_reached_and_no_leaf_has_more_than_eight(
         self, family: Family, count: int
     ) -> None:
-        base = int(pod_address(family, 0))
-        make = type(pod_address(family, 0))
-        addresses = [make(base + n * 3) for n in range(1, count + 1)]
+        addresses = spread(family, count, 3)
         ruleset = compiled(policy(family, pods=addresses))
-        for name, rules in ruleset.chains.items():
-            if not layout.is_dispatch_chain(name):
-                continue
-            jumps = [rule for rule in rules if rule.target.verb is Verb.JUMP]
-            branches = [rule for rule in rules if rule.target.verb is Verb.GOTO]
-            assert len(jumps) <= MAX_LEAF
-            assert len(branches) <= 16
-            assert not (jumps and branches)
-            if branches:
-                assert len(branches) >= 2, "a level with one child is left out"
-                assert len(branches) == len(rules)
+        before, behind = gates_and_rest(ruleset)
+        for rules in before.values():
+            assert len(rules) <= MAX_LEAF == 8
+            assert {rule.target.verb for rule in rules} == {Verb.GOTO}
+            assert len({rule.source.prefixlen for rule in rules if rule.source is not None}) == 1
+            if rules[0].target.chain in before:
+                assert len(rules) >= 2, "a level with one child is left out"
             else:
-                heads = [rule.target.verb for rule in rules[: 2 * len(excluded_in(family))]]
-                assert set(heads) == {Verb.RETURN}
-                assert all(rule.source is not None for rule in rules[len(heads) :])
+                assert {rule.target.chain for rule in rules} <= behind.keys()
+        for rules in behind.values():
+            heads, jumps = (
+                rules[: 2 * len(excluded_in(family))],
+                rules[2 * len(excluded_in(family)) :],
+            )
+            assert {rule.target.verb for rule in heads} == {Verb.RETURN}
+            assert {rule.target.verb for rule in jumps} == {Verb.JUMP}
+            assert 1 <= len(jumps) <= MAX_LEAF
         outside = VIPS[family]
         for address in (addresses[0], addresses[count // 2], addresses[-1]):
             packet = Packet(address, outside, outside, "tcp", 80)
             assert source_after(ruleset, packet) == VIPS[family]
-            assert rules_met(ruleset, packet) < 100
-        bystander = Packet(make(base + 2), outside, outside, "tcp", 80)
-        assert source_after(ruleset, bystander) is None
-        assert sum(r.target.verb is Verb.JUMP for rules in ruleset.chains.values() for r in rules) == count
+            assert rules_met(ruleset, packet) < 50
+        assert sum(r.target.verb is Verb.JUMP for rules in behind.values() for r in rules) == count
 
-    def test_sixteen_addresses_are_one_flat_chain(self, family: Family) -> None:
-        ruleset = compiled(policy(family, pods=[pod_address(family, n) for n in range(1, 17)]))
-        assert len(ruleset.chains) == 2
+    @pytest.mark.parametrize("step", [1, 3, 101, 3000])
+    @pytest.mark.parametrize(("count", "most"), [(1000, 28), (5000, 36)])
+    def test_a_bystander_meets_few_rules_and_no_excluded_network(
+        self, family: Family, count: int, most: int, step: int
+    ) -> None:
+        addresses = spread(family, count, step)
+        ruleset = compiled(policy(family, pods=addresses))
+        make, pods, outside = type(addresses[0]), set(addresses), VIPS[family]
+        near = {make(int(each) + by) for each in addresses[:: count // 100] for by in (-1, 1, step // 2)}
+        far = {make(int(addresses[-1]) + 1), make(int(addresses[-1]) + 4096), outside}
+        for bystander in (near | far) - pods:
+            packet = Packet(bystander, outside, outside, "tcp", 80)
+            rules = met_by(ruleset, packet)
+            assert len(rules) <= most
+            assert {rule.target.verb for rule in rules} == {Verb.GOTO}
+
+    @pytest.mark.parametrize("step", [1, 3, 13, 101, 1009, 3000])
+    def test_no_branch_has_24_bits(self, family: Family, step: int) -> None:
+        """Of 24 bits nft loads three octets, for which it has no fast way."""
+        for count in (9, 100, 400):
+            ruleset = compiled(policy(family, pods=spread(family, count, step)))
+            sources = {r.source.prefixlen for rules in ruleset.chains.values() for r in rules if r.source}
+            assert 24 not in sources
+            assert {(length - 2) % 3 for length in sources - {family.bits}} == {0}
+
+    def test_eight_addresses_are_one_flat_chain_before_the_gate_and_one_behind(self, family: Family) -> None:
+        ruleset = compiled(policy(family, pods=spread(family, 8, 1)))
+        before, behind = gates_and_rest(ruleset)
+        assert (list(before), len(behind)) == ([EGRESS_CHAIN], 1)
 
     def test_a_single_address_with_many_services_never_splits(self) -> None:
         several = [policy(name=f"a/s{n}", ports=f"tcp:{n}") for n in range(1, 21)]
-        ruleset = compiled(*several)
-        assert [name for name in ruleset.chains if layout.is_dispatch_chain(name)] == [EGRESS_CHAIN]
-        jumps = [r for r in ruleset.chains[EGRESS_CHAIN] if r.target.verb is Verb.JUMP]
-        assert len(jumps) == 20
+        before, behind = gates_and_rest(compiled(*several))
+        assert [(name, len(rules)) for name, rules in before.items()] == [(EGRESS_CHAIN, 1)]
+        assert list(behind) == ["KVCTL-TO-0.0.0.0-0"]
+        assert sum(r.target.verb is Verb.JUMP for rules in behind.values() for r in rules) == 20
 
-    def test_ipv4_leaves_are_named_by_their_prefix_and_ipv6_ones_by_a_hash(self) -> None:
-        for family, base in ((Family.IPV4, "10.0.0.0"), (Family.IPV6, "fd00:10::")):
-            start = parse_address(base)
-            several = [type(start)(int(start) + n) for n in range(1, 40)]
-            ruleset = compiled(policy(family, pods=several))
-            leaves = [r for r in ruleset.chains[EGRESS_CHAIN] if r.target.verb is Verb.GOTO]
-            names = [rule.target.chain for rule in leaves]
+    def test_addresses_chosen_against_the_tree_go_no_deeper_than_allowed(self, family: Family) -> None:
+        addresses = against_the_tree(family)
+        ruleset = compiled(policy(family, pods=addresses))
+        before, behind = gates_and_rest(ruleset)
+        assert deepest(ruleset, EGRESS_CHAIN) == MAX_LEVELS + 1
+        assert max(map(len, before.values())) > MAX_LEAF
+        outside = VIPS[family]
+        for address in addresses:
+            assert source_after(ruleset, Packet(address, outside, outside, "tcp", 80)) == VIPS[family]
+        jumps = [rule for rules in behind.values() for rule in rules if rule.target.verb is Verb.JUMP]
+        assert len(jumps) == len(addresses)
+
+    def test_ipv4_chains_are_named_by_their_prefix_and_ipv6_ones_by_a_hash(self) -> None:
+        for family in Family:
+            ruleset = compiled(policy(family, pods=spread(family, 20, 1)))
+            branches = ruleset.chains[EGRESS_CHAIN]
+            names = [rule.target.chain or "" for rule in branches]
+            behind = [ruleset.chains[name][0].target.chain or "" for name in names]
             if family is Family.IPV4:
-                assert names == ["KVCTL-IN-10.0.0.0-28", "KVCTL-IN-10.0.0.16-28", "KVCTL-IN-10.0.0.32-28"]
+                assert names == ["KVCTL-IN-10.0.0.0-29", "KVCTL-IN-10.0.0.8-29", "KVCTL-IN-10.0.0.16-29"]
+                assert behind == ["KVCTL-TO-10.0.0.0-29", "KVCTL-TO-10.0.0.8-29", "KVCTL-TO-10.0.0.16-29"]
             else:
-                assert all(name and len(name) <= 28 and ":" not in name for name in names)
-                assert leaves[0].comment.endswith(" branch fd00:10::/124")
+                assert all(len(name) <= 28 and ":" not in name for name in (*names, *behind))
+                assert branches[0].comment.endswith(" branch fd00:10::/125")
 
-    def test_one_pod_more_changes_one_leaf(self) -> None:
-        addresses: list[Address] = [IPv4Address(int(IPv4Address("10.0.0.0")) + n) for n in range(0, 2000, 3)]
+    def test_one_pod_more_changes_one_leaf_and_what_is_behind_its_gates(self) -> None:
+        addresses = spread(Family.IPV4, 600, 3)
         before = compiled(policy(pods=addresses))
         it = policy(pods=[*addresses, parse_address("10.0.3.1")])
         after = compiled(it._replace(pods=tuple(sorted(it.pods, key=lambda p: int(p.address)))))
         changed = [name for name, rules in after.chains.items() if before.chains.get(name) != rules]
-        assert len(changed) == 1
+        assert changed == ["KVCTL-IN-10.0.3.0-29", "KVCTL-TO-10.0.3.0-29"]
+
+    def test_rules_of_a_tree_without_gates_are_read(self, family: Family) -> None:
+        """As kvctl wrote them before it had any."""
+        several = [policy(family, pods=spread(family, 3, 5)), policy(family, "sip/b", ports="tcp:1")]
+        ruleset = compiled(*several)
+        behind = next(iter(gates_and_rest(ruleset)[1]))
+        chains = {name: rules for name, rules in ruleset.chains.items() if name != behind}
+        flat = ruleset._replace(chains={**chains, EGRESS_CHAIN: ruleset.chains[behind]})
+        old, new = read_back(flat), read_back(ruleset)
+        assert old.entries == new.entries
+        assert old.exclusions == new.exclusions
+        assert {ref: it.policy for ref, it in old.services.items()} == {p.ref: p for p in several}
+
+
+def against_the_tree(family: Family) -> list[Address]:
+    """Addresses that make a chain of branches, each of which has one address beside the next branch; 9 in the end."""
+    start = parse_address("10.0.0.0" if family is Family.IPV4 else "fd00:10::")
+    beside = [int(start) + (1 << bit) for bit in range(family.bits - 10, 0, -3)]
+    return sorted({type(start)(each) for each in (*beside, *(int(start) + n for n in range(1, 10)))}, key=int)
+
+
+def deepest(ruleset: Ruleset, chain: str) -> int:
+    """How many dispatch chains there are, one behind the other, after this one."""
+    below = {r.target.chain for r in ruleset.chains[chain] if r.target.chain}
+    dispatch = [name for name in below if layout.is_dispatch_chain(name)]
+    return 1 + max((deepest(ruleset, name) for name in dispatch), default=-1)
 
 
 class TestNetworksAndPorts:

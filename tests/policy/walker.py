@@ -43,10 +43,15 @@ def mark_of(ruleset: Ruleset, packet: Packet, moment: Moment = ANY) -> int:
 
 def rules_met(ruleset: Ruleset, packet: Packet, hook: Hook = Hook.EGRESS) -> int:
     """How many rules are compared with the packet."""
+    return len(met_by(ruleset, packet, hook))
+
+
+def met_by(ruleset: Ruleset, packet: Packet, hook: Hook = Hook.EGRESS) -> list[Rule]:
+    """The rules that are compared with the packet."""
     met: list[Rule] = []
     assert hook in ruleset.hooks
     _walked(ruleset, hook, packet, ANY, met=met)
-    return len(met)
+    return met
 
 
 def _walked(
