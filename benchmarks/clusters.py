@@ -7,24 +7,33 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Object = dict[str, Any]
 
-_FIRST_POD = int(IPv4Address("10.0.0.2"))
+EGRESS_POD = "10.0.128.2"
+"""The pod of the first Service: the one that is measured. The other Services' are on both sides of it."""
+BYSTANDER = "10.0.128.1"
+"""A pod of no Service, among them as any other pod of a node is: they have every second address, not this one."""
+EGRESS_VIP = "192.168.0.245"
 _FIRST_VIP = int(IPv4Address("198.18.0.0"))
 """Of the network for benchmarks (RFC 2544)."""
-EGRESS_POD = "10.0.0.2"
-"""The pod of the first Service: the one that is measured."""
-EGRESS_VIP = "192.168.0.245"
 
 
 def pod_address(number: int) -> str:
-    """Of the pod of a Service."""
-    return str(IPv4Address(_FIRST_POD + number))
+    """Of the pod of a Service: the even addresses round the first Service's, above and below in turn."""
+    steps = (number + 1) // 2 * (1 if number % 2 else -1)
+    return str(IPv4Address(EGRESS_POD) + 2 * steps)
 
 
 def vip(number: int) -> str:
     """Of a Service."""
     return EGRESS_VIP if number == 0 else str(IPv4Address(_FIRST_VIP + number))
+
+
+def name(number: int) -> str:
+    """`NAMESPACE/NAME` of a Service."""
+    return f"ns{number % 10}/s{number}"
 
 
 def service(number: int) -> Object:
@@ -60,8 +69,14 @@ def pod(number: int, *, node: str = "worker", address: str | None = None) -> Obj
     }
 
 
-def write(path: Path, *, services: int) -> Path:
-    """All of it as one JSON list."""
+def write(path: Path, *, services: int, moved: bool = False) -> Path:
+    """All of it as one list, JSON or, by the name of the file, YAML; `moved`: the first pod at BYSTANDER instead."""
     items = [each for number in range(services) for each in (service(number), pod(number))]
-    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    if moved:
+        items[1] = pod(0, address=BYSTANDER)
+    told = {"apiVersion": "v1", "kind": "List", "items": items}
+    if path.suffix == ".yaml":
+        path.write_text(yaml.dump(told, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+    else:
+        path.write_text(json.dumps(told))
     return path

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from functools import cache
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -90,11 +91,16 @@ def packet(connection: Tuple) -> bytes:
     """An IPv4 packet with a UDP datagram of one octet; its UDP checksum is left out (RFC 768)."""
     source, source_port, destination, port = connection
     length = _UDP + 1
+    head = _head(source, destination, length=length)
+    return head + struct.pack("!HHHH", source_port, port, length, 0) + b"x"
+
+
+@cache
+def _head(source: IPv4Address, destination: IPv4Address, *, length: int) -> bytes:
     head = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, _IP + length, 0, 0, 64, 17, 0, source.packed, destination.packed
     )
-    head = head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
-    return head + struct.pack("!HHHH", source_port, port, length, 0) + b"x"
+    return head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
 
 
 def _checksum(head: bytes) -> int:
