@@ -34,17 +34,17 @@ def main() -> int:
     told = _options().parse_args()
     failed: list[str] = []
     if told.read is not None:
-        results = Results.from_json(told.read.read_text())
+        results = Results.from_json(told.read.read_text("utf-8"))
     else:
         machine = this_machine()
         with surroundings():
             results = Results(machine, list(_measured(told, failed)))
     if told.json is not None:
-        told.json.write_text(results.as_json())
+        told.json.write_text(results.as_json(), encoding="utf-8")
     if told.plot is not None:
-        told.plot.write_text(plot(results.rows))
+        told.plot.write_text(plot(results.rows), encoding="utf-8")
     for path, text in results.files().items() if told.publish and not failed else ():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     print(report(results.machine, results.rows), end="")
     for each in failed:
         _say(f"{each} could not be measured: see above")

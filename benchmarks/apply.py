@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import clusters
-from benchmarks.peer import Peer
+from benchmarks.peer import Peer, measured
 from benchmarks.processes import NOTHING, Started, choice, in_turn, kvctl, run, seconds, started_by
 from benchmarks.rows import Bar, Row, median, spread
 from kvctl.lab.build import built, restore_binary, unique_prefix
@@ -35,7 +35,7 @@ Seconds = dict[str, list[float]]
 
 def measure(*, backend: str, sizes: Sequence[int], quick: bool) -> Iterator[Row]:
     """The rows of a back end, size by size."""
-    peer = Peer(backend=backend, pods=max(sizes), limit=_QUICK_PEER_SECONDS if quick else _PEER_SECONDS)
+    peer = measured(backend=backend, pods=max(sizes), limit=_QUICK_PEER_SECONDS if quick else _PEER_SECONDS)
     with built(standard(backend=backend), prefix=unique_prefix("bench")) as lab:
         for services in sizes:
             with lab.worker.entered(), tempfile.TemporaryDirectory() as directory:
@@ -122,7 +122,7 @@ class _Rows(NamedTuple):
         yield self._row("cold apply", cold, against=bare, other=for_bare)
         allowance = _FIXED + 2 * for_bare
         yield self._row(
-            "cold apply, of its allowance", cold, against=f"{_FIXED:g} s + 2 x bare", other=allowance
+            "cold apply, of its allowance", cold, against=f"{_FIXED:g} s + 2 × bare restore", other=allowance
         )
         faster = self._row(
             "cold apply, times faster", cold, against=peer.name(self.services), other=one_by_one

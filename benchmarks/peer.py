@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import time
+from typing import NamedTuple
 
 from benchmarks import clusters
 from benchmarks.processes import run
 from kvctl import proc
 from kvctl.lab.build import built, unique_prefix
+from kvctl.lab.netns import binary
 from kvctl.lab.topology import STANDARD, standard
 from kvctl.model.net import Family
 
@@ -21,31 +23,36 @@ _CHAIN = "ONE-BY-ONE"
 _WHERE = STANDARD[Family.IPV4]
 
 
-class Peer:
-    """What it takes for the first, the first two, … pods; it is measured once, for as long as it may take."""
+class Peer(NamedTuple):
+    """What it takes for the first, the first two, … pods."""
 
-    def __init__(self, *, backend: str, pods: int, limit: float) -> None:
-        """Do it in a lab of its own; after `limit` seconds no further pod is begun."""
-        self._ends: list[float] = []
-        with built(standard(backend=backend), prefix=unique_prefix("bench")) as lab, lab.worker.entered():
-            program = _Program(proc.find(f"iptables-{backend}") or "iptables")
-            begun = time.perf_counter()
-            for number in range(pods):
-                program.add(number)
-                self._ends.append(time.perf_counter() - begun)
-                if self._ends[-1] > limit:
-                    break
-            _expect_rules(program.path, pods=len(self._ends))
+    ends: tuple[float, ...]
+    """Seconds from the beginning until each of them was done; not all may have been begun."""
 
     def seconds(self, pods: int) -> float:
         """For so many. What was not reached is extrapolated in proportion: less than it would take."""
-        reached = min(pods, len(self._ends))
-        return self._ends[reached - 1] * pods / reached
+        reached = min(pods, len(self.ends))
+        return self.ends[reached - 1] * pods / reached
 
     def name(self, pods: int) -> str:
         """What it is called in a table, and how far it came."""
-        reached = len(self._ends)
+        reached = len(self.ends)
         return "one process per rule" + (f" (extrapolated from {reached})" if reached < pods else "")
+
+
+def measured(*, backend: str, pods: int, limit: float) -> Peer:
+    """Do it once, in a lab of its own; after `limit` seconds no further pod is begun."""
+    ends: list[float] = []
+    with built(standard(backend=backend), prefix=unique_prefix("bench")) as lab, lab.worker.entered():
+        program = _Program(proc.find(f"iptables-{backend}") or binary("iptables", package="iptables"))
+        begun = time.perf_counter()
+        for number in range(pods):
+            program.add(number)
+            ends.append(time.perf_counter() - begun)
+            if ends[-1] > limit:
+                break
+        _expect_rules(program.path, pods=len(ends))
+    return Peer(tuple(ends))
 
 
 class _Program:

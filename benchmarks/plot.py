@@ -10,7 +10,8 @@ from benchmarks.svg import Axis, Line, Panel, Point, document
 from benchmarks.table import quantity
 
 _BACKENDS = ("nft", "legacy")
-_COLOURS = ("#0b62b8", "#c24e00", "#3d8b37")
+_BACKEND_COLOURS = ("#0b62b8", "#c24e00")
+_WAY_COLOURS = ("#6f3fb5", "#b3261e", "#2f7d32")
 
 
 def plot(rows: Iterable[Row]) -> str:
@@ -32,9 +33,9 @@ def _ratios(rows: Sequence[Row], measure: str) -> Panel:
     found = [row for row in rows if row.part == "datapath" and row.measure == measure]
     lines = [
         _line(backend, colour, (row for row in found if row.backend == backend), lambda row: row.ratio)
-        for backend, colour in zip(_BACKENDS, _COLOURS, strict=False)
+        for backend, colour in zip(_BACKENDS, _BACKEND_COLOURS, strict=True)
     ]
-    least = min([0.9, *(point.y for line in lines for point in line.points)])
+    least = min([0.85, *(point.y for line in lines for point in line.points)])
     most = max([1.05, *(point.y for line in lines for point in line.points)])
     ticks = [number / 20 for number in range(math.floor(least * 20), math.ceil(most * 20) + 1)]
     against = next((row.against for row in found), "")
@@ -52,9 +53,9 @@ def _seconds(rows: Sequence[Row], backend: str) -> Panel:
     bare = [row for row in of_it if row.measure == "cold apply"]
     peer = [row for row in of_it if row.measure == "cold apply, times faster"]
     lines = [
-        _line("kvctl egress apply", _COLOURS[0], bare, lambda row: row.value),
-        _line("one process per rule", _COLOURS[1], peer, lambda row: row.other),
-        _line("bare iptables-restore", _COLOURS[2], bare, lambda row: row.other),
+        _line("kvctl", _WAY_COLOURS[0], bare, lambda row: row.value),
+        _line("one process per rule", _WAY_COLOURS[1], peer, lambda row: row.other),
+        _line("bare restore", _WAY_COLOURS[2], bare, lambda row: row.other),
     ]
     values = [point.y for line in lines for point in line.points] or [0.01, 1]
     decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)

@@ -45,5 +45,5 @@ class Results(NamedTuple):
             _HERE / "results.json": self.as_json(),
             _HERE / "results.svg": plot(self.rows),
             _HERE / "results.md": f"# A run of `python -m benchmarks`\n\n{report(self.machine, self.rows)}",
-            _README: _IN_README.sub(lambda _: f"\n{shown}\n", _README.read_text()),
+            _README: _IN_README.sub(lambda _: f"\n{shown}\n", _README.read_text("utf-8")),
         }

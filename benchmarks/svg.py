@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 _WIDTH, _HEIGHT = 360, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 48, 74
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 26, 48, 74
 _INK, _GRID, _GROUND = "#1f2328", "#d8dce1", "#ffffff"
 
 
