@@ -20,18 +20,11 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from benchmarks.bare import bare_restores
-from benchmarks.commits import Heard
+from benchmarks.events import APART, SETTLE, Driven, drive_in_turn
 from benchmarks.processes import surroundings
 from benchmarks.rows import Bar, Row, median, spread
 from benchmarks.watched import Agent, Change, Node, Size, arrivals, node
 from kvctl.signals import orderly
-
-_LOOK, _LOOKS = 0.1, 2
-"""Seconds, so many times in a row, in which an agent that is at rest does next to nothing."""
-_NEXT_TO_NOTHING = 0.005
-_SETTLE = 3.0
-_COPRIME = 37
-"""Events go to pods that are no neighbours."""
 
 
 class Plan(NamedTuple):
@@ -93,7 +86,7 @@ def watch(plan: Plan, backend: str) -> Iterator[Row]:
         it.hearing(agent) as heard,
     ):
         for rate, seconds in plan.rates:
-            time.sleep(_SETTLE)
+            time.sleep(SETTLE)
             before, begun = agent.cpu(), time.monotonic()
             changes = _steadily(it, rate=rate, seconds=seconds)
             taken = sorted(each * 1000 for each in arrivals(changes, heard))
@@ -112,7 +105,7 @@ def _steadily(it: Node, *, rate: int, seconds: float) -> list[Change]:
     changes = []
     for number in range(round(rate * seconds)):
         time.sleep(max(0.0, begun + number / rate - time.monotonic()))
-        changes.append(it.change(number * _COPRIME))
+        changes.append(it.change(number * APART))
     return changes
 
 
@@ -124,61 +117,13 @@ def _percentile(values: Sequence[float], part: float) -> float:
 # cost
 
 
-class _Window(NamedTuple):
-    """Events one after the other."""
-
-    events: int
-    cpu: float
-    seconds: float
-
-
-class _Driven:
-    """An agent that gets events one by one, in windows; while another gets its own, this one is at rest."""
-
-    def __init__(self, it: Node, agent: Agent, heard: Heard) -> None:
-        self.node = it
-        self.agent = agent
-        self.taken: list[float] = []
-        self.busy: list[_Window] = []
-        self.resting: list[float] = []
-        """CPU seconds a second."""
-        self._heard = heard
-        self._count = 0
-
-    def drive(self, events: int, *, longest: float = float("inf")) -> _Window:
-        """So many events, each when the agent has come to rest after the one before; fewer after `longest` seconds."""
-        before, begun = self.agent.cpu(), time.monotonic()
-        for number in range(1, events + 1):
-            self._count += 1
-            change = self.node.change(self._count * _COPRIME)
-            self.taken.append((self._heard.arrival(change.address) - change.at) * 1000)
-            self._rest()
-            passed = time.monotonic() - begun
-            if passed > longest:
-                break
-        return _Window(number, self.agent.cpu().since(before).whole, passed)
-
-    def _rest(self) -> None:
-        """Until it has nothing to do any more."""
-        looks = 0
-        while looks < _LOOKS:
-            before = self.agent.cpu()
-            time.sleep(_LOOK)
-            looks = looks + 1 if self.agent.cpu().since(before).whole < _NEXT_TO_NOTHING else 0
-
-    def costs(self) -> list[float]:
-        """Of each window, milliseconds of CPU an event."""
-        at_rest = median(self.resting)
-        return [(each.cpu - at_rest * each.seconds) / each.events * 1000 for each in self.busy]
-
-
 def cost(plan: Plan, backend: str) -> Iterator[Row]:
     """One event in a small cluster, in a large one, and in a large one whose pods are all here."""
     with ExitStack() as stack:
         nodes = [
             stack.enter_context(node(size, backend=backend)) for size in (plan.few, plan.many, plan.all_here)
         ]
-        driven = _drive(nodes, plan)
+        driven = drive_in_turn(nodes, windows=plan.windows, events=plan.events, longest=plan.longest)
         # No agent may run where restores are repeated.
         bare = [
             statistics.fmean(each.cpu for each in bare_restores(it, repetitions=plan.events)) * 1000
@@ -196,30 +141,8 @@ def cost(plan: Plan, backend: str) -> Iterator[Row]:
         yield from _compared(what, driven, values, bar=Bar(1.5) if barred else None)
 
 
-def _drive(nodes: Sequence[Node], plan: Plan) -> list[_Driven]:
-    """All windows of all agents, in turn."""
-    with ExitStack() as stack:
-        driven = []
-        for it in nodes:
-            agent = stack.enter_context(it.agent())
-            driven.append(_Driven(it, agent, stack.enter_context(it.hearing(agent))))
-        time.sleep(_SETTLE)
-        for each in driven:
-            each.drive(2)  # what is done once is done
-        for _ in range(plan.windows):
-            for busy in driven:
-                others = {each: each.agent.cpu() for each in driven if each is not busy}
-                window = busy.drive(plan.events, longest=plan.longest)
-                busy.busy.append(window)
-                for each, before in others.items():
-                    each.resting.append(each.agent.cpu().since(before).whole / window.seconds)
-        for each in driven:
-            del each.taken[:2]
-        return driven
-
-
 def _compared(
-    what: str, driven: Sequence[_Driven], values: Sequence[Sequence[float]], *, bar: Bar | None
+    what: str, driven: Sequence[Driven], values: Sequence[Sequence[float]], *, bar: Bar | None
 ) -> Iterator[Row]:
     """Each beside the first; the bar is the second's."""
     least = median(values[0])
@@ -242,13 +165,9 @@ def one(plan: Plan, backend: str) -> Iterator[Row]:
     """One pod changed among many, all on the node, against what the binary alone takes."""
     with node(plan.among, backend=backend) as it:
         with it.agent() as agent, it.hearing(agent) as heard:
-            time.sleep(_SETTLE)
-            driven = _Driven(it, agent, heard)
-            driven.drive(2)
-            begun = time.monotonic()
-            events = driven.drive(plan.single, longest=5 * plan.longest).events
-            run = heard.runs(since=begun)
-        taken = driven.taken[2:]
+            driven = Driven(it, agent, heard)
+            driven.drive(plan.single, longest=5 * plan.longest)
+        taken = driven.taken
         bare = [each.seconds * 1000 for each in bare_restores(it, repetitions=plan.single)]
     yield _row("one", it, "one pod changed, to kernel", median(taken), "ms", spread(taken))._replace(
         against="the bare restore",
@@ -256,7 +175,7 @@ def one(plan: Plan, backend: str) -> Iterator[Row]:
         ratio=median(taken) / median(bare),
         bar=Bar(3),
     )
-    yield _row("one", it, "processes for it", len(run) / events, "")._replace(bar=Bar(1))
+    yield _row("one", it, "processes for it", median(driven.programs), "")._replace(bar=Bar(1))
 
 
 # scale
@@ -274,7 +193,7 @@ def scale(plan: Plan, backend: str) -> Iterator[Row]:
                 against="the API server", other=time.process_time() - server
             )
             agents.append((it, agent))
-        time.sleep(_SETTLE)
+        time.sleep(SETTLE)
         before, begun = [agent.cpu() for _, agent in agents], time.monotonic()
         time.sleep(plan.idle)
         passed = time.monotonic() - begun
