@@ -10,7 +10,7 @@ from kvctl.doctor.order import jump_faults
 from kvctl.doctor.scene import Scene
 from kvctl.model.net import Family
 from kvctl.model.ref import ServiceRef
-from kvctl.model.rules import HOOK_CHAINS
+from kvctl.model.rules import HOOK_CHAINS, Hook
 from kvctl.model.text import one_line, plural
 from kvctl.policy import layout
 from kvctl.reconcile.compare import Compared, compare
@@ -65,7 +65,7 @@ def _faults(scene: Scene, look: Look, details: Iterable[Detail]) -> dict[_Key, _
     found = {}
     for each in details:
         item = each.item
-        if item.ref is None or item.family is None or (item.family in told and _lacks_jump(each)):
+        if item.ref is None or item.family is None or (item.family in told and _is_cut_off(look, each)):
             continue  # what is wrong with the jumps into the tables the order's check tells, once
         fault = _fault(scene, look, each)
         if fault is not None:
@@ -73,9 +73,14 @@ def _faults(scene: Scene, look: Look, details: Iterable[Detail]) -> dict[_Key, _
     return found
 
 
-def _lacks_jump(each: Detail) -> bool:
+def _is_cut_off(look: Look, each: Detail) -> bool:
+    """Whether no packet comes to a Service's rules because of the jump into a table, or an empty chain behind it."""
+    assert each.item.family is not None  # else it is no item of rules
+    chains = look.sites[each.item.family].snapshot.chains
+    empty = {hook.root for hook in Hook if chains.get(hook.root) == ()}
     return not each.item.pods or any(
-        row.chain in HOOK_CHAINS and row.standing is not Standing.THERE for row in each.rows
+        row.standing is not Standing.THERE and (row.chain in HOOK_CHAINS or row.chain in empty)
+        for row in each.rows
     )
 
 

@@ -114,7 +114,7 @@ def _decode_table(
     snapshot: Snapshot, names: layout.Names, exclusions: dict[Network, Exclusion]
 ) -> tuple[Part, list[Retiring]]:
     entries: list[Entry] = []
-    for name in _reachable(snapshot, names):
+    for name in _dispatching(snapshot, names):
         for found in snapshot.chains[name]:
             if found.rule is not None:
                 _read_dispatch_rule(found.rule, snapshot, names, entries, exclusions)
@@ -137,10 +137,10 @@ def _decode_table(
     return Part(services=services, entries=tuple(entries)), retiring
 
 
-def _reachable(snapshot: Snapshot, names: layout.Names) -> list[str]:
-    """The dispatch chains that packets come through, in order."""
+def _dispatching(snapshot: Snapshot, names: layout.Names) -> list[str]:
+    """The dispatch chains that packets come through, in order; then those behind gates that somebody removed."""
     found: list[str] = []
-    todo = [names.root]
+    todo = [*(name for name in snapshot.chains if name.startswith(names.gated)), names.root]
     while todo:
         name = todo.pop()
         if name in found or name not in snapshot.chains:
@@ -184,7 +184,7 @@ def _read_dispatch_rule(
 
 
 def _asides(snapshot: Snapshot, names: layout.Names) -> tuple[tuple[Entry, str], ...]:
-    rules = (found for name in _reachable(snapshot, names) for found in snapshot.chains[name])
+    rules = (found for name in _dispatching(snapshot, names) for found in snapshot.chains[name])
     return tuple(aside for found in rules if (aside := _aside_in(found, snapshot)) is not None)
 
 

@@ -14,6 +14,10 @@ from tests.robustness.node import Node
 
 CHAIN = layout.REWRITING.service_chain(ref("sip/sip-client"))
 BY_HAND = "kvctl egress apply -f FILE"
+BEHIND = "KVCTL-TO-0.0.0.0-0"
+"""What is behind the gates of the few pods."""
+TWO_PODS_OF_ONE = (service(vip=VIP), pod("sip/sip-client-0", POD), pod("sip/sip-client-1", "10.244.1.6"))
+TWO_PODS = objects(*TWO_PODS_OF_ONE)
 TWO_PORTS = objects(service(vip=VIP, ports="udp:5060,tcp:80"), pod("sip/sip-client-0", POD))
 
 
@@ -47,8 +51,8 @@ class TestTheRulesAreNotAsWritten:
         assert found.exit_status == 1
 
     def test_the_jump_of_its_only_pod_was_removed(self, node: Node) -> None:
-        rules = [line for line in node.save().splitlines() if line.startswith("-A KVCTL-EGRESS")]
-        node.iptables("-D", "KVCTL-EGRESS", str(len(rules)))
+        rules = [line for line in node.save().splitlines() if line.startswith(f"-A {BEHIND} ")]
+        node.iptables("-D", BEHIND, str(len(rules)))
         found = look_at(node)
         assert said(found) == (
             "sip/sip-client (ipv4): no rule leads any pod to its rules: somebody has removed its pods' jumps, or the "
@@ -56,19 +60,34 @@ class TestTheRulesAreNotAsWritten:
         )
         assert found.exit_status == 1
 
+    def test_the_gate_of_the_only_pod_was_removed(self, node: Node) -> None:
+        node.iptables("-D", "KVCTL-EGRESS", "1")
+        found = look_at(node)
+        assert [each.message for each in found.findings if each.level is Level.FAILURE] == [
+            "kvctl's chain KVCTL-EGRESS of nat (ipv4) is empty: somebody has flushed it, and no pod's packet comes to "
+            "the rules of its Service"
+        ]
+
     def test_the_jump_of_a_pod_was_removed(self, node: Node) -> None:
-        node.apply(
-            objects(service(vip=VIP), pod("sip/sip-client-0", POD), pod("sip/sip-client-1", "10.244.1.6"))
-        )
-        jump = next(line for line in node.save().splitlines() if f"-s {POD}/32" in line)
-        number = [line for line in node.save().splitlines() if line.startswith("-A KVCTL-EGRESS")].index(jump)
-        node.iptables("-D", "KVCTL-EGRESS", str(number + 1))
-        wanted = objects(
-            service(vip=VIP), pod("sip/sip-client-0", POD), pod("sip/sip-client-1", "10.244.1.6")
-        )
-        found = look_at(node, source=wanted)
-        assert f"KVCTL-EGRESS lacks `-s {POD}/32" in said(found)
+        node.apply(TWO_PODS)
+        rules = [line for line in node.save().splitlines() if line.startswith(f"-A {BEHIND} ")]
+        number = next(at for at, line in enumerate(rules, 1) if f"-s {POD}/32" in line)
+        node.iptables("-D", BEHIND, str(number))
+        found = look_at(node, source=TWO_PODS)
+        assert f"{BEHIND} lacks `-s {POD}/32 -j " in said(found)
         assert found.exit_status == 1
+
+    def test_the_gate_of_a_pod_was_removed(self, node: Node) -> None:
+        others = (service("sip/other", vip=VIP), pod("sip/other-0", "10.244.1.7"))
+        node.apply(objects(*TWO_PODS_OF_ONE, *others))
+        node.iptables("-D", "KVCTL-EGRESS", "1")
+        told = f"1 of 5 rules is not as wanted: KVCTL-EGRESS lacks `-s {POD}/32 -g {BEHIND}`"
+        for source in (None, objects(*TWO_PODS_OF_ONE, *others)):
+            found = look_at(node, source=source)
+            assert [each.message for each in found.findings if each.check == "rules"] == [
+                f"sip/sip-client (ipv4): {told}"
+            ]
+            assert found.exit_status == 1
 
     def test_the_same_fault_of_several_services_is_told_once(self, node: Node) -> None:
         several = [service(f"sip/s{at}", vip=VIP, selector={"app": f"s{at}"}) for at in range(5)]

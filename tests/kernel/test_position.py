@@ -108,7 +108,7 @@ def test_kube_postrouting_without_its_first_rule_is_not_tolerated(worker: Worker
     assert packets.seen() == packets.who.vip
 
 
-@pytest.mark.parametrize("loss", ["hook", "jump", "rule"])
+@pytest.mark.parametrize("loss", ["hook", "gate", "jump", "rule"])
 def test_rules_that_somebody_took_away_are_reported_and_put_back(
     worker: Worker, packets: Packets, loss: str
 ) -> None:
@@ -116,9 +116,11 @@ def test_rules_that_somebody_took_away_are_reported_and_put_back(
     worker.apply(*MINE)
     if loss == "hook":
         worker.iptables(family, "-t", "nat", "-D", "POSTROUTING", "1")
+    elif loss == "gate":
+        worker.iptables(family, "-t", "nat", "-D", "KVCTL-EGRESS", "1")
     elif loss == "jump":
-        last = sum(line.startswith("-A KVCTL-EGRESS ") for line in worker.saved(family))
-        worker.iptables(family, "-t", "nat", "-D", "KVCTL-EGRESS", str(last))
+        rules = [line.split()[1] for line in worker.saved(family) if line.startswith("-A KVCTL-TO-")]
+        worker.iptables(family, "-t", "nat", "-D", rules[0], str(len(rules)))
     else:
         chain = next(line.split()[1] for line in worker.saved(family) if "--to-source" in line)
         worker.iptables(family, "-t", "nat", "-F", chain)

@@ -22,6 +22,8 @@ from tests.netfilter.test_conntrack import create, synthetic
 from tests.robustness.node import Node
 
 CHAIN = layout.service_chain(ref("sip/sip-client"))
+BEHIND = "KVCTL-TO-0.0.0.0-0"
+"""The chain behind the gates of the few pods."""
 MENDS = "; kvctl egress apply -f FILE mends it"
 NAME = "sip/sip-client ipv4: "
 WANTED = objects(service(vip=VIP, ports="udp:5060,tcp:7000"), pod("sip/sip-client-0", POD))
@@ -278,7 +280,12 @@ def test_of_rules_that_are_gone_nothing_is_said_to_be_as_wanted(node: Node, tmp_
     ]
     node.apply(WANTED)
     dispatch_emptied(node)
-    assert {row["standing"] for row in told(node)["rules"]} == {"there"}
+    assert [(row["chain"], row["standing"]) for row in told(node)["rules"]] == [
+        ("POSTROUTING", "there"),
+        ("KVCTL-EGRESS", "missing"),
+        (BEHIND, "there"),
+        *[(CHAIN, "there")] * 2,
+    ]
 
 
 def test_a_flushed_table_is_told_as_that_where_the_source_says_what_was_in_it(
@@ -558,7 +565,7 @@ def test_every_rule_is_shown_in_order_as_there_missing_or_not_wanted(node: Node,
     rows = told(node, *manifest(tmp_path / "a.json", asks(ports="udp:5060,tcp:7001")))["rules"]
     assert [(row["chain"], row["standing"]) for row in rows] == [
         ("POSTROUTING", "there"),
-        ("KVCTL-EGRESS", "there"),
+        (BEHIND, "there"),
         (CHAIN, "not wanted"),
         (CHAIN, "not wanted"),
         (CHAIN, "missing"),
@@ -582,6 +589,37 @@ def test_every_rule_is_shown_in_order_as_there_missing_or_not_wanted(node: Node,
     )
 
 
+def test_a_gate_that_is_missing_is_told_of_the_services_of_its_pod_and_of_no_other(node: Node) -> None:
+    node.apply(
+        objects(
+            service(vip=VIP, ports="udp:5060"),
+            service("sip/second", vip=VIP, ports="tcp:443", selector={"app": "sip-client"}),
+            pod("sip/sip-client-0", POD),
+            service("sip/third", vip=VIP, ports="tcp:80"),
+            pod("sip/third-0", "10.244.1.6"),
+        )
+    )
+    node.iptables("-D", "KVCTL-EGRESS", "1")
+    lacks = f"KVCTL-EGRESS lacks `-s {POD}/32 -g {BEHIND}`{MENDS}"
+    heads = [line for line in show(node).stdout.splitlines() if line.startswith("sip/")]
+    assert heads == [
+        f"sip/second ipv4: drifted: 1 of 4 rules is not as wanted: {lacks}",
+        f"{NAME}drifted: 1 of 4 rules is not as wanted: {lacks}",
+        "sip/third ipv4: applied",
+    ]
+    assert [(row["chain"], row["standing"]) for row in told(node)["rules"]] == [
+        ("POSTROUTING", "there"),
+        ("KVCTL-EGRESS", "missing"),
+        (BEHIND, "there"),
+        (CHAIN, "there"),
+    ]
+    assert {line.split()[0]: line.split()[-3] for line in listed(node).stdout.splitlines()[1:]} == {
+        "sip/second": "drifted",
+        "sip/sip-client": "drifted",
+        "sip/third": "applied",
+    }
+
+
 def test_a_rule_in_the_wrong_place_is_told_as_that(node: Node, tmp_path: Path) -> None:
     rule_moved(node)
     source = manifest(tmp_path / "a.json", asks())
@@ -603,7 +641,7 @@ def test_rules_in_the_back_end_that_is_not_in_use_are_shown_as_not_wanted(node: 
     rows = told(node, "--no-nftables")["rules"]
     assert [(row["chain"], row["standing"]) for row in rows] == [
         ("POSTROUTING", "there"),
-        ("KVCTL-EGRESS", "not wanted"),
+        (BEHIND, "not wanted"),
         (CHAIN, "not wanted"),
         (CHAIN, "not wanted"),
     ]
@@ -688,7 +726,7 @@ def test_a_strict_filter_on_the_way_back_is_told(led: Node) -> None:
 def test_the_rules_of_marks_are_shown_in_their_own_table(led: Node) -> None:
     rows = [(row["table"], row["chain"].split("-")[:2]) for row in told(led)["rules"]]
     assert ("mangle", ["PREROUTING"]) in rows
-    assert ("mangle", ["KVCTL", "MARK"]) in rows
+    assert ("mangle", ["KVCTL", "MTO"]) in rows
     led.iptables("-F", "PREROUTING", table="mangle")
     assert said(led) == (
         f"{NAME}drifted: the jump in PREROUTING of mangle is missing: no packet comes to kvctl's rules{MENDS}"

@@ -22,6 +22,8 @@ SERVICES = objects(
     pod("web/shop-0", "10.0.0.3"),
 )
 CHAIN = layout.service_chain(ref("sip/sip-client"))
+BEHIND = "KVCTL-TO-0.0.0.0-0"
+"""What is behind the gates of the few pods."""
 
 
 @pytest.fixture
@@ -66,7 +68,24 @@ def _replace_the_ports_under_the_same_comment(node: Node) -> None:
 
 
 def _remove_an_exclusion(node: Node) -> None:
+    node.iptables("-D", BEHIND, "1")
+
+
+def _remove_a_jump(node: Node) -> None:
+    node.iptables("-D", BEHIND, str(len(_rules(node, BEHIND))))
+
+
+def _remove_a_gate(node: Node) -> None:
     node.iptables("-D", "KVCTL-EGRESS", "1")
+
+
+def _lead_a_gate_elsewhere(node: Node) -> None:
+    text = _rules(node, "KVCTL-EGRESS")[0]
+    _restore(node, f"-R KVCTL-EGRESS 1 {text.replace(BEHIND, CHAIN)}")
+
+
+def _flush_the_gates(node: Node) -> None:
+    node.iptables("-F", "KVCTL-EGRESS")
 
 
 def _repeat_the_hook(node: Node) -> None:
@@ -82,11 +101,20 @@ def _narrow_the_hook(node: Node) -> None:
 
 
 def _reorder(node: Node) -> None:
+    last = _rules(node, BEHIND)[-1]
+    _restore(node, f"-D {BEHIND} {last}", f"-I {BEHIND} 1 {last}")
+
+
+def _reorder_the_gates(node: Node) -> None:
     last = _rules(node, "KVCTL-EGRESS")[-1]
     _restore(node, f"-D KVCTL-EGRESS {last}", f"-I KVCTL-EGRESS 1 {last}")
 
 
 def _repeat_a_rule_at_the_end(node: Node) -> None:
+    _restore(node, f"-A {BEHIND} {_rules(node, BEHIND)[0]}")
+
+
+def _repeat_a_gate_at_the_end(node: Node) -> None:
     _restore(node, f"-A KVCTL-EGRESS {_rules(node, 'KVCTL-EGRESS')[0]}")
 
 
@@ -118,11 +146,17 @@ DAMAGES: tuple[Callable[[Node], None], ...] = (
     _replace_by_one_with_the_same_comment,
     _replace_the_ports_under_the_same_comment,
     _remove_an_exclusion,
+    _remove_a_jump,
+    _remove_a_gate,
+    _lead_a_gate_elsewhere,
+    _flush_the_gates,
     _repeat_the_hook,
     _remove_the_hook,
     _narrow_the_hook,
     _reorder,
+    _reorder_the_gates,
     _repeat_a_rule_at_the_end,
+    _repeat_a_gate_at_the_end,
     _add_an_untagged_rule,
     _add_a_strange_rule_under_our_comment,
     _add_a_chain,
@@ -132,6 +166,8 @@ DAMAGES: tuple[Callable[[Node], None], ...] = (
 # With all its rules gone there is nothing that a look at the kernel alone could show.
 _INVISIBLE = (_flush_the_table, _flush_everything)
 _NOBODYS = (_add_a_chain,)
+# Without the source nobody knows that the pod should be there.
+_UNKNOWN = (_remove_a_jump,)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
@@ -143,6 +179,8 @@ def test_damage_is_seen_and_mended(node: Node, damage: Callable[[Node], None]) -
     assert node.diff(SERVICES).differs
     if damage in _INVISIBLE:
         assert node.items() == []
+    elif damage in _UNKNOWN:
+        assert any(each.changes for each in node.diff(SERVICES).items)
     elif damage not in _NOBODYS:
         assert "drifted" in node.statuses()
 
@@ -176,21 +214,25 @@ def test_damage_is_mended_at_one_stroke(node: Node, damage: Callable[[Node], Non
     assert node.apply(SERVICES).restores == expected
 
 
-def test_a_pod_jump_that_somebody_copied_to_the_tail_is_not_taken_from_the_head(node: Node) -> None:
+@pytest.mark.parametrize("chain", ["KVCTL-EGRESS", BEHIND])
+def test_a_rule_that_somebody_copied_to_the_tail_is_not_taken_from_the_head(node: Node, chain: str) -> None:
     node.apply(SERVICES)
-    before = _rules(node, "KVCTL-EGRESS")
-    _restore(node, f"-A KVCTL-EGRESS {before[0]}")
+    before = _rules(node, chain)
+    _restore(node, f"-A {chain} {before[0]}")
     assert node.apply(SERVICES).restores == 1
-    assert _rules(node, "KVCTL-EGRESS") == before
+    assert _rules(node, chain) == before
 
 
-def test_an_exclusion_that_is_missing_in_one_leaf_is_seen_and_mended(node: Node, family: Family) -> None:
+@pytest.mark.parametrize("prefix", [layout.REWRITING.branch, layout.REWRITING.gated])
+def test_a_rule_that_is_missing_in_one_leaf_or_behind_it_is_seen_and_mended(
+    node: Node, family: Family, prefix: str
+) -> None:
     base = "10.0.0." if family is Family.IPV4 else "fd00:10::"
     vip = "192.168.0.245" if family is Family.IPV4 else "2001:db8:1::245"
     many = objects(service(vip=vip), *(pod(f"sip/sip-client-{n}", f"{base}{n * 3 + 1}") for n in range(40)))
     node.apply(many)
     right = node.save(family=family)
-    leaf = next(line.split()[0][1:] for line in right.splitlines() if line.startswith(":KVCTL-IN-"))
+    leaf = [line.split()[0][1:] for line in right.splitlines() if line.startswith(f":{prefix}")][-1]
     node.iptables("-D", leaf, "2", family=family)
     assert node.statuses() == {"drifted"}
     assert node.diff(many).differs

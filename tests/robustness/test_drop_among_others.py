@@ -91,6 +91,10 @@ def _let_the_hook_take_replies(node: Node) -> None:
 
 
 def _remove_an_exclusion(node: Node) -> None:
+    _mangle(node, "-D", "KVCTL-DTO-0.0.0.0-0", "1")
+
+
+def _remove_a_gate(node: Node) -> None:
     _mangle(node, "-D", "KVCTL-DROP", "1")
 
 
@@ -111,6 +115,7 @@ DAMAGES: tuple[Callable[[Node], None], ...] = (
     _remove_the_hook,
     _let_the_hook_take_replies,
     _remove_an_exclusion,
+    _remove_a_gate,
     _accept_above,
     _add_a_chain,
 )
