@@ -22,7 +22,8 @@ MAX_LEAF = 8
 """Source addresses in one chain; more are split by their next bits, if there may be one more level."""
 
 MAX_LEVELS = 6
-"""Chains that may stand between the root and a leaf: with what follows, nf_tables allows no more (`service_chains`).
+"""Levels of branches: with the root, what is behind the gates and what follows it (`service_chains.MOST_LINKS`) that
+makes the 16 chains that nf_tables allows one behind the other.
 
 Eight branches each: more pods than a node has, unless their addresses were chosen against it.
 """

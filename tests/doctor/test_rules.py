@@ -62,11 +62,11 @@ class TestTheRulesAreNotAsWritten:
 
     def test_the_gate_of_the_only_pod_was_removed(self, node: Node) -> None:
         node.iptables("-D", "KVCTL-EGRESS", "1")
-        found = look_at(node)
-        assert [each.message for each in found.findings if each.level is Level.FAILURE] == [
+        (told,) = [each.message for each in look_at(node).findings if each.level is Level.FAILURE]
+        assert told == (
             "kvctl's chain KVCTL-EGRESS of nat (ipv4) is empty: somebody has flushed it, and no pod's packet comes to "
             "the rules of its Service"
-        ]
+        )
 
     def test_the_jump_of_a_pod_was_removed(self, node: Node) -> None:
         node.apply(TWO_PODS)
