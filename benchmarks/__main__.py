@@ -47,7 +47,7 @@ def main() -> int:
         path.write_text(text, encoding="utf-8")
     print(report(results.machine, results.rows), end="")
     for each in failed:
-        _say(f"{each} could not be measured: see above")
+        _say(f"Not measured, see above: {each}.")
     return 1 if failed else 0
 
 
@@ -82,6 +82,9 @@ def _measured(told: argparse.Namespace, failed: list[str]) -> Iterator[Row]:
                 ):
                     _say(f"{part}, {backend}: {_brief(row)}")
                     yield row
+            except KeyboardInterrupt:
+                failed.append(f"{part}, {backend}, and what comes after it")
+                return
             # One that fails is told; what else there is to be measured still is.
             except (Exception, SystemExit):
                 traceback.print_exc()

@@ -14,7 +14,9 @@ from kvctl.lab.build import built, unique_prefix
 from kvctl.lab.topology import STANDARD, standard
 from kvctl.model.net import Family
 
-_REPETITIONS, _QUICK_REPETITIONS = 21, 3
+_REPETITIONS, _FEWER_REPETITIONS, _QUICK_REPETITIONS = 15, 5, 3
+_MANY = 1000
+"""Services; of more, fewer repetitions have to do."""
 _BARS = {
     ("kvctl --help", 0): Bar(0.1),
     ("completion of a command", 0): Bar(0.1),
@@ -37,11 +39,11 @@ Commands = Mapping[str, Sequence[str]]
 
 def measure(*, backend: str, sizes: Sequence[int], quick: bool) -> Iterator[Row]:
     """The rows of a back end, size by size."""
-    repetitions = _QUICK_REPETITIONS if quick else _REPETITIONS
     with built(standard(backend=backend), prefix=unique_prefix("bench")) as lab:
         for services in sizes:
             with lab.worker.entered():
                 _write_rules(backend=backend, services=services)
+                repetitions = _repetitions(services, quick=quick)
                 rows = list(_rows(_looking(backend), repetitions, backend=backend, services=services))
             yield from rows
 
@@ -55,7 +57,13 @@ def measure_alone(*, quick: bool) -> Iterator[Row]:
     }
     if proc.find("kubectl"):
         commands["kubectl version --client"] = ("kubectl", "version", "--client")
-    yield from _rows(commands, _QUICK_REPETITIONS if quick else _REPETITIONS, backend="", services=0)
+    yield from _rows(commands, _repetitions(0, quick=quick), backend="", services=0)
+
+
+def _repetitions(services: int, *, quick: bool) -> int:
+    if quick:
+        return _QUICK_REPETITIONS
+    return _REPETITIONS if services <= _MANY else _FEWER_REPETITIONS
 
 
 def _looking(backend: str) -> Commands:
