@@ -12,7 +12,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 from benchmarks import apply, datapath, startup
@@ -24,6 +24,7 @@ from benchmarks.rows import Row
 from benchmarks.table import number, quantity, report
 from kvctl.lab.build import sweep
 from kvctl.lab.topology import BACKENDS
+from kvctl.signals import orderly
 
 PARTS = ("datapath", "apply", "startup", "agent")
 _SIZES, _QUICK_SIZES = "1,10,100,1000,5000", "1,100"
@@ -37,7 +38,7 @@ def main() -> int:
         results = Results.from_json(told.read.read_text("utf-8"))
     else:
         machine = this_machine()
-        with surroundings():
+        with orderly(), surroundings():
             results = Results(machine, list(_measured(told, failed)))
     if told.json is not None:
         told.json.write_text(results.as_json(), encoding="utf-8")
@@ -73,22 +74,19 @@ def _options() -> argparse.ArgumentParser:
 def _measured(told: argparse.Namespace, failed: list[str]) -> Iterator[Row]:
     sizes = told.services or _sizes(_QUICK_SIZES if told.quick else _SIZES)
     sweep("bench")
-    for part in told.part:
-        for backend in told.backend:
-            _say(f"{part}, {backend}: ...")
-            try:
-                for row in _rows(
-                    part, backend, sizes=sizes, quick=told.quick, first=backend == told.backend[0]
-                ):
-                    _say(f"{part}, {backend}: {_brief(row)}")
-                    yield row
-            except KeyboardInterrupt:
-                failed.append(f"{part}, {backend}, and what comes after it")
+    for part, backend in product(told.part, told.backend):
+        name, first = f"{part}, {backend}", backend == told.backend[0]
+        _say(f"{name}: ...")
+        try:
+            for row in _rows(part, backend, sizes=sizes, quick=told.quick, first=first):
+                _say(f"{name}: {_brief(row)}")
+                yield row
+        # One that fails is told; what else there is to be measured still is, unless a signal says to end.
+        except (Exception, KeyboardInterrupt, SystemExit) as fault:
+            traceback.print_exc()
+            failed.append(name)
+            if isinstance(fault, KeyboardInterrupt) or isinstance(getattr(fault, "code", None), int):
                 return
-            # One that fails is told; what else there is to be measured still is.
-            except (Exception, SystemExit):
-                traceback.print_exc()
-                failed.append(f"{part}, {backend}")
 
 
 def _rows(part: str, backend: str, *, sizes: Sequence[int], quick: bool, first: bool) -> Iterator[Row]:
