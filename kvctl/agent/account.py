@@ -165,6 +165,8 @@ def _disagreements(items: Iterable[Item], wish: Wish) -> Mapping[ServiceRef, str
         if item.ref is None or item.vip is None or item.status is Status.SKIPPED:
             continue
         evidence = wish.resolution.evidence(item.ref, node=wish.settings.this_node)
+        if not evidence.announced and evidence.vip_host is None:
+            continue
         sentence = disagreement(item.vip, host=wish.host, evidence=evidence)
         if sentence is not None:
             found.setdefault(item.ref, sentence)

@@ -213,7 +213,7 @@ class Agent:
         def follow(outcomes: Sequence[Outcome]) -> None:
             tenure.follow(host, clean=not any(outcome.errors for outcome in outcomes))
 
-        with witnessed(lambda backend, family: tenure.beat(family)):
+        with witnessed(lambda write: tenure.beat(write.family)):
             return self._keeper.keep(objects, read_kernel=read_kernel, asked=asked, host=host, written=follow)
 
     def _worth(self, causes: set[Cause], objects: Objects) -> set[Cause]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
+from kvctl.model.memo import ByKey
 from kvctl.model.net import Family
 from kvctl.model.rules import Hook, Rule, Ruleset, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
@@ -86,7 +88,7 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Hook, str] = _
         before = found.chains.get(chain)
         if before is None:
             writes.append(ChainWrite(chain, rules, None))
-        elif [item.rule for item in before] != list(rules):
+        elif not _same.get((wanted.family, chain), (before, rules), partial(_holds, before, rules)):
             surplus = _surplus_at_end(before, rules)
             if surplus is None:
                 writes.append(ChainWrite(chain, rules, before))
@@ -115,6 +117,13 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Hook, str] = _
         pinned=tuple((c, leading[c]) for c in gone if c in leading),
         unwritable=unwritable,
     )
+
+
+def _holds(before: Sequence[FoundRule], rules: Sequence[Rule]) -> bool:
+    return [item.rule for item in before] == list(rules)
+
+
+_same: ByKey[tuple[Family, str], bool] = ByKey()
 
 
 def _surplus_at_end(before: Sequence[FoundRule], rules: Sequence[Rule]) -> Sequence[FoundRule] | None:

@@ -15,6 +15,7 @@ from kvctl.model.net import Family
 from kvctl.model.rules import Hook, Rule, Table
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.binaries import Backend, Role, binary, learn, named
+from kvctl.netfilter.generation import following, generation
 from kvctl.netfilter.nft import Question, chain_names
 from kvctl.netfilter.savetext import SavedTables, is_own, parse_tables, rule_lines, snapshot_of
 from kvctl.netfilter.syntax import parse, render, tokenize
@@ -23,6 +24,7 @@ from kvctl.netfilter.syntax import parse, render, tokenize
 LOCK_SECONDS = 5
 # The process's own time-out lies above the lock's, so that the binary can tell what it waited for.
 _PROCESS_SECONDS = 60.0
+_COMMIT = "\nCOMMIT\n"
 _LEGACY_TABLES = {
     Family.IPV4: "/proc/thread-self/net/ip_tables_names",
     Family.IPV6: "/proc/thread-self/net/ip6_tables_names",
@@ -30,7 +32,17 @@ _LEGACY_TABLES = {
 # Stands for all rules of a chain that native ones hide: it is no rule of ours, so the chain is replaced.
 _HIDDEN = FoundRule(text="(native nft rules)", rule=None)
 
-Witness = Callable[[Backend, Family], None]
+
+class Write(NamedTuple):
+    """A restore that went through."""
+
+    backend: Backend
+    family: Family
+    own: tuple[int, ...] = ()
+    """The generations of its commits, if from its beginning to its end nobody else has written (nft); else none."""
+
+
+Witness = Callable[[Write], None]
 _witness: ContextVar[Witness | None] = ContextVar("witness", default=None)
 
 
@@ -39,10 +51,10 @@ def witnessed(witness: Witness) -> Iterator[None]:
     """In the block `witness` too is called after each restore that went through, before the kernel is read again."""
     outer = _witness.get()
 
-    def both(backend: Backend, family: Family) -> None:
+    def both(write: Write) -> None:
         if outer is not None:
-            outer(backend, family)
-        witness(backend, family)
+            outer(write)
+        witness(write)
 
     token = _witness.set(both)
     try:
@@ -92,16 +104,21 @@ class Kernel:
         return finish
 
     def snapshot(
-        self, family: Family, saved: SavedTables, *, hooks: Mapping[Hook, Rule], known: Iterable[str] = ()
+        self,
+        family: Family,
+        saved: SavedTables,
+        *,
+        hooks: Mapping[Hook, Rule],
+        known: Snapshot | None = None,
     ) -> Snapshot:
         """Our tables of what was read; where native nft rules hide one, chain by chain.
 
-        `known`: chains of ours that were there before, and may be still with no jump to them left.
+        `known`: what was there before: its chains may be there still with no jump to them left.
         """
-        found = snapshot_of(saved, family)
+        found = snapshot_of(saved, family, known=known)
         for table in Table:
             if table in saved.incompatible:
-                of_table = [name for name in known if is_own(table, name)]
+                of_table = [name for name in (known.chains if known else ()) if is_own(table, name)]
                 chains, beside = self._read_by_chain(family, table, hooks, of_table)
                 found = found._replace(
                     chains={**found.chains, **chains}, around={**found.around, table: beside}
@@ -150,23 +167,27 @@ class Kernel:
         argv = (path, "-w", str(LOCK_SECONDS), "-t", str(table), *arguments)
         return proc.run(argv, deadline=_PROCESS_SECONDS)
 
-    def write(self, family: Family, text: str) -> None:
+    def write(self, family: Family, text: str) -> Write:
         """One restore, each table all or nothing; raises RestoreError or NetfilterUnavailableError.
 
         Tables are written in their order, and what fails in one leaves those before it written.
         """
         argv = (binary(self.backend, family, Role.RESTORE), "--noflush", "-w", str(LOCK_SECONDS))
+        by_nft = self.backend is Backend.NFT
+        ours = following(generation(), text.count(_COMMIT)) if by_nft else ()
         done = proc.run(argv, stdin=text, deadline=_PROCESS_SECONDS)
         if done.status == 0:
+            alone = bool(ours) and generation() == ours[-1]
+            write = Write(self.backend, family, ours if alone else ())
             witness = _witness.get()
             if witness is not None:
-                witness(self.backend, family)
-            return
+                witness(write)
+            return write
         stderr = done.stderr.strip()
         if _is_unavailable(stderr):
             raise unavailable(done, f"cannot write the {family} rules")
         failed = _failed_line(stderr, text)
-        several = text.count("\nCOMMIT\n") > 1
+        several = text.count(_COMMIT) > 1
         unchanged = "the table it stopped at was not changed" if several else "nothing was changed"
         error = RestoreError(
             f"{argv[0]} refused the {family} rules (status {done.status}): {stderr or 'no reason given'}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kvctl.model.net import Family
@@ -18,6 +19,9 @@ _RULE = re.compile(
 _QUOTE = re.compile(r'(?<!\\)(?:\\\\)*"')
 # iptables 1.8 nft: what it prints, on standard output and with status 0, instead of a table it cannot read.
 _INCOMPATIBLE = re.compile(r"# Table `(?P<table>\S+)' is incompatible, use 'nft' tool")
+
+
+_NOTHING: Mapping[str, tuple[FoundRule, ...]] = MappingProxyType({})
 
 
 class SavedTable(NamedTuple):
@@ -108,8 +112,12 @@ def _quotes(text: str) -> int:
     return len(_QUOTE.findall(text)) if "\\" in text else text.count('"')
 
 
-def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
-    """Our tables as kvctl sees them: own chains as values, the chains of our hooks in order, the rest as text."""
+def snapshot_of(saved: SavedTables, family: Family, *, known: Snapshot | None = None) -> Snapshot:
+    """Our tables as kvctl sees them: own chains as values, the chains of our hooks in order, the rest as text.
+
+    `known`: an earlier look, whose chains are the very same values where they are as they were.
+    """
+    before = known.chains if known is not None else {}
     own: dict[str, tuple[FoundRule, ...]] = {}
     around: dict[Table, Surroundings] = {}
     for table in Table:
@@ -117,7 +125,7 @@ def snapshot_of(saved: SavedTables, family: Family) -> Snapshot:
         if saved_table is None:
             continue
         chains = saved_table.chains
-        own |= {name: _found_in(saved_table, name) for name in chains if is_own(table, name)}
+        own |= {name: _found_in(saved_table, name, before) for name in chains if is_own(table, name)}
         around[table] = Surroundings(
             hook_chains={
                 hook.chain: _found_in(saved_table, hook.chain) for hook in Hook if hook.table is table
@@ -136,9 +144,19 @@ def is_own(table: Table, chain: str) -> bool:
     return chain.startswith(CHAIN_PREFIX) and table_of(chain) is table
 
 
-def _found_in(table: SavedTable, chain: str) -> tuple[FoundRule, ...]:
-    counts = zip(table.chains.get(chain, ()), table.octets.get(chain, ()), strict=True)
+def _found_in(
+    table: SavedTable, chain: str, before: Mapping[str, tuple[FoundRule, ...]] = _NOTHING
+) -> tuple[FoundRule, ...]:
+    rows = table.chains.get(chain, ())
+    counts = zip(rows, table.octets.get(chain, ()), strict=True)
+    last = before.get(chain, ())
+    if [(f.packets, f.text) for f in last] == list(rows) and last:
+        return last
+    # To take a rule apart takes longer than all the rest.
+    rules = {found.text: found.rule for found in last}
     return tuple(
-        FoundRule(text=text, rule=parse(text), packets=packets, octets=octets)
+        FoundRule(
+            text=text, rule=rules[text] if text in rules else parse(text), packets=packets, octets=octets
+        )
         for (packets, text), octets in counts
     )

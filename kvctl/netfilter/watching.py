@@ -26,7 +26,8 @@ from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.model.rules import CHAIN_PREFIX, Hook
 from kvctl.netfilter.binaries import Backend
-from kvctl.netfilter.kernel import witnessed
+from kvctl.netfilter.generation import GET_GENERATION, HEADER, read_generation
+from kvctl.netfilter.kernel import Write, witnessed
 from kvctl.netfilter.legacy_tables import Contents, LegacyTables
 from kvctl.netlink import NETLINK_NETFILTER, open_netlink
 from kvctl.netlink.messages import read_attributes
@@ -38,13 +39,12 @@ _NFTABLES = 10 << 8
 _NEWTABLE, _DELTABLE = _NFTABLES | 0, _NFTABLES | 2
 _NEWCHAIN, _DELCHAIN = _NFTABLES | 3, _NFTABLES | 5
 _NEWRULE, _DELRULE = _NFTABLES | 6, _NFTABLES | 8
-_NEWGEN, _GETGEN = _NFTABLES | 15, _NFTABLES | 16
+_NEWGEN = _NFTABLES | 15
 _GENERIC_HEADER_BYTES = 4  # struct nfgenmsg: family, version, resource id
 _TABLE = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
 _RULE_CHAIN = 2
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_TYPE = 3, 4, 7
 _HOOK_NUMBER = 1
-_GEN_ID = 1
 _POSTROUTING = 4
 
 _FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
@@ -56,6 +56,7 @@ _HOOKED = {(f"{hook.table}\0".encode("ascii"), f"{hook.chain}\0".encode("ascii")
 _GAP = 0.1
 """Seconds between two notifications."""
 _LEGACY_SECONDS = 4.0
+_MOST_OWN, _MOST_HEARD = 64, 64
 # A look that fell into a write of ours is taken later.
 _POSTPONED_SECONDS = 0.5
 _JOIN_SECONDS = 5.0
@@ -88,7 +89,8 @@ class RuleChanges:
     def own_writes(self) -> Iterator[None]:
         """The block looks at the kernel, writes by `Kernel.write` and reads again after each write.
 
-        After every write, before it is read again, the generation (legacy: the contents) is noted: a change
+        After a write that nobody else disturbed (nft) its own commits are passed over, and the block need not read.
+        After every other one, before the block reads again, the generation (legacy: the contents) is noted: a change
         by others that is older is in what is read then, a later one is told. Nothing is told while the block
         runs. Where the last read shows that something is still wrong, or fails, the caller has to try again
         by itself. For one thread at a time.
@@ -101,11 +103,11 @@ class RuleChanges:
             if self._changes.release():
                 self._notify()
 
-    def _wrote(self, backend: Backend, family: Family) -> None:
-        if backend is self._backend:
+    def _wrote(self, write: Write) -> None:
+        if write.backend is self._backend:
             # Not known: then our own write is told as if it were another's.
             with suppress(KvctlError):
-                self._changes.settle(family)
+                self._changes.wrote(write)
 
 
 class _NftChanges:
@@ -114,8 +116,11 @@ class _NftChanges:
     def __init__(self, notify: Callable[[], None]) -> None:
         self._lock = threading.Lock()
         self._held = False
-        self._last: dict[Family, int] = {}
+        self._heard: dict[Family, list[int]] = {family: [] for family in Family}
+        """Commits that concern us and that nobody has been told of; of very many the last."""
         self._settled: dict[Family, int] = {}
+        self._own: set[int] = set()
+        """Commits of the block that writes."""
         # Of the commit whose messages are coming in: told only with its generation.
         self._touched: set[Family] = set()
         self._structure = False
@@ -146,18 +151,21 @@ class _NftChanges:
             self._held = False
             return self._take()
 
-    def settle(self, family: Family) -> None:
-        """What is committed now has been dealt with in `family`."""
-        generation = self._asking.ask(
-            kind=_GETGEN, payload=bytes(_GENERIC_HEADER_BYTES), read=_generation, what=_WHAT
-        )
+    def wrote(self, write: Write) -> None:
+        """What is committed now has been dealt with in its family; if that is our own alone, nothing else has."""
+        if write.own:
+            with self._lock:
+                # Their messages may come later than this.
+                self._own = set(sorted(self._own)[-_MOST_OWN:]).union(write.own)
+            return
+        now = self._asking.ask(kind=GET_GENERATION, payload=HEADER, read=read_generation, what=_WHAT)
         with self._lock:
-            self._settled[family] = generation
+            self._settled[write.family] = now
 
     def hear(self, kind: int, buffer: bytearray, start: int, end: int) -> float | None:
         """As Judge."""
         if kind == _NEWGEN:
-            return self._commit(_generation(buffer, start, end))
+            return self._commit(read_generation(buffer, start, end))
         number = buffer[start]
         if number not in _FAMILIES and number != _INET:
             return None
@@ -206,15 +214,22 @@ class _NftChanges:
         touched, structure = self._touched, self._structure
         self._touched, self._structure = set(), False
         with self._lock:
-            self._last.update(dict.fromkeys(touched, generation))
+            for family in touched:
+                self._heard[family] = [*self._heard[family][-_MOST_HEARD:], generation]
             # Other programs' base chains are not read again after a write: those are always told.
             tell = (not self._held and self._take()) or structure
         return _GAP if tell else None
 
     def _take(self) -> bool:
         """Whether a family has a commit that is not dealt with; it is then."""
-        fresh = {f: last for f, last in self._last.items() if _is_later(last, self._settled.get(f))}
-        self._settled.update(fresh)
+        fresh = [
+            family
+            for family, heard in self._heard.items()
+            if any(each not in self._own and _is_later(each, self._settled.get(family)) for each in heard)
+        ]
+        for family in fresh:
+            self._settled[family] = self._heard[family][-1]
+        self._heard = {family: [] for family in Family}
         return bool(fresh)
 
 
@@ -253,10 +268,10 @@ class _LegacyChanges:
             self._held = False
         return False
 
-    def settle(self, family: Family) -> None:
-        """What is in the kernel now has been dealt with in `family`."""
+    def wrote(self, write: Write) -> None:
+        """What is in the kernel now has been dealt with in its family."""
         with self._lock:
-            self._settled[family] = self._tables.read(family)
+            self._settled[write.family] = self._tables.read(write.family)
 
     def _run(self) -> None:
         seconds = _LEGACY_SECONDS
@@ -285,12 +300,6 @@ def _is_ours(number: int, table: bytes | None, chain: bytes | None) -> bool:
 
 def _hook_number(hook: bytes) -> int:
     return int.from_bytes(read_attributes(hook).get(_HOOK_NUMBER, b""), "big")
-
-
-def _generation(buffer: bytearray, start: int, end: int) -> int:
-    return int.from_bytes(
-        read_attributes(buffer, start + _GENERIC_HEADER_BYTES, end).get(_GEN_ID, b""), "big"
-    )
 
 
 def _is_later(generation: int, other: int | None) -> bool:

@@ -12,8 +12,10 @@ from functools import lru_cache, reduce
 from operator import or_
 from typing import NamedTuple
 
+from kvctl.model.memo import ByKey
 from kvctl.model.net import Address, Family, host_network
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Rank
+from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Target, Verb
 from kvctl.policy import comments, layout
 from kvctl.policy.prefixes import tree
@@ -63,10 +65,17 @@ class Aside(NamedTuple):
 NOTHING = Aside()
 
 
-def entries_of(policy: EgressPolicy) -> list[Entry]:
+def entries_of(policy: EgressPolicy) -> tuple[Entry, ...]:
     """The jumps of a policy's pods."""
-    rank = policy.rank
-    return [entry(rank, pod) for pod in policy.pods]
+
+    def make() -> tuple[Entry, ...]:
+        rank = policy.rank
+        return tuple(entry(rank, pod) for pod in policy.pods)
+
+    return _entries.get((policy.ref, policy.family), (policy,), make)
+
+
+_entries: ByKey[tuple[ServiceRef, Family], tuple[Entry, ...]] = ByKey()
 
 
 def entry(rank: Rank, pod: EgressPod) -> Entry:
@@ -121,10 +130,19 @@ def by_address(
 
 def compile_dispatch(
     *, family: Family, entries: Iterable[Entry], exclusions: Sequence[Exclusion]
-) -> dict[str, tuple[Rule, ...]]:
+) -> Mapping[str, tuple[Rule, ...]]:
     """The chains from the hook to the Services: one, or a tree of prefixes; empty without entries."""
-    jumps = [(item, _jump(item, layout.service_chain(item.rank.ref))) for item in entries]
-    return _compile_tree(family, jumps, exclusion_rules(exclusions), layout.REWRITING)
+
+    def make() -> Mapping[str, tuple[Rule, ...]]:
+        jumps = [(item, _jump(item, layout.service_chain(item.rank.ref))) for item in entries]
+        return _compile_tree(family, jumps, exclusion_rules(exclusions), layout.REWRITING)
+
+    # Asked for several times a round, and once more after it was written.
+    entries = tuple(entries)
+    return _dispatch.get(family, (*exclusions, None, *entries), make)
+
+
+_dispatch: ByKey[Family, Mapping[str, tuple[Rule, ...]]] = ByKey()
 
 
 def compile_drop_dispatch(

@@ -48,7 +48,7 @@ class Context:
 
     @property
     def compares_labels(self) -> bool:
-        """Whether labels that nearly match are looked for; not where the index has only the pods of a node (an agent)."""
+        """Whether labels that nearly match are looked for; not where only the pods of a node are known (an agent)."""
         return not (self.index.from_api and self.settings.node is not None)
 
     @property

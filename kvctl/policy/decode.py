@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
+from kvctl.model.memo import ByKey
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, PortMatch, Rank, canonical
 from kvctl.model.ref import ServiceRef
@@ -83,7 +84,7 @@ class Installed(Part):
         self.marks = marks
         """The same to what is marked."""
 
-    @property
+    @cached_property
     def refs(self) -> frozenset[ServiceRef]:
         """Every Service that has rules."""
         return frozenset((*self.services, *self.drops.services))
@@ -114,22 +115,24 @@ def _decode_table(
     snapshot: Snapshot, names: layout.Names, exclusions: dict[Network, Exclusion]
 ) -> tuple[Part, list[Retiring]]:
     entries: list[Entry] = []
-    for name in _dispatching(snapshot, names):
-        for found in snapshot.chains[name]:
-            if found.rule is not None:
-                _read_dispatch_rule(found.rule, snapshot, names, entries, exclusions)
     by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
-    for item in entries:
-        by_service[item.rank.ref].append(item)
+    for read in _dispatching(snapshot, names):
+        exclusions.update(read.exclusions)
+        for item, chain in read.pods:
+            # A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing.
+            if chain in snapshot.chains and _leads_to(chain, item.rank.ref, names):
+                entries.append(item)
+                by_service[item.rank.ref].append(item)
     chains = {names.service_chain(ref): ref for ref in by_service}
     services: dict[ServiceRef, InstalledService] = {}
     retiring: list[Retiring] = []
-    for name, rules in snapshot.chains.items():
+    for name in snapshot.chains:
         if not names.is_service(name):
             continue
-        retiring.extend(_retiring_in(rules))
-        ref = chains.get(name) or _owner(rules)
-        if ref is not None and any(f.rule is None or comments.read_retiring(f.rule) is None for f in rules):
+        own = _read_own(name, snapshot)
+        retiring.extend(own.retiring)
+        ref = chains.get(name) or own.owner
+        if ref is not None and own.acts:
             services[ref] = _read_service(ref, snapshot, names, by_service.get(ref, []))
     for ref, items in by_service.items():
         if ref not in services:
@@ -137,66 +140,108 @@ def _decode_table(
     return Part(services=services, entries=tuple(entries)), retiring
 
 
-def _dispatching(snapshot: Snapshot, names: layout.Names) -> list[str]:
+def _leads_to(chain: str, ref: ServiceRef, names: layout.Names) -> bool:
+    by_way = names is layout.DROPPING and layout.is_pass_chain(chain)
+    return by_way or chain == names.service_chain(ref)
+
+
+class _Dispatch(NamedTuple):
+    """What a chain between a hook and the Services says."""
+
+    onward: tuple[str, ...]
+    """Every chain that it leads to."""
+    pods: tuple[tuple[Entry, str], ...]
+    """Jumps of pods, each with the chain that it leads to."""
+    asides: tuple[tuple[Entry, str], ...]
+    """The same to what guards or marks."""
+    exclusions: tuple[tuple[Network, Exclusion], ...]
+
+
+_dispatches: ByKey[tuple[Family, str], _Dispatch] = ByKey()
+
+
+def _dispatching(snapshot: Snapshot, names: layout.Names) -> list[_Dispatch]:
     """The dispatch chains that packets come through, in order; then those behind gates that somebody removed."""
-    found: list[str] = []
+    found: dict[str, _Dispatch] = {}
     todo = [*(name for name in snapshot.chains if name.startswith(names.gated)), names.root]
     while todo:
         name = todo.pop()
-        if name in found or name not in snapshot.chains:
+        rules = snapshot.chains.get(name)
+        if name in found or rules is None:
             continue
-        found.append(name)
-        todo.extend(
-            rule.rule.target.chain
-            for rule in reversed(snapshot.chains[name])
-            if rule.rule and rule.rule.target.chain and names.is_dispatch(rule.rule.target.chain)
-        )
-    return found
+        read = _dispatches.get((snapshot.family, name), (rules,), partial(_read_dispatch, rules))
+        found[name] = read
+        todo.extend(chain for chain in reversed(read.onward) if names.is_dispatch(chain))
+    return list(found.values())
 
 
-def _read_dispatch_rule(
-    rule: Rule,
-    snapshot: Snapshot,
-    names: layout.Names,
-    entries: list[Entry],
-    exclusions: dict[Network, Exclusion],
-) -> None:
-    """A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing."""
+def _read_dispatch(found: Sequence[FoundRule]) -> _Dispatch:
+    rules = [each.rule for each in found if each.rule is not None]
+    read = [one for rule in rules if (one := _read_dispatch_rule(rule)) is not None]
+    return _Dispatch(
+        onward=tuple(dict.fromkeys(rule.target.chain for rule in rules if rule.target.chain)),
+        pods=tuple(one for one in read if isinstance(one, tuple) and isinstance(one[0], Entry)),
+        asides=tuple(aside for rule in rules if (aside := _aside_in(rule)) is not None),
+        exclusions=tuple((one.network, one) for one in read if isinstance(one, Exclusion)),
+    )
+
+
+def _read_dispatch_rule(rule: Rule) -> Exclusion | tuple[Entry, str] | None:
     text = comments.comment_text(rule)
     if text is None:
-        return
+        return None
     excluded = rule.destination or rule.original_destination
     kind = comments.read_exclusion(text)
-    returns = rule.target.verb is Verb.RETURN
-    if kind is not None and excluded is not None and excluded.prefixlen and returns:
-        exclusions[excluded] = Exclusion(excluded, kind)
-        return
-    pod = comments.read_pod(text)
-    if pod is None or rule.source is None or rule.source.num_addresses != 1:
-        return
-    rank, label = pod
-    chain = rule.target.chain
-    if rule.target.verb is not Verb.JUMP or chain is None or chain not in snapshot.chains:
-        return
-    by_way = names is layout.DROPPING and layout.is_pass_chain(chain)
-    if by_way or chain == names.service_chain(rank.ref):
-        entries.append(Entry(address=rule.source.network_address, rank=rank, label=label))
+    if kind is not None and excluded is not None and excluded.prefixlen and rule.target.verb is Verb.RETURN:
+        return Exclusion(excluded, kind)
+    pod = comments.read_pod(text) if _is_jump_of_one(rule) else None
+    if pod is None or rule.source is None or rule.target.chain is None:
+        return None
+    return Entry(rule.source.network_address, *pod), rule.target.chain
 
 
 def _asides(snapshot: Snapshot, names: layout.Names) -> tuple[tuple[Entry, str], ...]:
-    rules = (found for name in _dispatching(snapshot, names) for found in snapshot.chains[name])
-    return tuple(aside for found in rules if (aside := _aside_in(found, snapshot)) is not None)
+    return tuple(
+        (item, chain)
+        for read in _dispatching(snapshot, names)
+        for item, chain in read.asides
+        if chain in snapshot.chains
+    )
 
 
-def _aside_in(found: FoundRule, snapshot: Snapshot) -> tuple[Entry, str] | None:
-    rule = found.rule
-    if rule is None or rule.source is None or rule.source.num_addresses != 1:
+def _aside_in(rule: Rule) -> tuple[Entry, str] | None:
+    pod = comments.read_aside_pod(comments.comment_text(rule) or "") if _is_jump_of_one(rule) else None
+    if pod is None or rule.source is None or rule.target.chain is None:
         return None
-    chain = rule.target.chain
-    pod = comments.read_aside_pod(comments.comment_text(rule) or "")
-    if pod is None or chain is None or rule.target.verb is not Verb.JUMP or chain not in snapshot.chains:
-        return None
-    return Entry(rule.source.network_address, *pod), chain
+    return Entry(rule.source.network_address, *pod), rule.target.chain
+
+
+def _is_jump_of_one(rule: Rule) -> bool:
+    """Whether a rule is a jump, of one address."""
+    of_one = rule.source is not None and rule.source.num_addresses == 1
+    return of_one and rule.target.verb is Verb.JUMP
+
+
+class _Own(NamedTuple):
+    """What a Service's chain says of itself."""
+
+    owner: ServiceRef | None
+    retiring: tuple[Retiring, ...]
+    acts: bool
+    """It holds more than marks of what is being retired."""
+
+
+_own: ByKey[tuple[Family, str], _Own] = ByKey()
+
+
+def _read_own(name: str, snapshot: Snapshot) -> _Own:
+    rules = snapshot.chains[name]
+
+    def make() -> _Own:
+        acts = any(f.rule is None or comments.read_retiring(f.rule) is None for f in rules)
+        return _Own(_owner(rules), tuple(_retiring_in(rules)), acts)
+
+    return _own.get((snapshot.family, name), (rules,), make)
 
 
 def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
@@ -219,11 +264,26 @@ def _said_in(text: str) -> comments.Said | None:
     return comments.read_service(text) or comments.read_dropped(text)
 
 
+_services: ByKey[tuple[Family, str, ServiceRef], InstalledService] = ByKey()
+
+
 def _read_service(
     ref: ServiceRef, snapshot: Snapshot, names: layout.Names, items: Sequence[Entry]
 ) -> InstalledService:
     chain = snapshot.chains.get(names.service_chain(ref), ())
     out = snapshot.chains.get(names.out_chain(ref), ())
+    make = partial(_read_rules, ref, snapshot, names, items, chain, out)
+    return _services.get((snapshot.family, names.service, ref), (chain, out, *items), make)
+
+
+def _read_rules(
+    ref: ServiceRef,
+    snapshot: Snapshot,
+    names: layout.Names,
+    items: Sequence[Entry],
+    chain: Sequence[FoundRule],
+    out: Sequence[FoundRule],
+) -> InstalledService:
     rules = [
         found.rule
         for found in (*chain, *out)

@@ -12,7 +12,7 @@ from kvctl.model.objects import Objects, Pod, Service
 from kvctl.model.ref import ServiceRef
 from kvctl.model.settings import Settings
 from kvctl.policy.annotations import Annotations, read_annotations
-from kvctl.policy.cidrs import cluster_networks
+from kvctl.policy.cidrs import ClusterNetworks, cluster_networks
 from kvctl.policy.context import Context, LeaseClaim
 from kvctl.policy.judge import judge
 from kvctl.policy.lease import lease_key
@@ -59,6 +59,7 @@ class Resolver:
         self._here_only = here_only
         self._last: Objects | None = None
         self._shared: tuple[object, ...] = ()
+        self._networks: ClusterNetworks | None = None
         self._rules: VipRules | None = None
         self._index = index_pods(Objects())
         self._by_ref: Mapping[ServiceRef, Service] = {}
@@ -100,7 +101,7 @@ class Resolver:
     def _look(self, objects: Objects, host: Host | None) -> tuple[Context, AbstractSet[ServiceRef]]:
         """What Services are judged by now, and those that may be judged otherwise than last time."""
         settings, last = self._settings, self._last
-        networks = cluster_networks(settings, hints=objects.cidr_hints, nodes=objects.nodes)
+        networks = self._same(cluster_networks(settings, hints=objects.cidr_hints, nodes=objects.nodes))
         rules = VipRules(
             networks=networks,
             node_addresses={ip: node.name for node in objects.nodes for ip in node.internal_ips},
@@ -140,6 +141,12 @@ class Resolver:
         due |= self._unselective
         due.update(ref for pod in moved for ref in self._selecting.named_by(pod))
         return context, due
+
+    def _same(self, networks: ClusterNetworks) -> ClusterNetworks:
+        """Of equal ones the first, so that whoever compares sees at once that they are."""
+        if self._networks != networks:
+            self._networks = networks
+        return self._networks
 
     def _read_services(self, objects: Objects, rules: VipRules) -> set[ServiceRef]:
         """Read those that have changed; all whose verdict that may touch."""

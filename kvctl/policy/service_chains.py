@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
+from kvctl.model.memo import ByKey
 from kvctl.model.net import Family, parse_network
 from kvctl.model.policy import EgressPolicy, PortMatch
 from kvctl.model.ref import ServiceRef
@@ -20,7 +21,10 @@ _MULTIPORT_SLOTS = 15
 def compile_service(policy: EgressPolicy) -> Mapping[str, tuple[Rule, ...]]:
     """The chain of a Service, and a second one where it has networks and ports."""
     # What a Service's pods are does not show in its own chains: the same ones serve while pods come and go.
-    return _service_chains(_bare(policy))
+    return _compiled.get((policy.ref, policy.family), (policy,), lambda: _service_chains(_bare(policy)))
+
+
+_compiled: ByKey[tuple[ServiceRef, Family], Mapping[str, tuple[Rule, ...]]] = ByKey()
 
 
 def compile_drop(

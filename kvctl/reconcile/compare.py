@@ -20,9 +20,8 @@ from kvctl.reconcile.report import (
     computed_items,
     in_order,
 )
-from kvctl.reconcile.site import Site, plan_for
+from kvctl.reconcile.site import Site
 from kvctl.reconcile.standing import compared_items, undecided_items
-from kvctl.reconcile.steps import rulesets
 from kvctl.reconcile.target import Scope, Target, as_it_is
 
 if TYPE_CHECKING:
@@ -60,15 +59,14 @@ def compare(found: Look, wish: Wish | None, *, scope: Scope) -> Compared:
     for family, site in found.sites.items():
         target = target_of(found, site, wish)
         targets.append(target)
-        plan = plan_for(site, rulesets(target, site.installed, site.snapshot, retire=False).final, target)
+        plan = site.plan(target, site.rulesets(target, retire=False).final)
         plans[family] = plan
         items += _items_of(found, site, target, plan, wish, scope)
         if family in found.others:
             other = found.others[family]
             if wish is not None:
                 going = wish.leaves(other.installed)
-                ruleset = rulesets(going, other.installed, other.snapshot, retire=False).final
-                other_plans[family] = plan_for(other, ruleset, going)
+                other_plans[family] = other.plan(going, other.rulesets(going, retire=False).final)
             items += _other_items(found, other, other_plans.get(family), target, scope)
         items += _foreign_items(found.foreign.get(family, []), family, scope)
     if wish is not None:

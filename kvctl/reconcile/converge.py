@@ -2,7 +2,8 @@
 
 Every write is followed by a fresh look, and the loop ends when there is nothing left to write: what a
 write lost (legacy's whole-table replacement can lose one without telling, facts of 1.8.9) or another
-program undid is found at once.
+program undid is found at once. Where the kernel itself says that nothing else has happened (nft, `Site.wrote`),
+what a look would show is known without one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.diff import Plan, restore_text
 from kvctl.netfilter.kernel import RestoreError
 from kvctl.policy.connections import judge_of
-from kvctl.reconcile.site import MakeTarget, Site, plan_for
-from kvctl.reconcile.steps import FINAL_ORDER, FIRST_ORDER, Rulesets, rulesets
+from kvctl.reconcile.site import MakeTarget, Site
+from kvctl.reconcile.steps import FINAL_ORDER, FIRST_ORDER
 
 MAX_ATTEMPTS = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
@@ -97,8 +98,8 @@ def converge(
 
 def _plan(site: Site, make: MakeTarget, *, final: bool, retire: bool) -> Plan:
     target = make(site.installed)
-    steps: Rulesets = rulesets(target, site.installed, site.snapshot, retire=retire)
-    return plan_for(site, steps.final if final else steps.first, target)
+    steps = site.rulesets(target, retire=retire)
+    return site.plan(target, steps.final if final else steps.first)
 
 
 def _pinned(plan: Plan, site: Site) -> Iterable[str]:
@@ -125,13 +126,15 @@ def _write_until_right(
     for attempt in range(MAX_ATTEMPTS):
         plan = _plan(site, make, final=final, retire=retire)
         if not plan:
+            if accepted:
+                site.is_right()
             return
         text = restore_text(plan, order=FINAL_ORDER if final else FIRST_ORDER)
         if accepted[text] == _MOST_REPEATS and site.kernel.backend is Backend.NFT:
             break
         try:
             outcome.restores += 1
-            site.kernel.write(site.family, text)
+            write = site.kernel.write(site.family, text)
             accepted[text] += 1
             failed_text = None
         except RestoreError as error:
@@ -141,7 +144,9 @@ def _write_until_right(
                 raise
             failed_text = text
             sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))
-        site.reread()
+            site.reread()
+        else:
+            site.wrote(plan, write)
     raise KvctlError(
         f"the {site.family} rules of the {site.kernel.backend} back end do not stay: another program changes them "
         "while kvctl writes, or what is written does not show in what is read",

@@ -51,6 +51,14 @@ class Look(NamedTuple):
         others = {family: copy(site) for family, site in self.others.items()}
         return self._replace(sites=sites, others=others)
 
+    def shows_the_same_as(self, other: Look) -> bool:
+        """Whether the other is still the very same look: nothing was written or read since."""
+        return all(
+            its[family].snapshot is there[family].snapshot
+            for its, there in ((self.sites, other.sites), (self.others, other.others))
+            for family in its
+        )
+
     def in_other(self, family: Family) -> Installed | None:
         """What the back end that is not in use held."""
         return self.others[family].before_installed if family in self.others else None

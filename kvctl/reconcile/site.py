@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kvctl.model.memo import Last
 from kvctl.model.net import Family, host_network
 from kvctl.model.rules import Hook, Ruleset
 from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.diff import Plan, diff
-from kvctl.netfilter.kernel import Kernel, Reading
+from kvctl.netfilter.effect import written
+from kvctl.netfilter.kernel import Kernel, Reading, Write
 from kvctl.netfilter.position import rule_in_the_way
 from kvctl.policy.compile import HOOKS
 from kvctl.policy.decode import Installed, decode
-from kvctl.reconcile.steps import guarded, marked
+from kvctl.reconcile.steps import Rulesets, guarded, marked, rulesets
 from kvctl.reconcile.target import Target
 
 MakeTarget = Callable[[Installed], Target]
+
+_FAITHFUL: set[tuple[Backend, Family]] = set()
+"""By whose binaries something was written and read again, and was right: found out once a process."""
 
 
 class Site:
@@ -24,14 +29,44 @@ class Site:
 
     def __init__(self, kernel: Kernel, family: Family, snapshot: Snapshot) -> None:
         self.kernel = kernel
+        self._rulesets = Last(rulesets)
+        self._plans = Last(_plan)
         self.family = family
         self.snapshot = self.before = snapshot
         self.installed = self.before_installed = decode(snapshot)
 
+    def rulesets(self, target: Target, *, retire: bool) -> Rulesets:
+        """The rules for `target` from what was found last."""
+        return self._rulesets(target, self.installed, self.snapshot, retire=retire)
+
+    def plan(self, target: Target, ruleset: Ruleset) -> Plan:
+        """What `ruleset`, of `target`, changes of what was found last."""
+        return self._plans(ruleset, target, self.installed, self.snapshot)
+
+    def wrote(self, plan: Plan, write: Write) -> None:
+        """The kernel is as it was, but for `plan`: look again, unless that is known to be all there is to see.
+
+        It is where nobody else wrote meanwhile, and this host's binaries have shown before that what they write is
+        what they read.
+        """
+        after = written(self.snapshot, plan) if write.own and self._is_faithful else None
+        if after is None:
+            self.reread()
+        else:
+            self.snapshot, self.installed = after, decode(after)
+
+    @property
+    def _is_faithful(self) -> bool:
+        return (self.kernel.backend, self.family) in _FAITHFUL
+
+    def is_right(self) -> None:
+        """What was written shows in what was read."""
+        _FAITHFUL.add((self.kernel.backend, self.family))
+
     def reread(self) -> None:
         """Look again."""
         saved = self.kernel.read(self.family)
-        self.snapshot = self.kernel.snapshot(self.family, saved, hooks=HOOKS, known=self.snapshot.chains)
+        self.snapshot = self.kernel.snapshot(self.family, saved, hooks=HOOKS, known=self.snapshot)
         self.installed = decode(self.snapshot)
 
 
@@ -44,18 +79,17 @@ def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
     return Site(kernel, family, kernel.snapshot(family, reading.tables[backend, family], hooks=HOOKS))
 
 
-def plan_for(site: Site, ruleset: Ruleset, target: Target) -> Plan:
-    """What `ruleset` changes at a site as last seen."""
+def _plan(ruleset: Ruleset, target: Target, installed: Installed, snapshot: Snapshot) -> Plan:
     in_the_way = {}
     hooked = (
         (Hook.EGRESS, target.entries),
-        (Hook.DROP, (*target.drops.entries, *guarded(target, site.installed))),
-        (Hook.MARK, marked(target, site.installed)),
+        (Hook.DROP, (*target.drops.entries, *guarded(target, installed))),
+        (Hook.MARK, marked(target, installed)),
     )
     for hook, entries in hooked:
-        if hook in ruleset.hooks and site.snapshot.beside(hook.table).position_known:
+        if hook in ruleset.hooks and snapshot.beside(hook.table).position_known:
             pods = [host_network(item.address) for item in entries]
-            rule = rule_in_the_way(site.snapshot, pods, hook)
+            rule = rule_in_the_way(snapshot, pods, hook)
             if rule is not None:
                 in_the_way[hook] = rule
-    return diff(ruleset, site.snapshot, in_the_way=in_the_way)
+    return diff(ruleset, snapshot, in_the_way=in_the_way)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from kvctl.model.memo import ByKey
 from kvctl.model.net import Family
 from kvctl.model.policy import DROPPED, EgressPolicy
 from kvctl.model.ref import ServiceRef
@@ -84,6 +85,9 @@ def undecided_items(resolution: Resolution, targets: Sequence[Target], scope: Sc
     ]
 
 
+_items: ByKey[tuple[ServiceRef, Family], Item] = ByKey()
+
+
 class _View(NamedTuple):
     target: Target
     installed: Installed
@@ -105,14 +109,20 @@ class _View(NamedTuple):
 
     def policy(self, policy: EgressPolicy) -> Item:
         service = self.installed.services.get(policy.ref)
-        changes = self._changes(policy.ref)
-        status, reason = self._status(service, changes)
-        return policy_item(policy, status=status, exclusions=self.target.exclusions)._replace(
-            reason=reason,
-            warnings=self.warnings.get(policy.ref, ()),
-            connections=service.connections if service else None,
-            changes=changes,
-        )
+        changes, warnings = self._changes(policy.ref), self.warnings.get(policy.ref, ())
+
+        def make() -> Item:
+            status, reason = self._status(service, changes)
+            return policy_item(policy, status=status, exclusions=self.target.exclusions)._replace(
+                reason=reason,
+                warnings=warnings,
+                connections=service.connections if service else None,
+                changes=changes,
+            )
+
+        # What is there and right is told in the same words each round.
+        grounds = (policy, service, changes, warnings, self.overridden, *self.target.exclusions)
+        return _items.get((policy.ref, policy.family), grounds, make)
 
     def held(self, ref: ServiceRef) -> Item:
         service = self.installed.services[ref]
@@ -229,6 +239,8 @@ class _View(NamedTuple):
         return its[-1] if its else None
 
     def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
+        if not any(self.attributed):
+            return ()
         parts = (
             (Hook.EGRESS, ref in self.installed.services or ref in self.target.rewrites.refs),
             (

@@ -266,12 +266,17 @@ def _without_marks(chain: str, snapshot: Snapshot) -> tuple[Rule, ...] | None:
     return bare if bare and len(bare) < len(rules) else None
 
 
+_NO_VIPS: frozenset[Address] = frozenset()
+
+
 def _marks(target: Target, installed: Installed) -> dict[ServiceRef, list[Rule]]:
     """The VIPs that go, by Service: those of rules that go or change, and those marked by a run that was cut off."""
-    staying: dict[ServiceRef, set[Address]] = {policy.ref: {policy.vip} for policy in target.policies}
+    staying: dict[ServiceRef, frozenset[Address]] = {
+        policy.ref: frozenset((policy.vip,)) for policy in target.policies
+    }
     going = {Retiring(r.ref, r.vip): None for r in installed.retiring}
     for ref, service in installed.services.items():
-        if ref not in target.held:
+        if ref not in target.held and not staying.get(ref, _NO_VIPS).issuperset(service.vips):
             going |= {Retiring(ref, vip): None for vip in service.vips}
     marks: dict[ServiceRef, list[Rule]] = {}
     for retiring in going:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from kvctl.errors import KvctlError
 from kvctl.model.host import Host
+from kvctl.model.memo import Last
 from kvctl.model.net import Family, within
 from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, ExclusionKind, WithoutVip, canonical
 from kvctl.model.ref import ServiceRef
@@ -34,18 +36,29 @@ class Wish:
 
     def target(self, installed: Installed, other: Installed | None) -> Target:
         """The target of the back end in use; `other`: what the other one held when it was looked at."""
-        return build_target(
-            self.resolution,
-            installed,
-            other=other,
-            scope=self.scope,
-            settings=self.settings,
-            host=self.host,
-        )
+        return self._targets(installed, other)
 
     def leaves(self, installed: Installed) -> Target:
         """The target of the back end not in use: nothing of what this run is about."""
-        return without(installed, self.scope.named)
+        return self._leaving(installed)
+
+    @cached_property
+    def _targets(self) -> Callable[[Installed, Installed | None], Target]:
+        def target(installed: Installed, other: Installed | None) -> Target:
+            return build_target(
+                self.resolution,
+                installed,
+                other=other,
+                scope=self.scope,
+                settings=self.settings,
+                host=self.host,
+            )
+
+        return Last(target)
+
+    @cached_property
+    def _leaving(self) -> Callable[[Installed], Target]:
+        return Last(lambda installed: without(installed, self.scope.named))
 
 
 def build_target(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.model.rules import HOOK_CHAIN
-from kvctl.netfilter.kernel import Kernel, RestoreError
+from kvctl.netfilter.kernel import Kernel, RestoreError, Write
 from tests.agent.world import KINDS, Choose, Step, World
 from tests.apiserver import Body, Cut, Drip, Drop, End, Fault, Hang, Request, Status
 
@@ -170,14 +170,13 @@ def harm(choose: Choose, *, kinds: Sequence[str] = (*HARMS, "clumsy")) -> Step:
 
 
 def clumsy(
-    world: World, write: Callable[[Kernel, Family, str], None]
-) -> Callable[[Kernel, Family, str], None]:
+    world: World, write: Callable[[Kernel, Family, str], Write]
+) -> Callable[[Kernel, Family, str], Write]:
     """`Kernel.write` that fails as `world.clumsiness` says, once for each word of it."""
 
-    def clumsily(kernel: Kernel, family: Family, text: str) -> None:
+    def clumsily(kernel: Kernel, family: Family, text: str) -> Write:
         if not world.clumsiness:
-            write(kernel, family, text)
-            return
+            return write(kernel, family, text)
         how = world.clumsiness.pop(0)
         if how == "refused":
             error = RestoreError("the table changed meanwhile", argv=("restore",), status=4, stderr="")

@@ -186,16 +186,16 @@ def test_a_write_that_fails_is_tried_again_from_a_fresh_look(
     rig: Rig, packets: Packets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kvctl.errors import KvctlError
-    from kvctl.netfilter.kernel import Kernel
+    from kvctl.netfilter.kernel import Kernel, Write
 
     real = Kernel.write
     refused: list[str] = []
 
-    def write(self: Kernel, family: Family, text: str) -> None:
+    def write(self: Kernel, family: Family, text: str) -> Write:
         if len(refused) < 3:
             refused.append(text)
             raise KvctlError("somebody pulled the plug")
-        real(self, family, text)
+        return real(self, family, text)
 
     monkeypatch.setattr(Kernel, "write", write)
     done = rig.say(SERVICE, POD)

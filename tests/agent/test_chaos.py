@@ -22,7 +22,6 @@ from kvctl.agent.agent import Agent
 from kvctl.agent.health import Health
 from kvctl.agent.inbox import Inbox
 from kvctl.agent.keeper import Keeper
-from kvctl.agent.round import Round
 from kvctl.agent.pushback import Pushback
 from kvctl.agent.round import Cause, Round
 from kvctl.cluster.api import read_cluster

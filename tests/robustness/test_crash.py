@@ -23,7 +23,7 @@ from kvctl.model.flows import Flow
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.netfilter import conntrack
-from kvctl.netfilter.kernel import Kernel
+from kvctl.netfilter.kernel import Kernel, Write
 from tests.builders import objects, pod, service
 from tests.conftest import MakeLab
 from tests.robustness.manifests import manifest
@@ -51,13 +51,14 @@ class Axe:
         """Let every change come by here."""
         write, delete = Kernel.write, conntrack.delete_all
 
-        def guarded_write(kernel: Kernel, family: Family, text: str) -> None:
+        def guarded_write(kernel: Kernel, family: Family, text: str) -> Write:
             if self.at == 0:
                 raise Killed
             # The tables of one script are written one after the other, and a kill may come between.
             for section in text.split("COMMIT\n")[:-1]:
-                write(kernel, family, f"{section}COMMIT\n")
+                done = write(kernel, family, f"{section}COMMIT\n")
                 self._count()
+            return done
 
         def guarded_delete(flows: Sequence[Flow]) -> int:
             delete(list(flows)[:1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects, Service
+from kvctl.model.snapshot import Snapshot
+from kvctl.netfilter.diff import Plan
+from kvctl.netfilter.effect import written
+from kvctl.netfilter.kernel import Write
 from kvctl.policy.annotations import WITHOUT_VIP
+from kvctl.reconcile.site import Site
 from tests.builders import DUAL_STACK, networks, objects, pod, service
 from tests.conftest import MakeNamespace
 from tests.robustness.node import Node, is_ours
@@ -29,6 +34,40 @@ PODS = tuple(
         [{"a": "1"}] * 5 + [{"b": "1"}] * 4 + [{"a": "1", "b": "1"}] * 3 + [{"c": "1"}] * 9, start=1
     )
 )
+
+
+@pytest.fixture(autouse=True)
+def a_look_shows_what_is_known_without_one(monkeypatch: pytest.MonkeyPatch, backend: str) -> Iterator[None]:
+    """After each write that nobody disturbs."""
+    real = Site.wrote
+    checked: list[Plan] = []
+
+    def wrote(site: Site, plan: Plan, write: Write) -> None:
+        expected = written(site.snapshot, plan) if write.own else None
+        real(site, plan, write)
+        if expected is not None:
+            site.reread()
+            assert _as_text(expected) == _as_text(site.snapshot)
+            checked.append(plan)
+
+    monkeypatch.setattr(Site, "wrote", wrote)
+    yield
+    assert bool(checked) is (backend == "nft")
+
+
+def _as_text(snapshot: Snapshot) -> object:
+    """All but the counters."""
+    chains = {name: [found.text for found in rules] for name, rules in snapshot.chains.items()}
+    around = {
+        table: (
+            {name: [found.text for found in rules] for name, rules in beside.hook_chains.items()},
+            beside.foreign,
+            beside.position_known,
+        )
+        for table, beside in snapshot.around.items()
+    }
+    rules = {name: [found.rule for found in rules] for name, rules in snapshot.chains.items()}
+    return chains, rules, around
 
 
 @st.composite
