@@ -20,11 +20,15 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from benchmarks.bare import bare_restores
-from benchmarks.events import APART, SETTLE, Driven, drive_in_turn
+from benchmarks.events import APART, Driven, Pace, drive_in_turn
 from benchmarks.processes import surroundings
 from benchmarks.rows import Bar, Row, median, spread
+from benchmarks.table import table
 from benchmarks.watched import Agent, Change, Node, Size, arrivals, node
 from kvctl.signals import orderly
+
+_OF_A_CORE = "% of a core"
+_EVENT_BAR = Bar(1.5)
 
 
 class Plan(NamedTuple):
@@ -35,20 +39,17 @@ class Plan(NamedTuple):
     few: Size = Size(services=50, pods=250, serving=50)
     many: Size = Size(services=5000, pods=250, serving=250)
     all_here: Size = Size(services=5000, pods=5000, serving=5000)
-    windows: int = 6
-    events: int = 15
-    """Of each window, unless they take longer than `longest`."""
-    longest: float = 8.0
-    """Seconds."""
     among: Size = Size(services=1000, pods=1000, serving=1000)
-    single: int = 40
-    """Events, and bare restores."""
+    windows: int = 6
+    pace: Pace = Pace(events=15, longest=8.0)
     scale: tuple[Size, ...] = (
         Size(services=5000, pods=250, serving=250),
         Size(services=5000, pods=1000, serving=1000),
         Size(services=20000, pods=250, serving=250),
         Size(services=20000, pods=1000, serving=1000),
     )
+    settle: float = 3.0
+    """Seconds after which an agent that is ready has nothing more to do."""
     idle: float = 60.0
     """Seconds: in a minute falls a full comparison."""
 
@@ -59,12 +60,12 @@ QUICK = Plan(
     few=Size(services=10, pods=50, serving=10),
     many=Size(services=500, pods=50, serving=50),
     all_here=Size(services=200, pods=200, serving=200),
-    windows=2,
-    events=4,
     among=Size(services=100, pods=100, serving=100),
-    single=6,
+    windows=2,
+    pace=Pace(events=3, longest=3.0),
     scale=(Size(services=1000, pods=50, serving=50),),
-    idle=5.0,
+    settle=0.5,
+    idle=3.0,
 )
 
 
@@ -79,25 +80,24 @@ def rows(*, backend: str, quick: bool) -> Iterator[Row]:
 
 
 def watch(plan: Plan, backend: str) -> Iterator[Row]:
-    """Latency, processes, CPU and memory under steady load."""
+    """Latency, programs, CPU and memory under steady load."""
     with (
         node(plan.many, backend=backend) as it,
         it.agent() as agent,
         it.hearing(agent) as heard,
     ):
         for rate, seconds in plan.rates:
-            time.sleep(SETTLE)
+            time.sleep(plan.settle)
             before, begun = agent.cpu(), time.monotonic()
             changes = _steadily(it, rate=rate, seconds=seconds)
-            taken = sorted(each * 1000 for each in arrivals(changes, heard))
-            passed = time.monotonic() - begun
-            used = 100 * agent.cpu().since(before).whole / passed
-            run = heard.runs(since=begun)
-            yield _row("watch", it, f"event to kernel, {rate}/s", median(taken), "ms", spread(taken))
-            yield _row("watch", it, f"event to kernel, {rate}/s, 99 %", _percentile(taken, 0.99), "ms")
-            yield _row("watch", it, f"processes a change, {rate}/s", len(run) / len(changes), "")
-            yield _row("watch", it, f"CPU, {rate}/s", used, "% of a core")
-        yield _row("watch", it, "memory after that", agent.memory(), "MB")
+            taken = sorted(arrivals(changes, heard))
+            used = agent.cpu().since(before).whole / (time.monotonic() - begun)
+            programs = len(heard.runs(since=begun)) / len(changes)
+            yield _row(it, f"event to kernel at {rate}/s", median(taken), "s", spread(taken))
+            yield _row(it, f"event to kernel at {rate}/s, 99 %", _percentile(taken, 0.99), "s")
+            yield _row(it, f"programs a change at {rate}/s", programs, "processes")
+            yield _row(it, f"CPU at {rate}/s", 100 * used, _OF_A_CORE)
+        yield _row(it, "memory after that", agent.memory(), "MB")
 
 
 def _steadily(it: Node, *, rate: int, seconds: float) -> list[Change]:
@@ -120,42 +120,36 @@ def _percentile(values: Sequence[float], part: float) -> float:
 def cost(plan: Plan, backend: str) -> Iterator[Row]:
     """One event in a small cluster, in a large one, and in a large one whose pods are all here."""
     with ExitStack() as stack:
-        nodes = [
-            stack.enter_context(node(size, backend=backend)) for size in (plan.few, plan.many, plan.all_here)
-        ]
-        driven = drive_in_turn(nodes, windows=plan.windows, events=plan.events, longest=plan.longest)
+        sizes = (plan.few, plan.many, plan.all_here)
+        nodes = [stack.enter_context(node(size, backend=backend)) for size in sizes]
+        driven = drive_in_turn(nodes, plan.pace, windows=plan.windows)
         # No agent may run where restores are repeated.
-        bare = [
-            statistics.fmean(each.cpu for each in bare_restores(it, repetitions=plan.events)) * 1000
-            for it in nodes
-        ]
-    legacy = backend == "legacy"
+        bare = [_cpu_of_bare_restore(it, plan) for it in nodes]
     whole = [each.costs() for each in driven]
     beside = [[used - less for used in costs] for costs, less in zip(whole, bare, strict=True)]
-    taken = [each.taken for each in driven]
-    for what, values, barred in (
-        ("CPU of one event", whole, not legacy),
-        ("CPU of one event, less the bare restore's", beside, legacy),
-        ("one event, to kernel", taken, False),
-    ):
-        yield from _compared(what, driven, values, bar=Bar(1.5) if barred else None)
+    legacy = backend == "legacy"
+    yield from _compared(driven, "CPU of one event", whole, bar=None if legacy else _EVENT_BAR)
+    what = "CPU of one event without the bare restore's"
+    yield from _compared(driven, what, beside, bar=_EVENT_BAR if legacy else None)
+    yield from _compared(driven, "one event, to kernel", [each.taken for each in driven], bar=None)
+
+
+def _cpu_of_bare_restore(it: Node, plan: Plan) -> float:
+    # The mean: wait4(2) may count in ticks.
+    return statistics.fmean(each.cpu for each in bare_restores(it, repetitions=plan.pace.events))
 
 
 def _compared(
-    what: str, driven: Sequence[Driven], values: Sequence[Sequence[float]], *, bar: Bar | None
+    driven: Sequence[Driven], what: str, values: Sequence[Sequence[float]], *, bar: Bar | None
 ) -> Iterator[Row]:
     """Each beside the first; the bar is the second's."""
     least = median(values[0])
     for number, (each, its) in enumerate(zip(driven, values, strict=True)):
-        row = _row("cost", each.node, what, median(its), "ms", spread(its))
+        row = _row(each.node, what, median(its), "s", spread(its))
         if number:
-            row = row._replace(
-                against=f"{driven[0].node.size.services} Services",
-                other=least,
-                ratio=median(its) / least,
-                bar=bar if number == 1 else None,
-            )
-        yield row
+            few = f"{driven[0].node.size.services} Services"
+            row = row._replace(against=few, other=least, ratio=median(its) / least)
+        yield row._replace(bar=bar if number == 1 else None)
 
 
 # one
@@ -164,18 +158,15 @@ def _compared(
 def one(plan: Plan, backend: str) -> Iterator[Row]:
     """One pod changed among many, all on the node, against what the binary alone takes."""
     with node(plan.among, backend=backend) as it:
-        with it.agent() as agent, it.hearing(agent) as heard:
-            driven = Driven(it, agent, heard)
-            driven.drive(plan.single, longest=5 * plan.longest)
-        taken = driven.taken
-        bare = [each.seconds * 1000 for each in bare_restores(it, repetitions=plan.single)]
-    yield _row("one", it, "one pod changed, to kernel", median(taken), "ms", spread(taken))._replace(
-        against="the bare restore",
-        other=median(bare),
-        ratio=median(taken) / median(bare),
-        bar=Bar(3),
+        (driven,) = drive_in_turn([it], plan.pace, windows=plan.windows)
+        bare = [each.seconds for each in bare_restores(it, repetitions=len(driven.taken))]
+    taken, programs = driven.taken, driven.programs
+    yield _row(it, "one pod changed, to kernel", median(taken), "s", spread(taken))._replace(
+        against="bare iptables-restore", other=median(bare), ratio=median(taken) / median(bare), bar=Bar(3)
     )
-    yield _row("one", it, "processes for it", median(driven.programs), "")._replace(bar=Bar(1))
+    yield _row(it, "one pod changed, programs", median(programs), "processes", spread(programs))._replace(
+        bar=Bar(1)
+    )
 
 
 # scale
@@ -189,42 +180,30 @@ def scale(plan: Plan, backend: str) -> Iterator[Row]:
             it = stack.enter_context(node(size, backend=backend))
             server = time.process_time()
             agent = stack.enter_context(it.agent())
-            yield _row("scale", it, "first rules", agent.first_rules, "s")._replace(
-                against="the API server", other=time.process_time() - server
+            yield _row(it, "first rules", agent.first_rules, "s")._replace(
+                against="CPU of the API server in it", other=time.process_time() - server
             )
             agents.append((it, agent))
-        time.sleep(SETTLE)
+        time.sleep(plan.settle)
         before, begun = [agent.cpu() for _, agent in agents], time.monotonic()
         time.sleep(plan.idle)
         passed = time.monotonic() - begun
-        used = [
-            100 * agent.cpu().since(then).whole / passed
-            for (_, agent), then in zip(agents, before, strict=True)
-        ]
-        for number, (it, agent) in enumerate(agents):
-            barred = number == 0
-            yield _row("scale", it, "memory", agent.memory(), "MB")._replace(bar=Bar(100) if barred else None)
-            yield _row("scale", it, "memory at most so far", agent.memory("VmHWM"), "MB")
-            yield _row("scale", it, "CPU at rest", used[number], "% of a core")._replace(
-                bar=Bar(1) if barred else None
-            )
+        for number, ((it, agent), then) in enumerate(zip(agents, before, strict=True)):
+            used = agent.cpu().since(then).whole / passed
+            memory, rest = (Bar(100), Bar(1)) if number == 0 else (None, None)
+            yield _row(it, "memory", agent.memory(), "MB")._replace(bar=memory)
+            yield _row(it, "memory at most so far", agent.memory("VmHWM"), "MB")
+            yield _row(it, "CPU at rest", 100 * used, _OF_A_CORE)._replace(bar=rest)
 
 
 Measure = Callable[[Plan, str], Iterator[Row]]
 MEASURES: dict[str, Measure] = {"watch": watch, "cost": cost, "one": one, "scale": scale}
 
 
-def _row(
-    kind: str,
-    it: Node,
-    measure: str,
-    value: float,
-    unit: str,
-    between: tuple[float, float] | None = None,
-) -> Row:
+def _row(it: Node, measure: str, value: float, unit: str, between: tuple[float, float] | None = None) -> Row:
     return Row(
         part="agent",
-        measure=f"{kind}: {measure} ({it.size.pods} pods)",
+        measure=f"agent, {measure} ({it.size.pods} pods)",
         backend=it.backend,
         services=it.size.services,
         value=value,
@@ -234,7 +213,7 @@ def _row(
 
 
 def main() -> None:
-    """Print the rows, each as soon as it is there."""
+    """Print the rows, a table for each measure."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--backend", default="nft,legacy")
     options.add_argument("--measure", default=",".join(MEASURES))
@@ -243,21 +222,8 @@ def main() -> None:
     with orderly(), surroundings():
         for backend in told.backend.split(","):
             for name in told.measure.split(","):
-                for row in MEASURES[name](QUICK if told.quick else FULL, backend):
-                    _print(row)
-
-
-def _print(row: Row) -> None:
-    low, high = row.spread
-    compared = f"{row.against} {row.other:.2f}" if row.other is not None else ""
-    if row.ratio is not None:
-        compared += f", ratio {row.ratio:.2f}"
-    verdict = {True: f"met ({row.bar})", False: f"NOT MET ({row.bar})", None: ""}[row.meets]
-    print(
-        f"{row.backend:<6} {row.services:>5} Services  {row.measure:<55} {row.value:>8.2f} {row.unit:<11} "
-        f"{low:>8.2f} to {high:<8.2f} {compared:<40} {verdict}",
-        flush=True,
-    )
+                measured = list(MEASURES[name](QUICK if told.quick else FULL, backend))
+                print(table(measured), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from benchmarks.commits import Heard, hearing
 from kvctl.lab.build import Lab, built, unique_prefix
 from kvctl.lab.topology import standard
-from tests.agent.process import DEADLINE, Watching, node_object, pod_object, service_object, watching
+from tests.agent.process import Watching, node_object, pod_object, service_object, watching
 from tests.apiserver import ApiServer, Object, serving
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -28,7 +28,7 @@ _MOST_ADDRESSES = 32
 """Of each pod, one after the other: none is used twice, so that each rule is of one change."""
 _FIRST_VIP = int(IPv4Address("198.18.0.0"))
 _SERVICE_TEXT, _POD_TEXT = "x" * 1500, "x" * 4000
-_READY_PAUSE = 0.02
+_READY_PAUSE, _READY_DEADLINE = 0.02, 180.0
 
 
 class Size(NamedTuple):
@@ -127,7 +127,7 @@ class Node:
         with watching(self.lab, self.server, self._directory, "--assume-vip", env=settings) as it:
             # Not often: who is asked is measured.
             while not it.ready():
-                if it.process.poll() is not None or time.monotonic() > begun + DEADLINE:
+                if it.process.poll() is not None or time.monotonic() > begun + _READY_DEADLINE:
                     raise SystemExit(f"the agent does not become ready: {it.text()}")
                 time.sleep(_READY_PAUSE)
             yield Agent(it, first_rules=time.monotonic() - begun)
