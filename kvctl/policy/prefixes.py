@@ -21,6 +21,11 @@ from kvctl.policy import comments, layout
 MAX_LEAF = 8
 """Source addresses in one chain; more are split by their next bits, if there may be one more level."""
 
+MAX_BEHIND = 32
+"""Source addresses behind the gates of one prefix: leaves below it share what is there, which begins with all the
+networks that are never rewritten to.
+"""
+
 MAX_LEVELS = 6
 """Levels of branches: with the root, what is behind the gates and what follows it (`service_chains.MOST_LINKS`) that
 makes the 16 chains that nf_tables allows one behind the other.
@@ -51,28 +56,36 @@ class _Tree(NamedTuple):
     chains: dict[str, tuple[Rule, ...]]
     """What has been written so far."""
 
-    def place(self, chain: str, prefix: Network, addresses: list[Address], *, levels: int) -> None:
-        """Fill `chain`, for `addresses` (sorted, all in `prefix`), and those below it, at most so many levels."""
-        if len(addresses) <= MAX_LEAF or not levels:
-            self._end(chain, self.names.gated_chain(prefix), addresses)
-            return
+    def place(
+        self, chain: str, prefix: Network, addresses: list[Address], *, levels: int, gated: str | None = None
+    ) -> None:
+        """Fill `chain`, for `addresses` (sorted, all in `prefix`), and those below it, at most so many levels.
+
+        `gated`: what is behind the gates of a prefix that this one is in; None: that is still to be written.
+        """
+        ends = len(addresses) <= MAX_LEAF or not levels
+        begins = gated is None and (ends or len(addresses) <= MAX_BEHIND)
+        behind = self.names.gated_chain(prefix) if begins else gated
+        if ends and behind is not None:
+            self.chains[chain] = tuple(_branch(host_network(address), behind) for address in addresses)
+        else:
+            parts = self._split(prefix, addresses)
+            self.chains[chain] = tuple(_branch(part, self.names.branch_chain(part)) for part, _ in parts)
+            for part, group in parts:
+                self.place(self.names.branch_chain(part), part, group, levels=levels - 1, gated=behind)
+        if begins and behind is not None:
+            jumps = (jump for address in addresses for jump in self.jumps[address])
+            self.chains[behind] = (*self.head, *jumps)
+
+    def _split(self, prefix: Network, addresses: list[Address]) -> list[tuple[Network, list[Address]]]:
+        """The addresses by their next bits; a level with one child is left out."""
         length = prefix.prefixlen
-        groups: list[list[Address]] = []
-        while len(groups) < 2:  # a level with one child is left out
+        while True:
             length += _SPLIT_BITS - (length - _FIRST_SPLIT) % _SPLIT_BITS
             shift = self.family.bits - length
             groups = [list(group) for _, group in groupby(addresses, key=lambda a: int(a) >> shift)]
-        self.chains[chain] = ()
-        branches = [(_prefix(group[0], length, self.family), group) for group in groups]
-        for part, group in branches:
-            self.place(self.names.branch_chain(part), part, group, levels=levels - 1)
-        self.chains[chain] = tuple(_branch(part, self.names.branch_chain(part)) for part, _ in branches)
-
-    def _end(self, chain: str, gated: str, addresses: list[Address]) -> None:
-        """Nobody but the pods of these addresses comes to what is behind the gate."""
-        self.chains[chain] = tuple(_branch(host_network(address), gated) for address in addresses)
-        jumps = (jump for address in addresses for jump in self.jumps[address])
-        self.chains[gated] = (*self.head, *jumps)
+            if len(groups) > 1:
+                return [(_prefix(group[0], length, self.family), group) for group in groups]
 
 
 @lru_cache(maxsize=65536)

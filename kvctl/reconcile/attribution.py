@@ -125,6 +125,7 @@ class _Moves(NamedTuple):
 
     rules: frozenset[tuple[Hook, Rule]]
     gates: frozenset[tuple[Hook, Address]]
+    """Those that lead to another chain, because there is a new one, or theirs has gone."""
 
     @classmethod
     def of(cls, steps: Iterable[_Step]) -> _Moves:
@@ -134,21 +135,22 @@ class _Moves(NamedTuple):
         go = [step for step in steps if step.change.op == "remove"]
         new = {step.change.chain for step in come if step.change.new_chain}
         gone = {step.change.chain for step in go if step.with_chain}
-        gates = _gates(come).keys() & _gates(go).keys()
-        to_new = {key for key, chain in _gates(come).items() if chain in new}
-        to_gone = {key for key, chain in _gates(go).items() if chain in gone}
-        return cls(rules=frozenset(_rules(come) & _rules(go)), gates=frozenset(gates & (to_new | to_gone)))
+        to, was = _gates(come), _gates(go)
+        return cls(
+            rules=frozenset(_rules(come) & _rules(go)),
+            gates=frozenset(key for key in to.keys() & was.keys() if to[key] in new or was[key] in gone),
+        )
 
     def has(self, step: _Step) -> bool:
         """Whether a change is part of a move."""
-        if step.gate is not None:
-            return (step.hook, step.gate) in self.gates
-        dispatches = layout.is_dispatch_chain(step.change.chain)
-        return dispatches and step.rule is not None and (step.hook, step.rule) in self.rules
+        if not layout.is_dispatch_chain(step.change.chain):
+            return False
+        same = step.rule is not None and (step.hook, step.rule) in self.rules
+        return same or (step.gate is not None and (step.hook, step.gate) in self.gates)
 
 
 def _rules(steps: Iterable[_Step]) -> set[tuple[Hook, Rule]]:
-    return {(step.hook, step.rule) for step in steps if step.rule is not None and step.gate is None}
+    return {(step.hook, step.rule) for step in steps if step.rule is not None}
 
 
 def _gates(steps: Iterable[_Step]) -> dict[tuple[Hook, Address], str | None]:

@@ -20,7 +20,7 @@ from kvctl.policy.annotations import ALLOWED, DENIED, PORTS, read_annotations
 from kvctl.policy.cidrs import ALWAYS
 from kvctl.policy.compile import compile_ruleset
 from kvctl.policy.decode import Installed, decode
-from kvctl.policy.prefixes import MAX_LEAF, MAX_LEVELS
+from kvctl.policy.prefixes import MAX_BEHIND, MAX_LEAF, MAX_LEVELS
 from tests.builders import networks, pod, ref, service
 from tests.policy.answers import Thing, resolved
 from tests.policy.strategies import (
@@ -185,12 +185,12 @@ class TestTree:
             )
             assert {rule.target.verb for rule in heads} == {Verb.RETURN}
             assert {rule.target.verb for rule in jumps} == {Verb.JUMP}
-            assert 1 <= len(jumps) <= MAX_LEAF
+            assert 1 <= len(jumps) <= MAX_BEHIND
         outside = VIPS[family]
         for address in (addresses[0], addresses[count // 2], addresses[-1]):
             packet = Packet(address, outside, outside, "tcp", 80)
             assert source_after(ruleset, packet) == VIPS[family]
-            assert rules_met(ruleset, packet) < 50
+            assert rules_met(ruleset, packet) < 80
         assert sum(r.target.verb is Verb.JUMP for rules in behind.values() for r in rules) == count
 
     @pytest.mark.parametrize("step", [1, 3, 101, 3000])
@@ -244,13 +244,14 @@ class TestTree:
 
     def test_ipv4_chains_are_named_by_their_prefix_and_ipv6_ones_by_a_hash(self) -> None:
         for family in Family:
-            ruleset = compiled(policy(family, pods=spread(family, 20, 1)))
+            ruleset = compiled(policy(family, pods=spread(family, 40, 1)))
             branches = ruleset.chains[EGRESS_CHAIN]
             names = [rule.target.chain or "" for rule in branches]
             behind = [ruleset.chains[name][0].target.chain or "" for name in names]
             if family is Family.IPV4:
-                assert names == ["KVCTL-IN-10.0.0.0-29", "KVCTL-IN-10.0.0.8-29", "KVCTL-IN-10.0.0.16-29"]
-                assert behind == ["KVCTL-TO-10.0.0.0-29", "KVCTL-TO-10.0.0.8-29", "KVCTL-TO-10.0.0.16-29"]
+                prefixes = [f"10.0.0.{start}-29" for start in range(0, 48, 8)]
+                assert names == [f"KVCTL-IN-{prefix}" for prefix in prefixes]
+                assert behind == [f"KVCTL-TO-{prefix}" for prefix in prefixes]
             else:
                 assert all(len(name) <= 28 and ":" not in name for name in (*names, *behind))
                 assert branches[0].comment.endswith(" branch fd00:10::/125")
@@ -261,7 +262,15 @@ class TestTree:
         it = policy(pods=[*addresses, parse_address("10.0.3.1")])
         after = compiled(it._replace(pods=tuple(sorted(it.pods, key=lambda p: int(p.address)))))
         changed = [name for name, rules in after.chains.items() if before.chains.get(name) != rules]
-        assert changed == ["KVCTL-IN-10.0.3.0-29", "KVCTL-TO-10.0.3.0-29"]
+        assert changed == ["KVCTL-IN-10.0.3.0-29", "KVCTL-TO-10.0.3.0-26"]
+
+    @pytest.mark.parametrize(("count", "chains"), [(32, 1), (33, 5)])
+    def test_leaves_of_a_prefix_with_few_pods_share_what_is_behind_their_gates(
+        self, family: Family, count: int, chains: int
+    ) -> None:
+        """It begins with all the networks, which are most of the rules where there is much of it."""
+        before, behind = gates_and_rest(compiled(policy(family, pods=spread(family, count, 1))))
+        assert (len(before), len(behind)) == (1 + 5, chains)
 
     def test_rules_of_a_tree_without_gates_are_read(self, family: Family) -> None:
         """As kvctl wrote them before it had any."""
