@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import clusters
-from benchmarks.processes import choice, kvctl, run
+from benchmarks.processes import before_others, choice, kvctl, run
 from benchmarks.ring import CHUNK, Ring, Tuple, hardware_address
 from benchmarks.rows import Bar, Row, median, spread
 from kvctl.lab.build import Lab, built, unique_prefix
@@ -168,8 +168,9 @@ class _Sides:
         for ring in rings:
             ring.load(chunk)
         rates = [0.0, 0.0]
-        for place in (first, 1 - first):
-            rates[place] = CHUNK / rings[place].send()
+        with before_others():
+            for place in (first, 1 - first):
+                rates[place] = CHUNK / rings[place].send()
         return _Pair(*rates)
 
     def _forget(self) -> None:

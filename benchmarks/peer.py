@@ -12,7 +12,7 @@ import time
 from typing import NamedTuple
 
 from benchmarks import clusters
-from benchmarks.processes import run
+from benchmarks.processes import before_others, run
 from kvctl import proc
 from kvctl.lab.build import built, unique_prefix
 from kvctl.lab.netns import binary
@@ -46,11 +46,12 @@ def measured(*, backend: str, pods: int, limit: float) -> Peer:
     with built(standard(backend=backend), prefix=unique_prefix("bench")) as lab, lab.worker.entered():
         program = _Program(proc.find(f"iptables-{backend}") or binary("iptables", package="iptables"))
         begun = time.perf_counter()
-        for number in range(pods):
-            program.add(number)
-            ends.append(time.perf_counter() - begun)
-            if ends[-1] > limit:
-                break
+        with before_others():
+            for number in range(pods):
+                program.add(number)
+                ends.append(time.perf_counter() - begun)
+                if ends[-1] > limit:
+                    break
         _expect_rules(program.path, pods=len(ends))
     return Peer(tuple(ends))
 
