@@ -143,6 +143,10 @@ MARKING = Names(
 """Its Services' chains are named by `mark_chain`."""
 
 
+_ROOTS = frozenset(names.root for names in (REWRITING, DROPPING, MARKING))
+_LEADING = tuple(prefix for names in (REWRITING, DROPPING, MARKING) for prefix in (names.branch, names.gated))
+
+
 def service_chain(ref: ServiceRef) -> str:
     """The chain that rewrites for a Service."""
     return REWRITING.service_chain(ref)
@@ -164,7 +168,7 @@ def chains_of(ref: ServiceRef) -> tuple[str, ...]:
 
 def is_dispatch_chain(name: str) -> bool:
     """Whether this chain leads from one of our hooks to the Services."""
-    return any(names.is_dispatch(name) for names in (REWRITING, DROPPING, MARKING))
+    return name in _ROOTS or name.startswith(_LEADING)
 
 
 def pass_chain(*content: object) -> str:

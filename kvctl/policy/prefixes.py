@@ -22,15 +22,17 @@ MAX_LEAF = 8
 """Source addresses in one chain; more are split by their next bits, if there may be one more level."""
 
 MAX_BEHIND = 32
-"""Source addresses behind the gates of one prefix: leaves below it share what is there, which begins with all the
-networks that are never rewritten to.
+"""Source addresses behind the gates of one prefix, which the leaves below it share.
+
+What is there begins with every network that is never rewritten to: with a chain of them for each leaf they would be
+most of the rules of a node.
 """
 
 MAX_LEVELS = 6
-"""Levels of branches: with the root, what is behind the gates and what follows it (`service_chains.MOST_LINKS`) that
-makes the 16 chains that nf_tables allows one behind the other.
+"""Levels of branches, one behind the other.
 
-Eight branches each: more pods than a node has, unless their addresses were chosen against it.
+With the root, what is behind the gates, and what follows it (`service_chains.MOST_LINKS`), they make the 16 chains that
+nf_tables allows. Eight branches each: more pods than a node has, unless their addresses were chosen against it.
 """
 
 _SPLIT_BITS = 3

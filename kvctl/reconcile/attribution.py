@@ -58,9 +58,9 @@ def attribute(
     """
     if not changes:
         return Attributed(own={}, shared=[], structure=[])
-    steps = [*_read(changes), *_lost_with_chains(changes, found)]
-    moves = _Moves.of(steps)
     chains = {chain: ref for ref in _refs(target, installed) for chain in layout.chains_of(ref)}
+    steps = [*_read(changes, chains), *_lost_with_chains(changes, found)]
+    moves = _Moves.of(steps)
     leads = _leads(target, installed) if any(step.gate for step in steps) else {}
     own: dict[ServiceRef, list[Change]] = defaultdict(list)
     shared: dict[tuple[Hook, str, str | None], Change] = {}
@@ -71,14 +71,15 @@ def attribute(
             shared[hook, change.op, change.rule] = change
             continue
         owners = {chains[change.chain]} if change.chain in chains else set[ServiceRef]()
-        if not owners and rule is not None and not moves.has(step):
-            owners = leads.get((hook, step.gate), set()) if step.gate else _owners(rule)
+        stays = rule is not None and moves.has(step)
+        if not owners and rule is not None and not stays:
+            owners = leads.get((hook, step.gate), set()) if step.gate is not None else _owners(rule)
         for ref in owners:
             own[ref].append(change)
         if owners or step.with_chain:
             continue
         repeats = change.new_chain and hook in had_dispatch
-        if rule is not None and _is_exclusion(rule) and not moves.has(step) and not repeats:
+        if rule is not None and _is_exclusion(rule) and not stays and not repeats:
             shared.setdefault((hook, change.op, change.rule), change)
         else:
             structure.append(change)
@@ -91,6 +92,9 @@ class _Step(NamedTuple):
     change: Change
     hook: Hook
     rule: Rule | None
+    """None: it is no rule of ours, or in a chain whose owner is known."""
+    in_tree: bool
+    """It is about a chain that leads to the Services."""
     with_chain: bool = False
     """The rule goes because its chain does, which is a change of its own."""
 
@@ -98,16 +102,21 @@ class _Step(NamedTuple):
     def gate(self) -> Address | None:
         """The pod that the rule lets through, if it is one that leads a single address on."""
         rule = self.rule
-        if rule is None or rule.source is None or rule.target.verb is not Verb.GOTO:
+        if rule is None or rule.target.verb is not Verb.GOTO or rule.source is None or not self.in_tree:
             return None
-        its_own = rule.source.num_addresses == 1 and layout.is_dispatch_chain(self.change.chain)
-        return rule.source.network_address if its_own else None
+        return rule.source.network_address if rule.source.num_addresses == 1 else None
 
 
-def _read(changes: Iterable[Change]) -> Iterator[_Step]:
+def _read(changes: Iterable[Change], chains: Collection[str]) -> Iterator[_Step]:
+    """`chains`: those of the Services."""
     for change in changes:
-        rule = parse(change.rule) if change.rule is not None else None
-        yield _Step(change, hook_of(change), rule)
+        told = change.rule if change.chain not in chains and change.chain not in HOOK_CHAINS else None
+        yield _Step(
+            change,
+            hook_of(change),
+            parse(told) if told is not None else None,
+            in_tree=layout.is_dispatch_chain(change.chain),
+        )
 
 
 def _lost_with_chains(changes: Iterable[Change], found: Snapshot) -> Iterator[_Step]:
@@ -117,7 +126,7 @@ def _lost_with_chains(changes: Iterable[Change], found: Snapshot) -> Iterator[_S
             hook = hook_of(change)
             for each in found.chains.get(change.chain, ()):
                 gone = Change(change.chain, "remove", each.text, table=change.table)
-                yield _Step(gone, hook, each.rule, with_chain=True)
+                yield _Step(gone, hook, each.rule, in_tree=True, with_chain=True)
 
 
 class _Moves(NamedTuple):
@@ -130,9 +139,11 @@ class _Moves(NamedTuple):
     @classmethod
     def of(cls, steps: Iterable[_Step]) -> _Moves:
         """A gate that leads elsewhere, although there are the same chains, has been changed by somebody."""
-        steps = [step for step in steps if layout.is_dispatch_chain(step.change.chain)]
+        steps = [step for step in steps if step.in_tree]
         come = [step for step in steps if step.change.op == "add"]
         go = [step for step in steps if step.change.op == "remove"]
+        if not come or not go:
+            return cls(frozenset(), frozenset())
         new = {step.change.chain for step in come if step.change.new_chain}
         gone = {step.change.chain for step in go if step.with_chain}
         to, was = _gates(come), _gates(go)
@@ -143,9 +154,7 @@ class _Moves(NamedTuple):
 
     def has(self, step: _Step) -> bool:
         """Whether a change is part of a move."""
-        if not layout.is_dispatch_chain(step.change.chain):
-            return False
-        same = step.rule is not None and (step.hook, step.rule) in self.rules
+        same = step.in_tree and step.rule is not None and (step.hook, step.rule) in self.rules
         return same or (step.gate is not None and (step.hook, step.gate) in self.gates)
 
 
