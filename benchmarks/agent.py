@@ -185,15 +185,18 @@ def scale(plan: Plan, backend: str) -> Iterator[Row]:
             )
             agents.append((it, agent))
         time.sleep(plan.settle)
-        before, begun = [agent.cpu() for _, agent in agents], time.monotonic()
+        before = [(agent.cpu(), len(it.server.requests)) for it, agent in agents]
+        begun = time.monotonic()
         time.sleep(plan.idle)
         passed = time.monotonic() - begun
-        for number, ((it, agent), then) in enumerate(zip(agents, before, strict=True)):
+        for number, ((it, agent), (then, asked)) in enumerate(zip(agents, before, strict=True)):
             used = agent.cpu().since(then).whole / passed
+            requests = (len(it.server.requests) - asked) / passed
             memory, rest = (Bar(100), Bar(1)) if number == 0 else (None, None)
             yield _row(it, "memory", agent.memory(), "MB")._replace(bar=memory)
             yield _row(it, "memory at most so far", agent.memory("VmHWM"), "MB")
             yield _row(it, "CPU at rest", 100 * used, _OF_A_CORE)._replace(bar=rest)
+            yield _row(it, "requests at rest", requests, "/s")
 
 
 Measure = Callable[[Plan, str], Iterator[Row]]

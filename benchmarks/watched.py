@@ -28,7 +28,7 @@ _MOST_ADDRESSES = 32
 """Of each pod, one after the other: none is used twice, so that each rule is of one change."""
 _FIRST_VIP = int(IPv4Address("198.18.0.0"))
 _SERVICE_TEXT, _POD_TEXT = "x" * 1500, "x" * 4000
-_READY_PAUSE, _READY_DEADLINE = 0.02, 180.0
+_READY_PAUSE, _READY_DEADLINE = 0.02, 90.0
 
 
 class Size(NamedTuple):
