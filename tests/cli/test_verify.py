@@ -56,12 +56,12 @@ class Verify:
         self._lab = lab
         self._captured = captured
 
-    def text(self, *arguments: str, status: int) -> str:
-        """What it prints."""
+    def text(self, *arguments: str, status: int, said: str = "") -> str:
+        """What it prints; `said`: as messages."""
         with self._lab["worker"].entered():
             ended = cli._invoke(["egress", "verify", *arguments])
         out, err = self._captured.readouterr()
-        assert (ended, err) == (status, ""), out
+        assert (ended, err) == (status, said), out
         return out
 
     def printed(self) -> tuple[str, str]:
@@ -343,17 +343,37 @@ def test_a_flushed_chain_spares_nothing_it_is_broken(worker: Worker, echo: Echo,
         assert {each["expected"]["kind"] for each in told["items"]} == {"broken"}
         assert f"{chain} is empty, somebody has flushed it" in told["why"][0]
         assert told["next"][0] == "kvctl egress apply mends it"
+
+
+def test_flushed_ways_to_a_service_are_told_and_its_pods_known_by_what_is_behind_their_gates(
+    worker: Worker, echo: Echo, verify: Verify
+) -> None:
+    family = worker.family_of_backend()
+    who, empty = STANDARD[family], "KVCTL-EGRESS is empty, somebody has flushed it"
+    worker.apply(service(vip=VIPS, ports="udp:5060"), lab_pod())
     worker.iptables(family, "-t", "nat", "-F", "KVCTL-EGRESS")
+    told = verify.document("--from", who.pod, "--to", target(family, 5060), *QUICK, status=1)
+    assert told["sentence"].startswith("wrong: ")
+    assert f"because {empty}" in told["why"][0]
+    verify.text(
+        "sip/sip-client",
+        "--to",
+        target(family, 5060),
+        *QUICK,
+        status=1,
+        said=f"Warning: {empty}: not every pod is led to its Service; kvctl egress apply mends it\n",
+    )
+    behind = next(line.split()[1] for line in worker.saved(family) if line.startswith("-A KVCTL-TO-"))
+    worker.iptables(family, "-t", "nat", "-F", behind)
     with pytest.raises(InputError) as error:
         verify.text("sip/sip-client", "--to", target(family, 5060), *QUICK, status=1)
     assert error.value.message == (
-        "sip/sip-client has rules on this node, but its pods are not led to them: "
-        "KVCTL-EGRESS is empty, somebody has flushed it"
+        f"sip/sip-client has rules on this node, but its pods are not led to them: {empty}"
     )
     assert "kvctl egress apply mends it" in (error.value.hint or "")
     told = verify.document("--from", who.pod, "--to", target(family, 5060), *QUICK, status=1)
-    assert told["sentence"].endswith("name the pod: KVCTL-EGRESS is empty, somebody has flushed it")
-    assert "because KVCTL-EGRESS is empty, somebody has flushed it" in told["why"][0]
+    assert told["sentence"].endswith(f"name the pod: {empty}")
+    assert f"because {empty}" in told["why"][0]
 
 
 def test_a_flushed_chain_that_dropped_is_broken_too(worker: Worker, echo: Echo, verify: Verify) -> None:
