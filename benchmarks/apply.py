@@ -45,7 +45,7 @@ def measure(*, backend: str, sizes: Sequence[int], quick: bool) -> Iterator[Row]
 
 
 def _repetitions(services: int) -> int:
-    return 15 if services <= 100 else 11 if services <= 1000 else 5
+    return 11 if services <= 100 else 9 if services <= 1000 else 3
 
 
 class _Node:
@@ -80,7 +80,7 @@ class _Node:
         }
         taken = in_turn(turn, repetitions=repetitions)
         from_yaml = {"yaml": lambda: self._from_nothing(lambda: self._apply(self._yaml))}
-        taken |= in_turn(from_yaml, repetitions=min(repetitions, 3))
+        taken |= in_turn(from_yaml, repetitions=min(repetitions - 1, 3))
         self.flush()
         return taken
 

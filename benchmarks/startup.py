@@ -21,7 +21,6 @@ _BARS = {
     ("kvctl --help", 0): Bar(0.1),
     ("completion of a command", 0): Bar(0.1),
     ("completion of a Service", 1): Bar(0.1),
-    ("completion of a Service", 1000): Bar(0.1),
     ("list, piped", 1000): Bar(0.4),
 }
 _TYPED = """\
