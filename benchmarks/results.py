@@ -24,13 +24,10 @@ class Results(NamedTuple):
     rows: list[Row]
 
     def as_json(self) -> str:
-        """The text of the file."""
-        told = {
-            "schemaVersion": 1,
-            "machine": self.machine._asdict(),
-            "rows": [row.as_json() for row in self.rows],
-        }
-        return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        """The text of the file: a line a row."""
+        rows = ",\n".join(json.dumps(row.as_json(), ensure_ascii=False) for row in self.rows)
+        machine = json.dumps(self.machine._asdict(), ensure_ascii=False)
+        return f'{{"schemaVersion": 1, "machine": {machine}, "rows": [\n{rows}\n]}}\n'
 
     @classmethod
     def from_json(cls, text: str) -> Self:
