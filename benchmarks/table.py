@@ -106,5 +106,5 @@ def _spread(row: Row) -> str:
 def _bar(row: Row) -> str:
     if row.bar is None:
         return "-"
-    bound = number(row.bar.bound) if row.ratio is not None else quantity(row.bar.bound, row.unit)
-    return f"{'≤' if row.bar.at_most else '≥'} {bound}"
+    factor, name = (1, "") if row.ratio is not None else _scale(row.bar.bound, row.unit)
+    return f"{'≤' if row.bar.at_most else '≥'} {row.bar.bound * factor:g}{name}"
