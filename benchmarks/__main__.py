@@ -12,6 +12,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from itertools import chain, product
 from pathlib import Path
 
@@ -21,12 +22,11 @@ from benchmarks.plot import plot
 from benchmarks.processes import surroundings
 from benchmarks.results import Results
 from benchmarks.rows import Row
-from benchmarks.table import number, quantity, report
+from benchmarks.table import PARTS, number, quantity, report
 from kvctl.lab.build import sweep
 from kvctl.lab.topology import BACKENDS
 from kvctl.signals import orderly
 
-PARTS = ("datapath", "apply", "startup", "agent")
 _SIZES, _QUICK_SIZES = "1,10,100,1000,5000", "1,100"
 
 
@@ -34,8 +34,9 @@ def main() -> int:
     """Measure, or read, and print; 1 where a part could not be measured. A bar that is not met is no failure."""
     told = _options().parse_args()
     failed: list[str] = []
-    if told.read is not None:
-        results = Results.from_json(told.read.read_text("utf-8"))
+    if told.read:
+        runs = [Results.from_json(path.read_text("utf-8")) for path in told.read]
+        results = reduce(Results.with_later, runs)
     else:
         machine = this_machine()
         with orderly(), surroundings():
@@ -65,9 +66,8 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--json", type=Path, metavar="FILE", help="write the machine and all rows")
     options.add_argument("--plot", type=Path, metavar="FILE.svg", help="write the picture")
     options.add_argument("--publish", action="store_true", help="write README.md and benchmarks/results.*")
-    options.add_argument(
-        "--from", dest="read", type=Path, metavar="FILE", help="measure nothing, read a run's JSON"
-    )
+    reading = "measure nothing, read a run's JSON; of several, what a later one has replaces it"
+    options.add_argument("--from", dest="read", type=Path, metavar="FILE", action="append", help=reading)
     return options
 
 

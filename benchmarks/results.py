@@ -35,6 +35,12 @@ class Results(NamedTuple):
         told = json.loads(text)
         return cls(Machine(**told["machine"]), [Row.from_json(each) for each in told["rows"]])
 
+    def with_later(self, later: Self) -> Self:
+        """This run, with what a later one on the same machine measured instead: each part of a back end as a whole."""
+        again = {(row.part, row.backend) for row in later.rows}
+        kept = [row for row in self.rows if (row.part, row.backend) not in again]
+        return self._replace(rows=[*kept, *later.rows])
+
     def files(self) -> dict[Path, str]:
         """What the repository has of it, by file: this run, the plot, the whole table, and what the README shows."""
         shown = report(self.machine, self.rows, barred_only=True)

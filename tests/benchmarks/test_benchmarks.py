@@ -198,6 +198,16 @@ def test_a_run_is_read_back_as_it_was_written() -> None:
     assert Results.from_json(results.as_json()) == results
 
 
+def test_a_part_that_was_measured_again_replaces_all_that_was_measured_of_it_before() -> None:
+    first = Results(_MACHINE, [row("a"), row("b"), row("a", backend="legacy"), row("c", part="startup")])
+    again = Results(_MACHINE, [row("a", value=7.0)])
+    assert first.with_later(again).rows == [
+        row("a", backend="legacy"),
+        row("c", part="startup"),
+        row("a", value=7.0),
+    ]
+
+
 def test_what_the_repository_shows_is_made_of_the_run_that_it_has() -> None:
     results = Results.from_json((_BENCHMARKS / "results.json").read_text("utf-8"))
     for path, text in results.files().items():
