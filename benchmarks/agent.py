@@ -1,6 +1,6 @@
 """What one event costs, and what one agent is: `kvctl egress watch` beside an API server, measured from outside.
 
-    sudo python -m benchmarks.agent [--backend nft,legacy] [--measure watch,cost,one,scale] [--quick]
+    sudo .venv/bin/python -m benchmarks.agent [--backend nft,legacy] [--measure watch,cost,one,scale] [--quick]
 
 watch   From the moment a changed Pod is handed to those who watch until the first state of the kernel with its
         address, or with a later one of that pod: at 500 events a second several become one write.
@@ -70,10 +70,14 @@ QUICK = Plan(
 
 
 def rows(*, backend: str, quick: bool) -> Iterator[Row]:
-    """All measures of a back end, each as soon as it is there."""
-    plan = QUICK if quick else FULL
-    for measure in MEASURES.values():
-        yield from measure(plan, backend)
+    """All measures of a back end, each as soon as it is there. Of small clusters (`quick`) there is no bar."""
+    for measure in MEASURES:
+        yield from _rows(measure, backend, quick=quick)
+
+
+def _rows(measure: str, backend: str, *, quick: bool) -> Iterator[Row]:
+    for row in MEASURES[measure](QUICK if quick else FULL, backend):
+        yield row._replace(bar=None) if quick else row
 
 
 # watch
@@ -174,6 +178,9 @@ def one(plan: Plan, backend: str) -> Iterator[Row]:
 
 def scale(plan: Plan, backend: str) -> Iterator[Row]:
     """Agents of large clusters, all at rest at the same time."""
+    # The first that runs may have to compile what it imports, which takes time and leaves it larger (by 7 MB).
+    with node(Size(services=1, pods=1, serving=1), backend=backend) as it, it.agent():
+        pass
     with ExitStack() as stack:
         agents: list[tuple[Node, Agent]] = []
         for size in plan.scale:
@@ -225,8 +232,7 @@ def main() -> None:
     with orderly(), surroundings():
         for backend in told.backend.split(","):
             for name in told.measure.split(","):
-                measured = list(MEASURES[name](QUICK if told.quick else FULL, backend))
-                print(table(measured), flush=True)
+                print(table(list(_rows(name, backend, quick=told.quick))), flush=True)
 
 
 if __name__ == "__main__":
