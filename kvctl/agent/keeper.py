@@ -128,7 +128,7 @@ class Keeper:
         found, self._found = self._found, None
         with namespace_lock(timeout=self._lock_timeout):
             if found is None or read_kernel:
-                found = look(told=self._told)
+                found = look(told=self._told, expect=wish.expected)
             else:
                 found.renew()
             errors = led.open() if led.ways else []

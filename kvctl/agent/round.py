@@ -154,7 +154,7 @@ class Round:
 
     @cached_property
     def asking(self) -> Mapping[str, frozenset[ServiceRef]]:
-        """By namespace: the Services that ask for egress of pods here, whether they can have it, are ignored, or not."""
+        """By namespace: the Services that ask for egress of pods here, can have it or not, are ignored or not."""
         if self.resolution is None:
             return {}
         found: dict[str, set[ServiceRef]] = {}

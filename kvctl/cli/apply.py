@@ -79,7 +79,7 @@ def command(
         # Under the lock as well: who flushes at this moment takes the VIP away with the rules, or neither.
         placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
         wanted = read_wanted(objects, settings=settings, scope=scope)
-        found = look(told=told)
+        found = look(told=told, expect=wanted.wish.expected)
         routing = routing_now()
         errors = wanted.led.open()
         applied = apply(found, wanted.wish, drop_connections=not keep)

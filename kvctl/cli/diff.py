@@ -159,7 +159,7 @@ def find_difference(
         placing = find_places(objects, settings=settings, scope=scope, host=host, force=force)
         host = placing.on(host)
     wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
-    found = look(told=told)
+    found = look(told=told, expect=wanted.wish.expected)
     compared = compare(found, wanted.wish, scope=scope)
     needed = {*vips_to_be(found, wanted.wish), *(placing.vips if placing is not None else ())}
     return Difference(

@@ -123,7 +123,7 @@ def egress() -> None:
 def main() -> NoReturn:
     """The entry point; never returns."""
     # Most commands end before there is garbage worth looking for, and looking takes 5 % of their time.
-    gc.set_threshold(100_000)
+    gc.set_threshold(1_000_000)
     # Started with a closed descriptor (`>&-`), Python has no stream at all.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

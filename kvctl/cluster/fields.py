@@ -95,12 +95,23 @@ class Field:
     the object is still examined and every problem comes out at once.
     """
 
-    __slots__ = ("path", "record", "value")
+    __slots__ = ("_above", "_below", "record", "value")
 
-    def __init__(self, record: Record, path: str, value: object) -> None:
+    def __init__(
+        self, record: Record, value: object, above: Field | None = None, below: tuple[str, ...] | int = ()
+    ) -> None:
         self.record = record
-        self.path = path
         self.value = value
+        self._above = above
+        self._below = below
+
+    @property
+    def path(self) -> str:
+        """Where this is in the object. Put together when it is asked for: of most fields nothing is to be told."""
+        above = self._above.path if self._above is not None else ""
+        if isinstance(self._below, int):
+            return f"{above}[{self._below}]"
+        return ".".join((above, *self._below) if above else self._below)
 
     def wrong(self, accepted: str, *, hint: str | None = None) -> None:
         """Report this field's value."""
@@ -108,16 +119,16 @@ class Field:
 
     def at(self, *keys: str) -> Field:
         """The field below, `keys` deep."""
-        here = self
-        for key in keys:
-            path = f"{here.path}.{key}" if here.path else key
-            if isinstance(here.value, dict):
-                here = Field(here.record, path, here.value.get(key))
+        value = self.value
+        for depth, key in enumerate(keys):
+            if isinstance(value, dict):
+                value = value.get(key)
                 continue
-            if here.value is not None:
-                here.wrong("an object")
-            return Field(here.record, path, None)
-        return here
+            if value is not None:
+                Field(self.record, value, self, keys[:depth]).wrong("an object")
+            value = None
+            break
+        return Field(self.record, value, self, keys)
 
     def entries(self) -> Iterator[Field]:
         """The fields of a list."""
@@ -127,7 +138,7 @@ class Field:
             self.wrong("a list")
             return
         for index, value in enumerate(self.value):
-            yield Field(self.record, f"{self.path}[{index}]", value)
+            yield Field(self.record, value, self, index)
 
     def text(self) -> str | None:
         """The text here; empty text reads as None, as Kubernetes leaves out what is empty."""

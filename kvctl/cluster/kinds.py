@@ -72,7 +72,7 @@ def examine(raw: dict[str, object], kind: Kind, *, where: str = "") -> tuple[vie
     `where`, in words that are safe to print, says in messages where it was read.
     """
     record = Record()
-    root = Field(record, "", raw)
+    root = Field(record, raw)
     name = _name(root, kind)
     view = kind.read(root, name) if name is not None else None
     if not record.problems:

@@ -137,7 +137,7 @@ def read_lease(raw: Mapping[str, Any], key: LeaseKey) -> Lease:
     Absent and null are nobody, 0 and never.
     """
     record = Record()
-    whole = Field(record, "", raw)
+    whole = Field(record, raw)
     meta, spec = whole.at("metadata"), whole.at("spec")
     version = meta.at("resourceVersion").text()
     if version is None:

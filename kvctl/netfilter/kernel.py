@@ -109,16 +109,18 @@ class Kernel:
         saved: SavedTables,
         *,
         hooks: Mapping[Hook, Rule],
-        known: Snapshot | None = None,
+        known: Iterable[str] = (),
+        like: Snapshot | None = None,
     ) -> Snapshot:
         """Our tables of what was read; where native nft rules hide one, chain by chain.
 
-        `known`: what was there before: its chains may be there still with no jump to them left.
+        `known`: chains of ours that were there before, and may be still with no jump to them left.
+        `like`: what is probably there, which costs less to know again than to take apart.
         """
-        found = snapshot_of(saved, family, known=known)
+        found = snapshot_of(saved, family, like=like)
         for table in Table:
             if table in saved.incompatible:
-                of_table = [name for name in (known.chains if known else ()) if is_own(table, name)]
+                of_table = [name for name in known if is_own(table, name)]
                 chains, beside = self._read_by_chain(family, table, hooks, of_table)
                 found = found._replace(
                     chains={**found.chains, **chains}, around={**found.around, table: beside}

@@ -112,12 +112,12 @@ def _quotes(text: str) -> int:
     return len(_QUOTE.findall(text)) if "\\" in text else text.count('"')
 
 
-def snapshot_of(saved: SavedTables, family: Family, *, known: Snapshot | None = None) -> Snapshot:
+def snapshot_of(saved: SavedTables, family: Family, *, like: Snapshot | None = None) -> Snapshot:
     """Our tables as kvctl sees them: own chains as values, the chains of our hooks in order, the rest as text.
 
-    `known`: an earlier look, whose chains are the very same values where they are as they were.
+    `like`: an earlier look, or what is wanted: where the text is the same the rules are the very same values.
     """
-    before = known.chains if known is not None else {}
+    before = like.chains if like is not None else {}
     own: dict[str, tuple[FoundRule, ...]] = {}
     around: dict[Table, Surroundings] = {}
     for table in Table:
@@ -137,6 +137,15 @@ def snapshot_of(saved: SavedTables, family: Family, *, known: Snapshot | None = 
             },
         )
     return Snapshot(family=family, chains=own, around=around)
+
+
+def has_own(saved: SavedTables) -> bool:
+    """Whether there is any chain of ours."""
+    return any(
+        is_own(table, name)
+        for table in Table
+        for name in (saved.tables[table].chains if table in saved.tables else ())
+    )
 
 
 def is_own(table: Table, chain: str) -> bool:

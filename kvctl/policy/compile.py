@@ -128,14 +128,18 @@ def by_address(
     return found
 
 
+def jumps_of(entries: Iterable[Entry]) -> list[tuple[Entry, Rule]]:
+    """The rules that lead these pods to the chains that rewrite."""
+    return [(item, _jump(item, layout.service_chain(item.rank.ref))) for item in entries]
+
+
 def compile_dispatch(
     *, family: Family, entries: Iterable[Entry], exclusions: Sequence[Exclusion]
 ) -> Mapping[str, tuple[Rule, ...]]:
     """The chains from the hook to the Services: one, or a tree of prefixes; empty without entries."""
 
     def make() -> Mapping[str, tuple[Rule, ...]]:
-        jumps = [(item, _jump(item, layout.service_chain(item.rank.ref))) for item in entries]
-        return _compile_tree(family, jumps, exclusion_rules(exclusions), layout.REWRITING)
+        return _compile_tree(family, jumps_of(entries), exclusion_rules(exclusions), layout.REWRITING)
 
     # Asked for several times a round, and once more after it was written.
     entries = tuple(entries)

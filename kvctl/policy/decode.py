@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 from kvctl.model.memo import ByKey
@@ -14,7 +14,8 @@ from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.policy import comments, layout
-from kvctl.policy.compile import Entry, pod_of
+from kvctl.policy.compile import Entry, entries_of, pod_of
+from kvctl.policy.dispatch import NO_HINTS, Hints, asides, dispatching
 from kvctl.policy.service_chains import compile_drop, compile_service
 
 
@@ -95,28 +96,28 @@ class Installed(Part):
         return tuple(e.network for e in self.exclusions if e.kind is ExclusionKind.POD)
 
 
-def decode(snapshot: Snapshot) -> Installed:
+def decode(snapshot: Snapshot, *, hints: Hints = NO_HINTS) -> Installed:
     """Read everything of ours; what is not understood is left out here and found by the comparison of rules."""
     exclusions: dict[Network, Exclusion] = {}
-    rewritten, retiring = _decode_table(snapshot, layout.REWRITING, exclusions)
-    dropped, _ = _decode_table(snapshot, layout.DROPPING, exclusions)
+    rewritten, retiring = _decode_table(snapshot, layout.REWRITING, exclusions, hints)
+    dropped, _ = _decode_table(snapshot, layout.DROPPING, exclusions, NO_HINTS)
     return Installed(
         snapshot.family,
         rewritten,
         drops=dropped,
         exclusions=canonical(exclusions.values()),
         retiring=tuple(retiring),
-        guards=_asides(snapshot, layout.DROPPING),
-        marks=_asides(snapshot, layout.MARKING),
+        guards=asides(snapshot, layout.DROPPING),
+        marks=asides(snapshot, layout.MARKING),
     )
 
 
 def _decode_table(
-    snapshot: Snapshot, names: layout.Names, exclusions: dict[Network, Exclusion]
+    snapshot: Snapshot, names: layout.Names, exclusions: dict[Network, Exclusion], hints: Hints
 ) -> tuple[Part, list[Retiring]]:
     entries: list[Entry] = []
     by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
-    for read in _dispatching(snapshot, names):
+    for read in dispatching(snapshot, names, hints=hints):
         exclusions.update(read.exclusions)
         for item, chain in read.pods:
             # A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing.
@@ -129,14 +130,14 @@ def _decode_table(
     for name in snapshot.chains:
         if not names.is_service(name):
             continue
-        own = _read_own(name, snapshot)
-        retiring.extend(own.retiring)
-        ref = chains.get(name) or own.owner
-        if ref is not None and own.acts:
-            services[ref] = _read_service(ref, snapshot, names, by_service.get(ref, []))
+        rules = snapshot.chains[name]
+        retiring.extend(_retiring_in(rules))
+        ref = chains.get(name) or _owner(rules)
+        if ref is not None and _acts(rules):
+            services[ref] = _read_service(ref, snapshot, names, by_service.get(ref, []), hints)
     for ref, items in by_service.items():
         if ref not in services:
-            services[ref] = _read_service(ref, snapshot, names, items)
+            services[ref] = _read_service(ref, snapshot, names, items, hints)
     return Part(services=services, entries=tuple(entries)), retiring
 
 
@@ -145,103 +146,9 @@ def _leads_to(chain: str, ref: ServiceRef, names: layout.Names) -> bool:
     return by_way or chain == names.service_chain(ref)
 
 
-class _Dispatch(NamedTuple):
-    """What a chain between a hook and the Services says."""
-
-    onward: tuple[str, ...]
-    """Every chain that it leads to."""
-    pods: tuple[tuple[Entry, str], ...]
-    """Jumps of pods, each with the chain that it leads to."""
-    asides: tuple[tuple[Entry, str], ...]
-    """The same to what guards or marks."""
-    exclusions: tuple[tuple[Network, Exclusion], ...]
-
-
-_dispatches: ByKey[tuple[Family, str], _Dispatch] = ByKey()
-
-
-def _dispatching(snapshot: Snapshot, names: layout.Names) -> list[_Dispatch]:
-    """The dispatch chains that packets come through, in order; then those behind gates that somebody removed."""
-    found: dict[str, _Dispatch] = {}
-    todo = [*(name for name in snapshot.chains if name.startswith(names.gated)), names.root]
-    while todo:
-        name = todo.pop()
-        rules = snapshot.chains.get(name)
-        if name in found or rules is None:
-            continue
-        read = _dispatches.get((snapshot.family, name), (rules,), partial(_read_dispatch, rules))
-        found[name] = read
-        todo.extend(chain for chain in reversed(read.onward) if names.is_dispatch(chain))
-    return list(found.values())
-
-
-def _read_dispatch(found: Sequence[FoundRule]) -> _Dispatch:
-    rules = [each.rule for each in found if each.rule is not None]
-    read = [one for rule in rules if (one := _read_dispatch_rule(rule)) is not None]
-    return _Dispatch(
-        onward=tuple(dict.fromkeys(rule.target.chain for rule in rules if rule.target.chain)),
-        pods=tuple(one for one in read if isinstance(one, tuple) and isinstance(one[0], Entry)),
-        asides=tuple(aside for rule in rules if (aside := _aside_in(rule)) is not None),
-        exclusions=tuple((one.network, one) for one in read if isinstance(one, Exclusion)),
-    )
-
-
-def _read_dispatch_rule(rule: Rule) -> Exclusion | tuple[Entry, str] | None:
-    text = comments.comment_text(rule)
-    if text is None:
-        return None
-    excluded = rule.destination or rule.original_destination
-    kind = comments.read_exclusion(text)
-    if kind is not None and excluded is not None and excluded.prefixlen and rule.target.verb is Verb.RETURN:
-        return Exclusion(excluded, kind)
-    pod = comments.read_pod(text) if _is_jump_of_one(rule) else None
-    if pod is None or rule.source is None or rule.target.chain is None:
-        return None
-    return Entry(rule.source.network_address, *pod), rule.target.chain
-
-
-def _asides(snapshot: Snapshot, names: layout.Names) -> tuple[tuple[Entry, str], ...]:
-    return tuple(
-        (item, chain)
-        for read in _dispatching(snapshot, names)
-        for item, chain in read.asides
-        if chain in snapshot.chains
-    )
-
-
-def _aside_in(rule: Rule) -> tuple[Entry, str] | None:
-    pod = comments.read_aside_pod(comments.comment_text(rule) or "") if _is_jump_of_one(rule) else None
-    if pod is None or rule.source is None or rule.target.chain is None:
-        return None
-    return Entry(rule.source.network_address, *pod), rule.target.chain
-
-
-def _is_jump_of_one(rule: Rule) -> bool:
-    """Whether a rule is a jump, of one address."""
-    of_one = rule.source is not None and rule.source.num_addresses == 1
-    return of_one and rule.target.verb is Verb.JUMP
-
-
-class _Own(NamedTuple):
-    """What a Service's chain says of itself."""
-
-    owner: ServiceRef | None
-    retiring: tuple[Retiring, ...]
-    acts: bool
-    """It holds more than marks of what is being retired."""
-
-
-_own: ByKey[tuple[Family, str], _Own] = ByKey()
-
-
-def _read_own(name: str, snapshot: Snapshot) -> _Own:
-    rules = snapshot.chains[name]
-
-    def make() -> _Own:
-        acts = any(f.rule is None or comments.read_retiring(f.rule) is None for f in rules)
-        return _Own(_owner(rules), tuple(_retiring_in(rules)), acts)
-
-    return _own.get((snapshot.family, name), (rules,), make)
+def _acts(rules: Sequence[FoundRule]) -> bool:
+    """Whether a chain holds more than marks of what is being retired."""
+    return any(found.rule is None or comments.read_retiring(found.rule) is None for found in rules)
 
 
 def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:
@@ -268,12 +175,32 @@ _services: ByKey[tuple[Family, str, ServiceRef], InstalledService] = ByKey()
 
 
 def _read_service(
-    ref: ServiceRef, snapshot: Snapshot, names: layout.Names, items: Sequence[Entry]
+    ref: ServiceRef, snapshot: Snapshot, names: layout.Names, items: Sequence[Entry], hints: Hints
 ) -> InstalledService:
     chain = snapshot.chains.get(names.service_chain(ref), ())
     out = snapshot.chains.get(names.out_chain(ref), ())
-    make = partial(_read_rules, ref, snapshot, names, items, chain, out)
+    hint = hints.policies.get(ref)
+
+    def make() -> InstalledService:
+        if hint is not None and tuple(items) == entries_of(hint) and _same_rules(hint, snapshot, names):
+            return _as_expected(hint, chain, out)
+        return _read_rules(ref, snapshot, names, items, chain, out)
+
     return _services.get((snapshot.family, names.service, ref), (chain, out, *items), make)
+
+
+def _as_expected(
+    policy: EgressPolicy, chain: Sequence[FoundRule], out: Sequence[FoundRule]
+) -> InstalledService:
+    return InstalledService(
+        ref=policy.ref, policy=policy, intact=True, connections=_count(chain, out), vips=(policy.vip,)
+    )
+
+
+def _count(chain: Sequence[FoundRule], out: Sequence[FoundRule]) -> int | None:
+    """Connections that the rules which rewrite have begun; None: the counters are not known."""
+    counts = [f.packets for f in (*chain, *out) if f.rule and f.rule.target.verb is Verb.SNAT]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _read_rules(
@@ -289,16 +216,13 @@ def _read_rules(
         for found in (*chain, *out)
         if found.rule is not None and comments.read_retiring(found.rule) is None
     ]
-    snats = [found for found in (*chain, *out) if found.rule and found.rule.target.verb is Verb.SNAT]
-    counts = [found.packets for found in snats]
     vips = tuple(dict.fromkeys(vip for vip in map(_vip_of, rules) if vip is not None))
     policy = _policy(ref, snapshot.family, rules, items, vips[0]) if vips else None
-    counted = names is layout.REWRITING and None not in counts
     return InstalledService(
         ref=ref,
         policy=policy,
         intact=policy is not None and _same_rules(policy, snapshot, names),
-        connections=sum(count or 0 for count in counts) if counted else None,
+        connections=_count(chain, out) if names is layout.REWRITING else None,
         vips=vips,
     )
 

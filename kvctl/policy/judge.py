@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from kvctl.model.net import Address, Family
 from kvctl.model.objects import Service
@@ -59,28 +58,28 @@ def judge(
     )
     state = state_faults(service)
     if state:
-        yield replace(skipped, reason=_sentence(state, problems))
+        yield skipped._replace(reason=_sentence(state, problems))
         return
     families = sorted({*vips.accepted, *vips.refused})
     by_status = any(vip.standing is Standing.STATUS for vip in vips.accepted.values())
     unclear = bool(vips.problems) or (annotations.faulty(ADDRESSES) and not by_status)
-    skipped = replace(skipped, vip_unclear=unclear)
+    skipped = skipped._replace(vip_unclear=unclear)
     if not families:
         if unclear:
-            yield replace(skipped, reason=_sentence([], problems), fate=Fate.KEEP)
+            yield skipped._replace(reason=_sentence([], problems), fate=Fate.KEEP)
         else:
             missing = (
                 f"no VIP: {STATUS_FIELD} is empty, and neither {ADDRESSES} nor spec.loadBalancerIP is set"
             )
-            yield replace(skipped, reason=_sentence([missing], problems))
+            yield skipped._replace(reason=_sentence([missing], problems))
         return
     for family in families:
         refused = vips.refused.get(family)
         if refused is not None:
-            yield replace(skipped, family=family, reason=_sentence([refused], problems))
+            yield skipped._replace(family=family, reason=_sentence([refused], problems))
         else:
             vip, more = _to_have(service, family, vips, context.claims)
-            its = replace(skipped, family=family, warnings=(*warnings, *more))
+            its = skipped._replace(family=family, warnings=(*warnings, *more))
             yield _judge_family(service, annotations, vip, context, its)
 
 
@@ -101,7 +100,7 @@ def _judge_family(
 ) -> Wanted | Skipped:
     family = skipped.family
     assert family is not None
-    skipped = replace(skipped, vip=vip.address)
+    skipped = skipped._replace(vip=vip.address)
     found = members(service, family=family, index=context.index, node=context.settings.node)
     pods, left_out = countable_pods(found, family, context)
     unknown = not service.selector and not context.endpoints_known
@@ -123,12 +122,12 @@ def _judge_family(
     away = _away(service, vip, context)
     lacks = [sentence for sentence in (away, others) if sentence is not None]
     if state:
-        return replace(skipped, reason=_sentence([*lacks, *state], skipped.problems))
+        return skipped._replace(reason=_sentence([*lacks, *state], skipped.problems))
     if lacks:
         status = SkipStatus.SKIPPED if others else SkipStatus.ELSEWHERE
-        skipped = replace(skipped, status=status, reason=_sentence(lacks, skipped.problems))
+        skipped = skipped._replace(status=status, reason=_sentence(lacks, skipped.problems))
         if skipped.without_vip is WithoutVip.NODE_ADDRESS:
-            return replace(skipped, reason=_without(lacks, skipped))
+            return skipped._replace(reason=_without(lacks, skipped))
     faults = range_faults(service, family, context)
     if unknown:
         faults.append("spec.selector is empty, and EndpointSlices cannot be read")
@@ -142,12 +141,12 @@ def _judge_family(
     if faults or skipped.problems:
         # What has to go because the VIP is another's goes whatever else is wrong.
         fate = Fate.LOSE if others else Fate.KEEP
-        return replace(skipped, reason=_sentence([*lacks, *faults], skipped.problems), fate=fate)
+        return skipped._replace(reason=_sentence([*lacks, *faults], skipped.problems), fate=fate)
     policy = _policy(service, annotations, vip.address, pods, family, context.settings)
     policy = _fenced(policy, service, context, drops=skipped.without_vip is WithoutVip.DROP)
     warnings = (*skipped.warnings, *shortened(left_out), *_both_egress(annotations, service))
     if lacks:
-        return replace(skipped, reason=_without(lacks, skipped), drop=policy, warnings=warnings)
+        return skipped._replace(reason=_without(lacks, skipped), drop=policy, warnings=warnings)
     if context.host is not None:
         warnings = (*warnings, *interface_warnings(policy, context.host))
     return Wanted(policy=policy, warnings=warnings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
@@ -26,7 +25,7 @@ def _without_shadowed(judged: Sequence[Wanted | Skipped]) -> tuple[list[Wanted],
     shadowed: list[Skipped] = []
     for item, policy in zip(judged, policies, strict=True):
         shadow = shadows.get((policy.ref, policy.family)) if policy is not None else None
-        told = item if shadow is None else replace(item, warnings=(*item.warnings, shadow.sentence))
+        told = item if shadow is None else item._replace(warnings=(*item.warnings, shadow.sentence))
         if isinstance(told, Skipped):
             skipped.append(told)
         elif shadow is not None and shadow.whole:
@@ -45,7 +44,7 @@ def _with_unpassed(wanted: Sequence[Wanted], skipped: Iterable[Skipped]) -> list
         if others:
             names = ", ".join(map(str, others[:3])) + (" and others" if len(others) > 3 else "")
             text = f"too many Services come first for the same pods: the traffic of {names} is dropped with its own"
-            skip = replace(skip, warnings=(*skip.warnings, text))  # noqa: PLW2901
+            skip = skip._replace(warnings=(*skip.warnings, text))  # noqa: PLW2901
         result.append(skip)
     return result
 

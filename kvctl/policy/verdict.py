@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family
 from kvctl.model.policy import EgressPolicy, WithoutVip
@@ -27,8 +27,7 @@ class SkipStatus(StrEnum):
     ELSEWHERE = "elsewhere"
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A Service (in one family, or before its families are known) that this input has nothing rewritten for."""
 
     ref: ServiceRef
@@ -47,8 +46,7 @@ class Skipped:
     """It names a VIP that cannot be one, so a family without a VIP may have lost it by an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A policy, and what there is to say about it."""
 
     policy: EgressPolicy

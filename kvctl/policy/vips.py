@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, family_of, parse_address, within
 from kvctl.model.objects import Service
@@ -35,8 +36,7 @@ class Vip:
     standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Vips:
+class Vips(NamedTuple):
     """What a Service names, sorted out. A family is in at most one of `accepted` and `refused`."""
 
     accepted: Mapping[Family, Vip]
@@ -47,7 +47,7 @@ class Vips:
     problems: tuple[Problem, ...]
     """Addresses that are none, or that nobody may have as VIP."""
     warnings: tuple[str, ...]
-    held: Mapping[Family, Vip] = field(default_factory=dict)
+    held: Mapping[Family, Vip] = {}
     """Of a status that kvctl itself wrote: what the Service has, where it asks for another one by now."""
 
 
@@ -104,7 +104,7 @@ def find_vips(
         found = judge.sorted_out(in_status, problems)
     by_tenant = [vip for vip in found.accepted.values() if vip.standing is Standing.TENANT]
     claimed, _ = _parsed([i.ip for i in service.ingress], field=STATUS_FIELD, standing=Standing.STATUS)
-    return replace(found, claims=(*claimed, *by_tenant))
+    return found._replace(claims=(*claimed, *by_tenant))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +147,14 @@ class _Judge:
         wish = self.sorted_out([written.get(vip.address, vip) for vip in asked], faults)
         held = self.sorted_out(in_status).accepted
         if not (wish.refused or wish.problems):
-            return replace(wish, held={f: v for f, v in held.items() if f in wish.accepted})
+            return wish._replace(held={f: v for f, v in held.items() if f in wish.accepted})
         kept = {family: vip for family, vip in held.items() if family not in wish.accepted}
         told = [
             f"{why}; it keeps {kept[family].address}"
             for family, why in wish.refused.items()
             if family in kept
         ]
-        return replace(
-            wish,
+        return wish._replace(
             accepted={**wish.accepted, **kept},
             refused={family: why for family, why in wish.refused.items() if family not in kept},
             warnings=(*wish.warnings, *told),

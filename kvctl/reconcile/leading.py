@@ -149,8 +149,7 @@ class _Leader:
         if way is not None:
             policy = policy._replace(mark=Mark(way.mark, self._space.mask))
             warnings += self._in_the_way
-        return replace(
-            wanted,
+        return wanted._replace(
             policy=policy,
             warnings=(*warnings, said) if said is not None else tuple(warnings),
             problems=problems,

@@ -14,6 +14,7 @@ from kvctl.netfilter.choice import Choice, choose_backend
 from kvctl.netfilter.foreign import ForeignEgress, kube_vip_rules
 from kvctl.netfilter.kernel import Reading, read_everything
 from kvctl.policy.decode import Installed
+from kvctl.reconcile.expected import Expected
 from kvctl.reconcile.site import Site, open_site
 
 
@@ -64,8 +65,16 @@ class Look(NamedTuple):
         return self.others[family].before_installed if family in self.others else None
 
 
-def look(*, told: bool | None, read: Callable[[], Reading] = read_everything) -> Look:
-    """Read everything once. Raises NetfilterUnavailableError where the back end in use cannot be read."""
+def look(
+    *,
+    told: bool | None,
+    read: Callable[[], Reading] = read_everything,
+    expect: Callable[[Family], Expected] | None = None,
+) -> Look:
+    """Read everything once. Raises NetfilterUnavailableError where the back end in use cannot be read.
+
+    `expect`: what is wanted, so that it is known at once where it is there.
+    """
     reading = read()
     choice = choose_backend(reading, told=told)
     backend = choice.backend
@@ -76,7 +85,7 @@ def look(*, told: bool | None, read: Callable[[], Reading] = read_everything) ->
     warnings: list[str] = []
     for family in Family:
         try:
-            sites[family] = open_site(reading, backend, family)
+            sites[family] = open_site(reading, backend, family, expect=expect)
         except KvctlError as error:
             if family is Family.IPV4:
                 raise

@@ -13,8 +13,12 @@ from kvctl.netfilter.diff import Plan, diff
 from kvctl.netfilter.effect import written
 from kvctl.netfilter.kernel import Kernel, Reading, Write
 from kvctl.netfilter.position import rule_in_the_way
+from kvctl.netfilter.savetext import has_own
 from kvctl.policy.compile import HOOKS
 from kvctl.policy.decode import Installed, decode
+from kvctl.policy.dispatch import NO_HINTS, Hints
+from kvctl.reconcile.expected import NOTHING as NOTHING_EXPECTED
+from kvctl.reconcile.expected import Expected
 from kvctl.reconcile.steps import Rulesets, guarded, marked, rulesets
 from kvctl.reconcile.target import Target
 
@@ -27,13 +31,16 @@ _FAITHFUL: set[tuple[Backend, Family]] = set()
 class Site:
     """One family of one back end: what is found there now, and what was there before the run."""
 
-    def __init__(self, kernel: Kernel, family: Family, snapshot: Snapshot) -> None:
+    def __init__(
+        self, kernel: Kernel, family: Family, snapshot: Snapshot, *, hints: Hints = NO_HINTS
+    ) -> None:
         self.kernel = kernel
         self._rulesets = Last(rulesets)
         self._plans = Last(_plan)
         self.family = family
         self.snapshot = self.before = snapshot
-        self.installed = self.before_installed = decode(snapshot)
+        self._hints = hints
+        self.installed = self.before_installed = decode(snapshot, hints=hints)
 
     def rulesets(self, target: Target, *, retire: bool) -> Rulesets:
         """The rules for `target` from what was found last."""
@@ -49,11 +56,11 @@ class Site:
         It is where nobody else wrote meanwhile, and this host's binaries have shown before that what they write is
         what they read.
         """
-        after = written(self.snapshot, plan) if write.own and self._is_faithful else None
-        if after is None:
-            self.reread()
+        after = written(self.snapshot, plan)
+        if after is not None and write.own and self._is_faithful:
+            self.snapshot, self.installed = after, decode(after, hints=self._hints)
         else:
-            self.snapshot, self.installed = after, decode(after)
+            self.reread(like=after)
 
     @property
     def _is_faithful(self) -> bool:
@@ -63,20 +70,26 @@ class Site:
         """What was written shows in what was read."""
         _FAITHFUL.add((self.kernel.backend, self.family))
 
-    def reread(self) -> None:
-        """Look again."""
-        saved = self.kernel.read(self.family)
-        self.snapshot = self.kernel.snapshot(self.family, saved, hooks=HOOKS, known=self.snapshot)
-        self.installed = decode(self.snapshot)
+    def reread(self, *, like: Snapshot | None = None) -> None:
+        """Look again; `like`: what is probably there now."""
+        saved, before = self.kernel.read(self.family), self.snapshot
+        self.snapshot = self.kernel.snapshot(
+            self.family, saved, hooks=HOOKS, known=before.chains, like=like or before
+        )
+        self.installed = decode(self.snapshot, hints=self._hints)
 
 
-def open_site(reading: Reading, backend: Backend, family: Family) -> Site:
-    """The site as `reading` found it; raises what kept it from being read."""
+def open_site(
+    reading: Reading, backend: Backend, family: Family, *, expect: Callable[[Family], Expected] | None = None
+) -> Site:
+    """The site as `reading` found it; raises what kept it from being read. `expect`: what is wanted there."""
     error = reading.failed.get((backend, family))
     if error is not None:
         raise error
-    kernel = Kernel(backend)
-    return Site(kernel, family, kernel.snapshot(family, reading.tables[backend, family], hooks=HOOKS))
+    kernel, saved = Kernel(backend), reading.tables[backend, family]
+    expected = expect(family) if expect is not None and has_own(saved) else NOTHING_EXPECTED
+    snapshot = kernel.snapshot(family, saved, hooks=HOOKS, like=expected.snapshot)
+    return Site(kernel, family, snapshot, hints=expected.hints)
 
 
 def _plan(ruleset: Ruleset, target: Target, installed: Installed, snapshot: Snapshot) -> Plan:

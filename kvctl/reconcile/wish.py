@@ -22,6 +22,7 @@ from kvctl.policy.holder import not_here
 from kvctl.policy.pods import members
 from kvctl.policy.resolution import Resolution
 from kvctl.policy.verdict import Fate, Skipped
+from kvctl.reconcile.expected import Expected, expect
 from kvctl.reconcile.target import Scope, Share, Target, without
 
 
@@ -37,6 +38,11 @@ class Wish:
     def target(self, installed: Installed, other: Installed | None) -> Target:
         """The target of the back end in use; `other`: what the other one held when it was looked at."""
         return self._targets(installed, other)
+
+    def expected(self, family: Family) -> Expected:
+        """What a family of the back end in use holds if nothing has changed since the last run."""
+        policies = [policy for policy in self.resolution.policies(family) if self.scope.covers(policy.ref)]
+        return expect(family, policies, self.resolution.networks.exclusions[family])
 
     def leaves(self, installed: Installed) -> Target:
         """The target of the back end not in use: nothing of what this run is about."""

@@ -100,7 +100,7 @@ class Elected:
         if policy.ref not in self.fenced:
             return it
         its = Fence(fence_name(policy.vip), self.seconds)
-        return replace(it, policy=policy._replace(fence=its, drops_without_vip=self.drops))
+        return it._replace(policy=policy._replace(fence=its, drops_without_vip=self.drops))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class Marking:
         resolution = resolve(objects(*things), settings, host=host)
         refs = set(map(ref, self.marked))
         wanted = tuple(
-            replace(it, policy=it.policy._replace(mark=MARK)) if it.policy.ref in refs else it
+            it._replace(policy=it.policy._replace(mark=MARK)) if it.policy.ref in refs else it
             for it in resolution.wanted
         )
         scope = Scope(named=frozenset(map(ref, named)) if named is not None else None)

@@ -58,13 +58,14 @@ class Node:
         with self.namespace.entered():
             wish = self._wish(objects, names, prune=prune)
             with namespace_lock(timeout=self.lock_timeout):
-                return _checked(apply(look(told=self._told), wish, drop_connections=drop_connections))
+                found = look(told=self._told, expect=wish.expected)
+                return _checked(apply(found, wish, drop_connections=drop_connections))
 
     def diff(self, objects: Objects, *names: str, prune: bool = False) -> Compared:
         """`kvctl egress diff [NAMES]`."""
         with self.namespace.entered():
             wish = self._wish(objects, names, prune=prune)
-            return compare(look(told=self._told), wish, scope=wish.scope)
+            return compare(look(told=self._told, expect=wish.expected), wish, scope=wish.scope)
 
     def items(self) -> list[Item]:
         """`kvctl egress list`."""

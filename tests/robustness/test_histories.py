@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects, Service
-from kvctl.model.snapshot import Snapshot
+from kvctl.model.snapshot import FoundRule, Snapshot
 from kvctl.netfilter.diff import Plan
 from kvctl.netfilter.effect import written
 from kvctl.netfilter.kernel import Write
+from kvctl.netfilter.syntax import parse
 from kvctl.policy.annotations import WITHOUT_VIP
+from kvctl.policy.decode import Installed, decode
+from kvctl.policy.dispatch import Hints
+from kvctl.reconcile import site as site_module
 from kvctl.reconcile.site import Site
 from tests.builders import DUAL_STACK, networks, objects, pod, service
 from tests.conftest import MakeNamespace
@@ -53,6 +57,35 @@ def a_look_shows_what_is_known_without_one(monkeypatch: pytest.MonkeyPatch, back
     monkeypatch.setattr(Site, "wrote", wrote)
     yield
     assert bool(checked) is (backend == "nft")
+
+
+@pytest.fixture(autouse=True)
+def what_is_expected_is_read_as_if_it_were_not(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is known again by what is wanted must be just what is read from the rules' text."""
+    hinted: list[int] = []
+
+    def decode_twice(snapshot: Snapshot, *, hints: Hints) -> Installed:
+        found = decode(snapshot, hints=hints)
+        chains = {name: tuple(map(_read_anew, rules)) for name, rules in snapshot.chains.items()}
+        assert _contents(found) == _contents(decode(snapshot._replace(chains=chains)))
+        hinted.append(len(hints.policies))
+        return found
+
+    monkeypatch.setattr(site_module, "decode", decode_twice)
+    yield
+    assert any(hinted)
+
+
+def _read_anew(found: FoundRule) -> FoundRule:
+    return found._replace(rule=parse(found.text))
+
+
+def _contents(installed: Installed) -> object:
+    own, drops = (
+        (dict(part.services.items()), sorted(part.entries))
+        for part in (installed, installed.drops)
+    )
+    return own, drops, installed.exclusions, installed.retiring, installed.guards, installed.marks
 
 
 def _as_text(snapshot: Snapshot) -> object:

@@ -79,4 +79,4 @@ def _with_fence(it: Wanted) -> Wanted:
     if it.policy.vip in map(parse_address, NOT_HERE):
         return it
     its = Fence(fence_name(it.policy.vip), _SECONDS)
-    return replace(it, policy=it.policy._replace(fence=its))
+    return it._replace(policy=it.policy._replace(fence=its))

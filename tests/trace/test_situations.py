@@ -391,7 +391,7 @@ def program(worker: Worker, *, annotations: dict[str, str] | None = None, second
             resolution = replace(
                 resolution,
                 wanted=tuple(
-                    replace(it, policy=it.policy._replace(fence=Fence(fence_name(it.policy.vip), seconds)))
+                    it._replace(policy=it.policy._replace(fence=Fence(fence_name(it.policy.vip), seconds)))
                     for it in resolution.wanted
                 ),
             )
