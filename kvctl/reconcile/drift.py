@@ -48,7 +48,7 @@ class Drift:
         """The Service's rules, wanted beside actual."""
         if item.ref is None:
             return ()
-        rows = self.rules.of(item.ref)
+        rows = self.rules.of(item.ref, changes=item.status is not Status.APPLIED)
         if item.status is Status.ORPHANED:
             # They stay for lack of --prune, and nobody wants them.
             return tuple(

@@ -111,12 +111,17 @@ class SideBySide:
         elif row.standing is not Standing.THERE:
             self._shared[row.chain].append(_Shared(row, rule.source if rule is not None else None))
 
-    def of(self, ref: ServiceRef) -> tuple[Row, ...]:
-        """The rules of one Service; of those that several need only the jumps, and what is not as it should be."""
+    def of(self, ref: ServiceRef, *, changes: bool = True) -> tuple[Row, ...]:
+        """The rules of one Service; of those that several need only the jumps, and what is not as it should be.
+
+        `changes`: whether anything of the Service does; else what differs only moves within the tree.
+        """
         own = self._own.get(ref, ())
         chains = dict.fromkeys(row.chain for row in own)
         hooks = [hook for hook in Hook if any(_is_behind(hook, chain) for chain in chains)]
-        leading = self._on_the_way({*chains, *(hook.root for hook in hooks)})
+        if not changes:
+            own = [row for each in own if (row := _in_place(each)) is not None]
+        leading = self._on_the_way({*chains, *(hook.root for hook in hooks)}) if changes else set()
         pods = self._pods.get(ref, ())
         shared = [it.row for chain in leading for it in self._shared.get(chain, ()) if it.concerns(pods)]
         rows = sorted([*own, *shared], key=lambda row: _order(row.chain))
@@ -130,6 +135,13 @@ class SideBySide:
             found |= more
             todo += more
         return found
+
+
+def _in_place(row: Row) -> Row | None:
+    """A rule that leads on where it is now, as right; None: it is where it is to be."""
+    if not layout.is_dispatch_chain(row.chain) or row.standing is Standing.THERE:
+        return row
+    return row._replace(standing=Standing.THERE) if row.standing is not Standing.MISSING else None
 
 
 def _hook_rows(hook: Hook, snapshot: Snapshot, plan: Plan, in_the_way: str | None) -> list[Row]:

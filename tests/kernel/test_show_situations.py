@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvctl.cli.main import kvctl
-from kvctl.model.net import parse_address
+from kvctl.model.net import Family, parse_address
 from kvctl.policy import layout
+from kvctl.reconcile.drift import Drift
+from kvctl.reconcile.look import look
 from tests.builders import objects, pod, ref, service
 from tests.conftest import MakeNamespace
 from tests.doctor.host import POD, TOLD, VIP, prepare
@@ -618,6 +620,25 @@ def test_a_gate_that_is_missing_is_told_of_the_services_of_its_pod_and_of_no_oth
         "sip/sip-client": "drifted",
         "sip/third": "applied",
     }
+
+
+@pytest.mark.parametrize("others", [8, 32])
+def test_rules_that_only_move_because_of_others_are_shown_where_they_are(node: Node, others: int) -> None:
+    """One pod more than a leaf holds, and than leaves that share what is behind their gates."""
+    pods = [pod(f"sip/other-{n}", f"10.244.1.{n + 10}") for n in range(others - 1)]
+    wanted = (service(vip=VIP, ports="udp:5060"), pod("sip/sip-client-0", POD))
+    other = service("sip/other", vip=VIP, ports="tcp:80")
+    node.apply(objects(*wanted, other, *pods))
+    before = [(row["chain"], row["standing"]) for row in told(node)["rules"]]
+    assert {standing for _, standing in before} == {"there"}
+    more = pod("sip/other-1000", "10.244.1.200")
+    compared = node.diff(objects(*wanted, other, *pods, more))
+    assert {str(item.ref) for item in compared.items if item.changes} == {"sip/other"}
+    with node.namespace.entered():
+        found = look(told=True)
+    drift = Drift.of(found.sites[Family.IPV4], compared, compared.plans[Family.IPV4])
+    item = next(item for item in compared.items if item.service == "sip-client")
+    assert [(row.chain, str(row.standing)) for row in drift.rows(item)] == before
 
 
 def test_a_rule_in_the_wrong_place_is_told_as_that(node: Node, tmp_path: Path) -> None:
