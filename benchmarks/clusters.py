@@ -11,9 +11,12 @@ import yaml
 
 Object = dict[str, Any]
 
-EGRESS_POD = "10.0.128.2"
-"""The pod of the first Service: the one that is measured. The other Services' are on both sides of it."""
-BYSTANDER = "10.0.128.1"
+EGRESS_POD = "10.0.73.36"
+"""The pod of the first Service: the one that is measured. The other Services' are on both sides of it.
+
+Where a tree parts addresses by three bits it is the fifth of eight: by no power of two is it among the first.
+"""
+BYSTANDER = "10.0.73.35"
 """A pod of no Service, among them as any other pod of a node is: they have every second address, not this one."""
 EGRESS_VIP = "192.168.0.245"
 _FIRST_VIP = int(IPv4Address("198.18.0.0"))
