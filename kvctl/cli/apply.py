@@ -21,6 +21,7 @@ from kvctl.cli.source import without_errors
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import plural
+from kvctl.netfilter.kernel import reading_everything
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.routing import read_routing
 from kvctl.reconcile.changed import action_on, changed_items, taken_over
@@ -78,8 +79,10 @@ def command(
     with patient_lock(timeout=lock_timeout):
         # Under the lock as well: who flushes at this moment takes the VIP away with the rules, or neither.
         placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
-        wanted = read_wanted(objects, settings=settings, scope=scope)
-        found = look(told=told, expect=wanted.wish.expected)
+        # The programs that read run while it is worked out what is wanted.
+        with reading_everything() as read:
+            wanted = read_wanted(objects, settings=settings, scope=scope)
+            found = look(told=told, read=read, expect=wanted.wish.expected)
         routing = routing_now()
         errors = wanted.led.open()
         applied = apply(found, wanted.wish, drop_connections=not keep)

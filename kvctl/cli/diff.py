@@ -20,6 +20,7 @@ from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
 from kvctl.netfilter.diff import Change, restore_text
+from kvctl.netfilter.kernel import reading_everything
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.host import read_host
 from kvctl.node.routing_plan import RoutingPlan
@@ -158,8 +159,9 @@ def find_difference(
         host = read_host()
         placing = find_places(objects, settings=settings, scope=scope, host=host, force=force)
         host = placing.on(host)
-    wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
-    found = look(told=told, expect=wanted.wish.expected)
+    with reading_everything() as read:
+        wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
+        found = look(told=told, read=read, expect=wanted.wish.expected)
     compared = compare(found, wanted.wish, scope=scope)
     needed = {*vips_to_be(found, wanted.wish), *(placing.vips if placing is not None else ())}
     return Difference(

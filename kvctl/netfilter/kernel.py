@@ -269,6 +269,23 @@ def read_everything() -> Reading:
     return start_reading_everything()()
 
 
+@contextmanager
+def reading_everything() -> Iterator[Callable[[], Reading]]:
+    """What a block gets has been started, and is waited for where it is called, or at the end of the block."""
+    finish = start_reading_everything()
+    known: list[Reading] = []
+
+    def read() -> Reading:
+        if not known:
+            known.append(finish())
+        return known[0]
+
+    try:
+        yield read
+    finally:
+        read()
+
+
 def start_reading_everything() -> Callable[[], Reading]:
     """The same in two steps, so that something else can be done meanwhile; what this returns has to be called."""
     failed: dict[tuple[Backend, Family], KvctlError] = {}

@@ -183,17 +183,22 @@ def _read_service(
 
     def make() -> InstalledService:
         if hint is not None and tuple(items) == entries_of(hint) and _same_rules(hint, snapshot, names):
-            return _as_expected(hint, chain, out)
+            return _as_expected(hint, items, chain, out)
         return _read_rules(ref, snapshot, names, items, chain, out)
 
     return _services.get((snapshot.family, names.service, ref), (chain, out, *items), make)
 
 
 def _as_expected(
-    policy: EgressPolicy, chain: Sequence[FoundRule], out: Sequence[FoundRule]
+    policy: EgressPolicy, items: Sequence[Entry], chain: Sequence[FoundRule], out: Sequence[FoundRule]
 ) -> InstalledService:
     return InstalledService(
-        ref=policy.ref, policy=policy, intact=True, connections=_count(chain, out), vips=(policy.vip,)
+        ref=policy.ref,
+        # What the rules do not say of a pod is not known of it either.
+        policy=policy._replace(pods=tuple(map(pod_of, items))),
+        intact=True,
+        connections=_count(chain, out),
+        vips=(policy.vip,),
     )
 
 

@@ -2,9 +2,10 @@
 
 What a walk costs was measured (`benchmarks.datapath` does the whole of it). In nf_tables, on the machine of the README,
 a rule that does not match takes 10 ns, going on in another chain 50 ns, a match on what conntrack knows 55 ns, and a
-source of 24 bits 50 ns: its three octets are no load that nft_payload does fast. In legacy 5, 25, 35 and 5. So there
-are eight branches a level, no branch has 24 bits, and the networks that are never rewritten to are asked for behind
-the tree, by packets of pods that are in it.
+source of 24 bits 50 ns: its three octets are no load that nft_payload does fast. In legacy 5, 25, 35 and 5. Between
+the packets of many connections a chain is not in the processor's cache: then going on in it takes 100 ns. So there are
+few levels of sixteen branches, in IPv6, whose sources take nft 50 ns each, of eight; no branch has 24 bits; and the
+networks that are never rewritten to are asked for behind the tree, by packets of pods that are in it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kvctl.policy import comments, layout
 MAX_LEAF = 8
 """Source addresses in one chain; more are split by their next bits, if there may be one more level."""
 
-MAX_BEHIND = 32
+MAX_BEHIND = 16
 """Source addresses behind the gates of one prefix, which the leaves below it share.
 
 What is there begins with every network that is never rewritten to: with a chain of them for each leaf they would be
@@ -32,12 +33,11 @@ MAX_LEVELS = 6
 """Levels of branches, one behind the other.
 
 With the root, what is behind the gates, and what follows it (`service_chains.MOST_LINKS`), they make the 16 chains that
-nf_tables allows. Eight branches each: more pods than a node has, unless their addresses were chosen against it.
+nf_tables allows. Sixteen branches each: more pods than a node has, unless their addresses were chosen against it.
 """
 
-_SPLIT_BITS = 3
-_FIRST_SPLIT = 2
-"""2, 5, 8 … 23, 26, 29: neither 24 nor the last bit."""
+_SPLITS = {Family.IPV4: (1, 4), Family.IPV6: (2, 3)}
+"""The first prefix length and the next bits: 1, 5, 9 … 21, 25, 29; 2, 5, 8 … 119, 122, 125. None has 24 bits."""
 
 
 def tree(
@@ -81,9 +81,9 @@ class _Tree(NamedTuple):
 
     def _split(self, prefix: Network, addresses: list[Address]) -> list[tuple[Network, list[Address]]]:
         """The addresses by their next bits; a level with one child is left out."""
-        length = prefix.prefixlen
+        length, (first, bits) = prefix.prefixlen, _SPLITS[self.family]
         while True:
-            length += _SPLIT_BITS - (length - _FIRST_SPLIT) % _SPLIT_BITS
+            length += bits - (length - first) % bits
             shift = self.family.bits - length
             groups = [list(group) for _, group in groupby(addresses, key=lambda a: int(a) >> shift)]
             if len(groups) > 1:

@@ -39,6 +39,7 @@ def compared_items(
     overridden: str | None,
 ) -> list[Item]:
     """The items of one family for commands that look at the kernel; without `resolution` from the kernel alone."""
+    drops = target.drops.refs
     view = _View(
         target=target,
         installed=installed,
@@ -51,8 +52,9 @@ def compared_items(
         drops={policy.ref: policy for policy in target.drops.policies},
         guarded=_refs(guarded(target, installed), installed.guards),
         marked=_refs(marked(target, installed), installed.marks),
+        rewritten_refs=target.rewrites.refs,
+        dropped_refs=drops,
     )
-    drops = target.drops.refs
     items = [view.policy(policy) for policy in target.policies if policy.ref not in drops]
     items += [view.held(ref) for ref in sorted(target.held - drops)]
     items += [view.drop(ref) for ref in sorted(drops)]
@@ -106,6 +108,10 @@ class _View(NamedTuple):
     """Services that have a part in mangle because they are rewritten only while heartbeats come."""
     marked: frozenset[ServiceRef]
     """Services whose traffic is marked."""
+    rewritten_refs: frozenset[ServiceRef]
+    """Services that have rules in nat in the end."""
+    dropped_refs: frozenset[ServiceRef]
+    """Services that have rules which drop in the end."""
 
     def policy(self, policy: EgressPolicy) -> Item:
         service = self.installed.services.get(policy.ref)
@@ -154,7 +160,7 @@ class _View(NamedTuple):
     def _drop_status(
         self, ref: ServiceRef, service: InstalledService | None, changes: Sequence[Change]
     ) -> tuple[Status, str | None]:
-        if ref in self.target.rewrites.refs:
+        if ref in self.rewritten_refs:
             return Status.DRIFTED, "a change was cut off, its rewriting is here too; apply finishes it"
         if service is None or (service.intact and not changes):
             return Status.ELSEWHERE, None
@@ -192,7 +198,7 @@ class _View(NamedTuple):
         by_ref = {
             mark.ref: mark.vip for mark in self.installed.retiring if mark.ref not in self.installed.refs
         }
-        accounted = self.target.rewrites.refs | self.target.drops.refs
+        accounted = self.rewritten_refs | self.dropped_refs
         return [
             Item(
                 namespace=ref.namespace,
@@ -242,10 +248,10 @@ class _View(NamedTuple):
         if not any(self.attributed):
             return ()
         parts = (
-            (Hook.EGRESS, ref in self.installed.services or ref in self.target.rewrites.refs),
+            (Hook.EGRESS, ref in self.installed.services or ref in self.rewritten_refs),
             (
                 Hook.DROP,
-                ref in self.installed.drops.services or ref in self.target.drops.refs or ref in self.guarded,
+                ref in self.installed.drops.services or ref in self.dropped_refs or ref in self.guarded,
             ),
             (Hook.MARK, ref in self.marked),
         )

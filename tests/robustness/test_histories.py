@@ -82,8 +82,7 @@ def _read_anew(found: FoundRule) -> FoundRule:
 
 def _contents(installed: Installed) -> object:
     own, drops = (
-        (dict(part.services.items()), sorted(part.entries))
-        for part in (installed, installed.drops)
+        (dict(part.services.items()), sorted(part.entries)) for part in (installed, installed.drops)
     )
     return own, drops, installed.exclusions, installed.retiring, installed.guards, installed.marks
 
