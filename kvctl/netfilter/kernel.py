@@ -15,7 +15,6 @@ from kvctl.model.net import Family
 from kvctl.model.rules import Hook, Rule, Table
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.binaries import Backend, Role, binary, learn, named
-from kvctl.netfilter.generation import following, generation
 from kvctl.netfilter.nft import Question, chain_names
 from kvctl.netfilter.savetext import SavedTables, is_own, parse_tables, rule_lines, snapshot_of
 from kvctl.netfilter.syntax import parse, render, tokenize
@@ -175,6 +174,11 @@ class Kernel:
         Tables are written in their order, and what fails in one leaves those before it written.
         """
         argv = (binary(self.backend, family, Role.RESTORE), "--noflush", "-w", str(LOCK_SECONDS))
+        from kvctl.netfilter.generation import (  # netlink, which commands that look need not load
+            following,
+            generation,
+        )
+
         by_nft = self.backend is Backend.NFT
         ours = following(generation(), text.count(_COMMIT)) if by_nft else ()
         done = proc.run(argv, stdin=text, deadline=_PROCESS_SECONDS)

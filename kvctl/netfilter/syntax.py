@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from kvctl.model.net import Family, Network, host_network, parse_address, parse_network
 from kvctl.model.rules import CHAIN_PREFIX, COMMENT_PREFIX, DROP, RETURN, Heartbeat, Mark, Rule, Target, Verb
@@ -111,6 +112,7 @@ def _render_mark(verb: Verb, mark: Mark) -> str:
     return f"-j CONNMARK --{verb} --nfmask {mark.mask:#x} --ctmask {mark.mask:#x}"
 
 
+@lru_cache(maxsize=128)  # the networks that are never rewritten to come again in chain after chain
 def parse(text: str) -> Rule | None:
     """The value of a rule that is written just as kvctl writes it; None for every other rule."""
     match = _RULE.fullmatch(text) if COMMENT_PREFIX in text else None

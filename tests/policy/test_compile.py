@@ -161,7 +161,7 @@ def spread(family: Family, count: int, step: int) -> list[Address]:
 
 
 class TestTree:
-    """Many source addresses split by their next three or four bits; behind a gate for each, what its packets alone meet."""
+    """Many source addresses split by their next bits; behind a gate for each, what its packets alone meet."""
 
     @pytest.mark.parametrize("count", [1, 8, 9, 1000, 5000])
     def test_every_address_is_reached_and_no_leaf_has_more_than_eight(
