@@ -13,7 +13,6 @@ from typing import Generic, ParamSpec, TypeVar
 _P = ParamSpec("_P")
 _K = TypeVar("_K", bound=Hashable)
 _R = TypeVar("_R")
-_T = TypeVar("_T")
 
 
 def is_same(one: Sequence[object], other: Sequence[object]) -> bool:
@@ -57,8 +56,3 @@ class ByKey(Generic[_K, _R]):
             self._known.clear()
         self._known[key] = (grounds, made)
         return made
-
-
-def kept(fresh: tuple[_T, ...], known: tuple[_T, ...] | None) -> tuple[_T, ...]:
-    """`fresh`, or the tuple that was known before if it is equal: so that whoever remembers it knows it again."""
-    return known if known is not None and known == fresh else fresh
