@@ -275,19 +275,20 @@ def read_everything() -> Reading:
 
 @contextmanager
 def reading_everything() -> Iterator[Callable[[], Reading]]:
-    """What a block gets has been started, and is waited for where it is called, or at the end of the block."""
+    """What the block gets has been started; it is called once, and waited for if the block fails before that."""
     finish = start_reading_everything()
-    known: list[Reading] = []
+    asked = False
 
     def read() -> Reading:
-        if not known:
-            known.append(finish())
-        return known[0]
+        nonlocal asked
+        asked = True
+        return finish()
 
     try:
         yield read
     finally:
-        read()
+        if not asked:
+            finish()
 
 
 def start_reading_everything() -> Callable[[], Reading]:

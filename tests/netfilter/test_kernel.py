@@ -12,7 +12,7 @@ from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family
 from kvctl.netfilter import kernel as kernel_module
 from kvctl.netfilter.binaries import Backend, Role, binary
-from kvctl.netfilter.kernel import Kernel, RestoreError, read_everything
+from kvctl.netfilter.kernel import Kernel, Reading, RestoreError, read_everything, reading_everything
 
 SCRIPT = "*nat\n:KVCTL-EGRESS - [0:0]\n-A KVCTL-EGRESS -j RETURN\nCOMMIT\n"
 
@@ -147,3 +147,22 @@ def test_what_cannot_be_read_is_an_error_of_that_part_alone(
         reading = read_everything()
     assert set(reading.failed) == {(Backend.NFT, Family.IPV6)}
     assert len(reading.tables) == 3
+
+
+def test_what_has_been_started_is_waited_for_once_also_where_nobody_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finished: list[Reading] = []
+
+    def finish() -> Reading:
+        finished.append(Reading(tables={}, failed={}))
+        return finished[-1]
+
+    monkeypatch.setattr(kernel_module, "start_reading_everything", lambda: finish)
+    with reading_everything() as read:
+        assert not finished
+        assert read() is finished[0]
+    assert len(finished) == 1
+    with pytest.raises(ZeroDivisionError), reading_everything():
+        raise ZeroDivisionError
+    assert len(finished) == 2
