@@ -8,11 +8,11 @@ import click
 
 from kvctl.agent.sign import refuse_beside_agent
 from kvctl.cli import options
-from kvctl.cli.diff import Difference, find_difference
+from kvctl.cli.diff import Difference, find_both, find_difference
 from kvctl.cli.help import Command
 from kvctl.cli.inputs import Inputs, takes_inputs
 from kvctl.cli.items import count_by_status, explain, print_items, report_look
-from kvctl.cli.node import named_but_skipped, read_wanted
+from kvctl.cli.node import named_but_skipped
 from kvctl.cli.output import error_message, note, printable, warning
 from kvctl.cli.placing import Placed, place, take_leftover, tell_leftover
 from kvctl.cli.progress import patient_lock
@@ -21,12 +21,10 @@ from kvctl.cli.source import without_errors
 from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import plural
-from kvctl.netfilter.kernel import reading_everything
 from kvctl.node.addresses import Bound, bound
 from kvctl.node.routing import read_routing
 from kvctl.reconcile.changed import action_on, changed_items, taken_over
 from kvctl.reconcile.leftover import find_leftover, vips_now
-from kvctl.reconcile.look import look
 from kvctl.reconcile.report import Item
 from kvctl.reconcile.run import Applied, apply
 from kvctl.reconcile.target import Scope
@@ -79,10 +77,7 @@ def command(
     with patient_lock(timeout=lock_timeout):
         # Under the lock as well: who flushes at this moment takes the VIP away with the rules, or neither.
         placed = place(objects, settings=settings, scope=scope, force=force) if with_vip else Placed()
-        # The programs that read run while it is worked out what is wanted.
-        with reading_everything() as read:
-            wanted = read_wanted(objects, settings=settings, scope=scope)
-            found = look(told=told, read=read, expect=wanted.wish.expected)
+        wanted, found = find_both(objects, settings=settings, scope=scope, told=told)
         routing = routing_now()
         errors = wanted.led.open()
         applied = apply(found, wanted.wish, drop_connections=not keep)

@@ -16,6 +16,7 @@ from kvctl.cli.output import note, print_json, print_yaml, printable
 from kvctl.cli.placing import Placing, find_places, removal, tell_leftover
 from kvctl.cli.settings import told_backend
 from kvctl.cli.source import without_errors
+from kvctl.model.host import Host
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.model.settings import Settings
@@ -144,6 +145,15 @@ class Difference(NamedTuple):
         return status
 
 
+def find_both(
+    objects: Objects, *, settings: Settings, scope: Scope, told: bool | None, host: Host | None = None
+) -> tuple[Wanted, Look]:
+    """What is wanted and what is there: the programs that read run while it is worked out what is wanted."""
+    with reading_everything() as read:
+        wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
+        return wanted, look(told=told, read=read, expect=wanted.wish.expected)
+
+
 def find_difference(
     objects: Objects,
     *,
@@ -159,9 +169,7 @@ def find_difference(
         host = read_host()
         placing = find_places(objects, settings=settings, scope=scope, host=host, force=force)
         host = placing.on(host)
-    with reading_everything() as read:
-        wanted = read_wanted(objects, settings=settings, scope=scope, host=host)
-        found = look(told=told, read=read, expect=wanted.wish.expected)
+    wanted, found = find_both(objects, settings=settings, scope=scope, told=told, host=host)
     compared = compare(found, wanted.wish, scope=scope)
     needed = {*vips_to_be(found, wanted.wish), *(placing.vips if placing is not None else ())}
     return Difference(
