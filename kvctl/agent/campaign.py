@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from kvctl.election.electorate import Candidacy, Holding, LeaseState
@@ -38,7 +37,7 @@ class Campaign:
     def __init__(
         self, settings: Settings, *, say: Callable[[str], None], complain: Callable[[str], None]
     ) -> None:
-        self._resolver = Resolver(replace(settings, assume_vip=True))
+        self._resolver = Resolver(settings._replace(assume_vip=True))
         self._say = say
         self._complain = complain
         self._said: frozenset[LeaseKey] = frozenset()

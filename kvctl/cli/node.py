@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kvctl.agent.sign import find_agent
 from kvctl.cli.output import printable, warning
@@ -23,8 +23,7 @@ from kvctl.reconcile.target import Scope
 from kvctl.reconcile.wish import Wish
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The source's objects and what follows from them here."""
 
     objects: Objects
@@ -79,8 +78,8 @@ def _as_its_agent(settings: Settings) -> Settings:
     if agent is None or agent.election is None:
         return settings
     fence_seconds, interface = agent.election
-    return replace(
-        settings, elects=True, fence_seconds=fence_seconds, interface=settings.interface or interface
+    return settings._replace(
+        elects=True, fence_seconds=fence_seconds, interface=settings.interface or interface
     )
 
 

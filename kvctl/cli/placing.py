@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from kvctl.cli.output import error_message, note, printable, warning
@@ -92,7 +91,7 @@ def find_places(
 
     Not those that a Lease decides about, unless by `force`: what the cluster or an agent's address says of it.
     """
-    resolution = resolve(objects, replace(settings, assume_vip=True), host=None)
+    resolution = resolve(objects, settings._replace(assume_vip=True), host=None)
     candidates = find_candidates(resolution, objects)
     warnings = [
         f"the VIP of {ref} is not placed: {why}"

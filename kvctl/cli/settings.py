@@ -214,11 +214,10 @@ def _context_namespace(*, kubeconfig: str | None, context: str | None) -> str | 
 
 def electing(settings: Settings, terms: Terms | None) -> Settings:
     """The settings of who holds VIPs by Lease, with the fence that rules need then; `terms` None: nobody does."""
-    from dataclasses import replace
 
     from kvctl.netfilter import fence
 
     if terms is None:
         return settings
     seconds = int(terms.renew_deadline) if fence.obstacle() is None else None
-    return replace(settings, elects=True, fence_seconds=seconds)
+    return settings._replace(elects=True, fence_seconds=seconds)

@@ -7,7 +7,7 @@ ConfigMap, the podCIDRs of the Nodes. A hint comes only from what a tenant canno
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.cluster.fields import parse_cidr
 from kvctl.model.net import Family, Network, collapse, family_of
@@ -22,8 +22,7 @@ _FLAGS = {"cluster-cidr": CidrKind.POD, "service-cluster-ip-range": CidrKind.SER
 _SUBNETS = {"podSubnet": CidrKind.POD, "serviceSubnet": CidrKind.SERVICE}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """Ranges that one object names, and what was wrong with others that it names."""
 
     networks: tuple[tuple[CidrKind, Network], ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from kvctl.cluster import cidr_hints, views
@@ -211,11 +211,11 @@ class ObjectsBuilder:
             from_api=self.from_api,
         )
         if self._passed_over:
-            objects = replace(objects, passed_over=tuple(self._passed_over))
+            objects = objects._replace(passed_over=tuple(self._passed_over))
         refused = [error for kept in self._kept.get("", {}).values() for error in kept.errors]
         if not refused:
             return objects
-        return replace(objects, errors=(*objects.errors, *refused), unidentified=True)
+        return objects._replace(errors=(*objects.errors, *refused), unidentified=True)
 
     def _flags(self) -> list[cidr_hints.Found]:
         return [view.flags for view in self._views("Pod", views.PodView) if view.flags is not None]

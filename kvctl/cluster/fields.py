@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from kvctl.errors import InputError
 from kvctl.model.net import Address, Network, parse_address
@@ -57,8 +58,7 @@ def describe(value: object) -> str:
     return {type(None): "empty", list: "a list", dict: "an object"}.get(type(value), "of an unknown type")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A field that holds something else than is accepted there."""
 
     path: str

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.cluster import views
 from kvctl.cluster.fields import A_LABEL, A_SUBDOMAIN, Field, Record, describe, is_label, is_subdomain
 from kvctl.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of object and where the API has it."""
 
     name: str
@@ -58,8 +57,7 @@ IN_FILES: Mapping[str, Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """One object: what it says (None: nothing of use), or what is wrong with it."""
 
     view: views.View | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.cluster.cidr_hints import CONTROLLER_MANAGER, SYSTEM_NAMESPACE, Found, from_flags
 from kvctl.cluster.fields import Field, is_label, is_subdomain
@@ -16,39 +16,34 @@ SERVICE_OF_SLICE = "kubernetes.io/service-name"
 READINESS_GATE = "kube-vip.io/egress-enabled"
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """What an object is called; `namespace` is empty for kinds that have none."""
 
     namespace: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class PodView:
+class PodView(NamedTuple):
     """A Pod and, if it runs kube-controller-manager, the ranges in its flags."""
 
     pod: Pod
     flags: Found | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointsView:
+class EndpointsView(NamedTuple):
     """The endpoints of one EndpointSlice or Endpoints object, perhaps none."""
 
     service: ServiceRef
     endpoints: tuple[Endpoint, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceCidr:
+class ServiceCidr(NamedTuple):
     """The ranges of a ServiceCIDR object."""
 
     networks: tuple[Network, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class L2Status:
+class L2Status(NamedTuple):
     """Which node announces a Service's VIP, by MetalLB's own word."""
 
     service: ServiceRef

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from kvctl.cluster import kinds, views
@@ -245,7 +244,7 @@ def _slim(service: Service) -> Service:
     """
     annotations = _bounded(service.annotations)
     if annotations or service.type == "LoadBalancer":
-        return replace(service, annotations=annotations)
+        return service._replace(annotations=annotations)
     return Service(ref=service.ref)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family
 
 
-@dataclass(frozen=True, slots=True)
-class Tuple:
+class Tuple(NamedTuple):
     """One direction of a connection. Ports are 0 where the protocol has none."""
 
     source: Address
@@ -17,8 +17,7 @@ class Tuple:
     destination_port: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(NamedTuple):
     """What has gone one way in a connection since the kernel counts it (sysctl net.netfilter.nf_conntrack_acct)."""
 
     packets: int

@@ -6,24 +6,23 @@ Made by `cluster/` from manifests or the API, read by `policy/`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from kvctl.errors import InputError
 from kvctl.model.net import Address, Network
 from kvctl.model.ref import ServiceRef
 
 
-@dataclass(frozen=True, slots=True)
-class Ingress:
+class Ingress(NamedTuple):
     """An entry of `status.loadBalancer.ingress` that has an `ip`; the text as written."""
 
     ip: str
     ip_mode: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """A Service; text that a tenant wrote (annotations, addresses) is still unparsed here."""
 
     ref: ServiceRef
@@ -31,9 +30,9 @@ class Service:
     external_traffic_policy: str = "Cluster"
     created: int = 0
     """creationTimestamp in seconds since the epoch; 0: unknown."""
-    selector: Mapping[str, str] = field(default_factory=dict)
+    selector: Mapping[str, str] = MappingProxyType({})
     """Empty: the Service has no selector."""
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
     """Only those of `kube-vip.io/` and `kvctl.io/`."""
     ingress: tuple[Ingress, ...] = ()
     load_balancer_ip: str | None = None
@@ -47,8 +46,7 @@ class Service:
     """Who has written `status`, by metadata.managedFields: a program names itself there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(NamedTuple):
     """A Pod's readiness gate `kube-vip.io/egress-enabled`, and the condition that is set so far."""
 
     status: str | None = None
@@ -57,8 +55,7 @@ class Gate:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(NamedTuple):
     """A Pod with its addresses."""
 
     namespace: str
@@ -71,7 +68,7 @@ class Pod:
     host_network: bool = False
     node: str | None = None
     addresses: tuple[Address, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     uid: str = ""
     """Empty: unknown."""
     gate: Gate | None = None
@@ -80,8 +77,7 @@ class Pod:
     """Its condition Ready is True."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """One address of an EndpointSlice (or Endpoints) of a Service."""
 
     service: ServiceRef
@@ -91,8 +87,7 @@ class Endpoint:
     node: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A Node with its InternalIPs."""
 
     name: str
@@ -109,8 +104,7 @@ class CidrKind(StrEnum):
     SERVICE = "service"
 
 
-@dataclass(frozen=True, slots=True)
-class CidrHint:
+class CidrHint(NamedTuple):
     """Ranges that the cluster itself names, and where they were read, in words for a message."""
 
     kind: CidrKind
@@ -118,8 +112,7 @@ class CidrHint:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
+class Objects(NamedTuple):
     """Everything read from one source."""
 
     services: tuple[Service, ...] = ()
@@ -139,9 +132,9 @@ class Objects:
     endpoints_known: bool = True
     """False: EndpointSlices could not be read, so what Services without a selector lead to is not known."""
     warnings: tuple[str, ...] = ()
-    passed_over: tuple[str, ...] = field(default=(), compare=False)
+    passed_over: tuple[str, ...] = ()
     """Some of the kinds that nothing is read of, in words that are safe to print: for messages, nothing follows."""
     from_api: bool = False
     """Read through the API, where annotations and spec are a tenant's word."""
-    announced: Mapping[ServiceRef, frozenset[str]] = field(default_factory=dict)
+    announced: Mapping[ServiceRef, frozenset[str]] = MappingProxyType({})
     """The nodes that announce a Service's VIP by their load balancer's own word (MetalLB's ServiceL2Status)."""

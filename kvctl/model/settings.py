@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.model.net import Network
 from kvctl.model.policy import WithoutVip
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Flag, else environment, else default; empty tuples mean: not told."""
 
     pod_cidrs: tuple[Network, ...] = ()

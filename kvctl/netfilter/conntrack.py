@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
+from typing import NamedTuple
 
 from kvctl.errors import KvctlError, NetfilterUnavailableError, NetlinkError
 from kvctl.model.flows import Flow, Tuple, Volume
@@ -69,8 +69,7 @@ _GENERIC_HEADER_BYTES = 4  # struct nfgenmsg: family, version, resource id
 _NESTED = 0x8000
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(NamedTuple):
     """Where a family's addresses are in an entry as every kernel so far has laid it out.
 
     `original` reads: length and type of the tuple, type and length of what comes before the source

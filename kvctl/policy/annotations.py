@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from kvctl.model.net import Address, Family, Network, family_of
 from kvctl.model.policy import PortMatch, WithoutVip
@@ -72,8 +71,7 @@ _LEASE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """An annotation (or field) whose value is not accepted."""
 
     annotation: str
@@ -86,8 +84,7 @@ class Problem:
         return f"{self.annotation} {quote(self.value)} {self.why}"
 
 
-@dataclass(frozen=True, slots=True)
-class Annotations:
+class Annotations(NamedTuple):
     """The annotations of one Service, parsed. A field whose annotation is faulty has its empty value."""
 
     egress: bool | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.model.net import Family, Network, collapse, family_of, host_network, parse_network
 from kvctl.model.objects import CidrHint, CidrKind, Node
@@ -27,8 +27,7 @@ MAX_NODES = 32
 """Beyond that many node addresses of a family each new connection would walk too many rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cidrs:
+class Cidrs(NamedTuple):
     """The pod or service ranges of one family and where they come from; empty: unknown."""
 
     networks: tuple[Network, ...] = ()
@@ -40,8 +39,7 @@ class Cidrs:
         return f"{', '.join(map(str, self.networks))} ({self.origin})"
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterNetworks:
+class ClusterNetworks(NamedTuple):
     """Everything about ranges that policies need, one entry a family."""
 
     pod: dict[Family, Cidrs]

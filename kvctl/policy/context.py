@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from kvctl.model.host import Host
@@ -24,13 +23,12 @@ class LeaseClaim(NamedTuple):
     key: LeaseKey
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What the judgement of every Service needs."""
 
     settings: Settings
     networks: ClusterNetworks
-    index: PodIndex
+    pods: PodIndex
     rules: VipRules
     claims: Mapping[Address, Claim]
     leases: Mapping[Address, LeaseClaim]
@@ -44,12 +42,12 @@ class Context:
 
     def nearly_selected(self, service: Service) -> tuple[Pod, str, str] | None:
         """As the index says; nothing where labels are not compared."""
-        return self.index.nearly_selected(service) if self.compares_labels else None
+        return self.pods.nearly_selected(service) if self.compares_labels else None
 
     @property
     def compares_labels(self) -> bool:
         """Whether labels that nearly match are looked for; not where only the pods of a node are known (an agent)."""
-        return not (self.index.from_api and self.settings.node is not None)
+        return not (self.pods.from_api and self.settings.node is not None)
 
     @property
     def node_is_unknown(self) -> bool:

@@ -94,11 +94,11 @@ def no_pod(service: Service, family: Family, found: Members, context: Context) -
     shown = selector if _PLAIN_SELECTOR.fullmatch(selector) else quote(selector)
     if found.refused:
         return f"no pod {where} counts: {'; '.join(shortened(list(found.refused)))}"
-    unusable = context.index.why_unusable(service, family=family)
+    unusable = context.pods.why_unusable(service, family=family)
     if unusable is not None:
         return f"no pod {where} counts: {unusable}"
     # A cluster without Pods is none that lacks a file.
-    unread = not (context.index.has_pods or context.index.from_api)
+    unread = not (context.pods.has_pods or context.pods.from_api)
     more = ": the source has no Pods at all, give them too" if unread else _nearly(service, context)
     return f"no pod {where} matches spec.selector {shown}{more}"
 

@@ -101,7 +101,7 @@ def _judge_family(
     family = skipped.family
     assert family is not None
     skipped = skipped._replace(vip=vip.address)
-    found = members(service, family=family, index=context.index, node=context.settings.node)
+    found = members(service, family=family, index=context.pods, node=context.settings.node)
     pods, left_out = countable_pods(found, family, context)
     unknown = not service.selector and not context.endpoints_known
     lost = bool(found.elsewhere) and not found.addresses and context.node_is_unknown

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, family_of
 from kvctl.model.objects import Endpoint, Objects, Pod, Service
@@ -15,8 +16,7 @@ _LONGEST_LABEL = 63
 """What the API server accepts."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodIndex:
+class PodIndex(NamedTuple):
     """Pods by label, and the owner of each address, so that a Service is answered without reading all pods."""
 
     by_label: Mapping[tuple[str, str, str], list[Pod]]
@@ -26,9 +26,9 @@ class PodIndex:
     endpoints: Mapping[ServiceRef, list[Endpoint]]
     host_addresses: frozenset[Address] = frozenset()
     """Addresses of pods on the host's network: those of their nodes."""
-    unusable: Mapping[str, list[tuple[Pod, str]]] = field(default_factory=dict)
+    unusable: Mapping[str, list[tuple[Pod, str]]] = MappingProxyType({})
     """By namespace: pods that have no address of their own, and why."""
-    samples: Mapping[str, list[Pod]] = field(default_factory=dict)
+    samples: Mapping[str, list[Pod]] = MappingProxyType({})
     """By namespace: a few pods, by whose labels a selector is judged that matches none."""
 
     from_api: bool = False
@@ -61,8 +61,7 @@ class PodIndex:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(NamedTuple):
     """The pod addresses of a Service in one family, before ranges are judged."""
 
     addresses: tuple[Member, ...] = ()
@@ -72,8 +71,7 @@ class Members:
     """A sentence for each endpoint that is nobody's to name, and for each pod whose address is another pod's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """An address with the pod that has it."""
 
     address: Address

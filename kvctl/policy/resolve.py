@@ -90,7 +90,7 @@ class Resolver:
             networks=context.networks,
             claims=context.claims,
             rules=context.rules,
-            index=context.index,
+            index=context.pods,
             services=self._by_ref,
             announced=objects.announced,
             unidentified=objects.unidentified,
@@ -115,7 +115,7 @@ class Resolver:
         context = Context(
             settings=settings,
             networks=networks,
-            index=self._index,
+            pods=self._index,
             rules=rules,
             claims=self._claims,
             leases=self._leases,
@@ -133,7 +133,7 @@ class Resolver:
             context.nodes,
             objects.nodes_known,
             objects.announced,
-            context.index.has_pods,
+            context.pods.has_pods,
         )
         if shared != self._shared or (moved and context.compares_labels):
             self._shared = shared
@@ -223,7 +223,7 @@ class Resolver:
             its = known if known == verdicts else verdicts
             if not its:
                 idle[ref] = ()
-            elif self._here_only and read is not None and is_idle(read.service, context.index):
+            elif self._here_only and read is not None and is_idle(read.service, context.pods):
                 idle[ref] = tuple(verdict for verdict in its if isinstance(verdict, Skipped))
             else:
                 idle[ref] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvctl.model.net import Address, Family, Network
 from kvctl.model.policy import PROTOCOLS, EgressPolicy
@@ -27,8 +27,7 @@ _PORT_BITS = 16
 _ALL_TRAFFIC: Spans = ((0, (len(PROTOCOLS) + 1) << _PORT_BITS),)
 
 
-@dataclass(frozen=True, slots=True)
-class Shadow:
+class Shadow(NamedTuple):
     """What happens to a Service because others rank higher for its pods."""
 
     whole: bool
@@ -36,8 +35,7 @@ class Shadow:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Traffic:
+class _Traffic(NamedTuple):
     """What a policy takes of its pods' traffic: these destinations with these ports."""
 
     ref: ServiceRef

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import NamedTuple
@@ -27,8 +26,7 @@ class Standing(IntEnum):
     TENANT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Vip:
+class Vip(NamedTuple):
     """An address a Service names, and where it does."""
 
     address: Address
@@ -51,8 +49,7 @@ class Vips(NamedTuple):
     """Of a status that kvctl itself wrote: what the Service has, where it asks for another one by now."""
 
 
-@dataclass(frozen=True, slots=True)
-class VipRules:
+class VipRules(NamedTuple):
     """What an address has to satisfy, whoever names it."""
 
     networks: ClusterNetworks
@@ -107,8 +104,7 @@ def find_vips(
     return found._replace(claims=(*claimed, *by_tenant))
 
 
-@dataclass(frozen=True, slots=True)
-class _Judge:
+class _Judge(NamedTuple):
     """By which rules addresses are accepted or refused."""
 
     rules: VipRules
@@ -198,8 +194,7 @@ def _parsed(texts: Iterable[str], *, field: str, standing: Standing) -> tuple[li
     return vips, problems
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One Service's claim of a VIP. Claims of one namespace do not compete."""
 
     ref: ServiceRef

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kvctl.agent.agent import Agent
 from kvctl.agent.health import Health
@@ -38,7 +38,7 @@ class HandFed:
 
     def say(self, *things: Thing, **changes: object) -> None:
         """The cluster is now these things, and in sync."""
-        self._objects = replace(objects(*things, from_api=True), **changes)  # type: ignore[arg-type]
+        self._objects = objects(*things, from_api=True)._replace(**changes)  # type: ignore[arg-type]
         self.synced = True
         self._inbox.mark(Cause.OBJECTS)
 

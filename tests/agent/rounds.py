@@ -57,7 +57,7 @@ def with_items(done: Round, **changes: Any) -> Round:
 def gated(made: Pod | None = None, gate: Gate | None = None, **changes: object) -> Pod:
     """A pod with the readiness gate, and the uid `uid-NAME`."""
     one = made or pod()
-    return replace(one, gate=gate or Gate(), uid=f"uid-{one.name}", **changes)  # type: ignore[arg-type]
+    return one._replace(gate=gate or Gate(), uid=f"uid-{one.name}", **changes)  # type: ignore[arg-type]
 
 
 class FakeApi:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kvctl.agent.account import failed_round, round_of
@@ -38,7 +36,7 @@ class Rounds:
         """One round for these things."""
         source = objects(*things, from_api=True)
         with self.node.namespace.entered():
-            self.last = self._run(source, replace(HERE, assume_vip=here, fence_seconds=fence_seconds))
+            self.last = self._run(source, HERE._replace(assume_vip=here, fence_seconds=fence_seconds))
         return self.last
 
     def _run(self, source: Objects, settings: Settings) -> Round:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -208,7 +207,7 @@ def test_a_write_that_fails_is_tried_again_from_a_fresh_look(
 
 def test_a_name_that_no_node_has_changes_nothing_and_is_said(lab: Lab, packets: Packets) -> None:
     Worker(lab).apply(SERVICE, POD)
-    with running(lab.worker, settings=replace(LAB_SETTINGS, node="wroker")) as rig:
+    with running(lab.worker, settings=LAB_SETTINGS._replace(node="wroker")) as rig:
         rig.cluster.say(SERVICE, POD, node("worker", "172.16.0.2"))
         done = rig.wait_for(lambda it: it.failed)
         assert "the cluster has no Node wroker (it has worker)" in str(done.errors[0])

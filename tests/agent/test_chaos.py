@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
@@ -177,7 +177,7 @@ def nodes(make_namespace: MakeNamespace, backend: str) -> tuple[Node, Node]:
                 "link set cable up",
             ]
         )
-        both.append(Node(namespace, backend=backend, settings=replace(IN_LAB, node=WORKER)))
+        both.append(Node(namespace, backend=backend, settings=IN_LAB._replace(node=WORKER)))
     return both[0], both[1]
 
 

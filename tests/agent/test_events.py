@@ -76,7 +76,7 @@ def teller(api: FakeApi) -> Iterator[Teller]:
 
 def known(name: str = "sip/sip-client", **changes: object) -> Service:
     """A Service with a uid."""
-    return replace(service(name, **changes), uid=f"uid-{name}")  # type: ignore[arg-type]
+    return service(name, **changes)._replace(uid=f"uid-{name}")  # type: ignore[arg-type]
 
 
 def test_programmed_is_told_as_the_api_wants_it(api: FakeApi, teller: Teller) -> None:
@@ -273,7 +273,7 @@ def test_nodes_share_what_is_true_everywhere_and_not_what_is_true_of_one(
 
 def test_a_service_made_anew_is_another(api: FakeApi, teller: Teller) -> None:
     teller.round(round_with(known(), pod()), round_with(pod()))
-    teller.round(round_with(replace(known(), uid="another"), pod()))
+    teller.round(round_with(known()._replace(uid="another"), pod()))
     assert [event["involvedObject"]["uid"] for event in api.events.values()] == [
         "uid-sip/sip-client",
         "another",

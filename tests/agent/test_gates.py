@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,7 +131,7 @@ def test_a_pod_that_nobody_asks_for_is_let_go(keeper: Keeper) -> None:
 def test_a_successor_of_the_same_name_is_another_pod(keeper: Keeper) -> None:
     first = gated()
     keeper.round(round_with(service(), first))
-    keeper.round(round_with(service(), replace(first, uid="another")))
+    keeper.round(round_with(service(), first._replace(uid="another")))
     assert [body["metadata"]["uid"] for _, _, body, _ in keeper.api.sent] == ["uid-sip-client-0", "another"]
 
 

@@ -102,7 +102,7 @@ def test_a_pod_on_the_hosts_network_never_becomes_ready_if_a_service_wants_it() 
 
 
 def test_a_pod_without_an_address_waits() -> None:
-    one = replace(pod(), addresses=())
+    one = pod()._replace(addresses=())
     assert judged(round_with(service(), one)) == (False, Reason.NO_ADDRESS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -388,7 +387,7 @@ def test_what_an_admin_has_bound_is_used_by_the_lease_and_neither_extended_nor_a
         return []
 
     monkeypatch.setattr(upkeep, "beat", beat)
-    world = World(its=replace(settings(node="worker"), fence_seconds=2))
+    world = World(its=settings(node="worker")._replace(fence_seconds=2))
     theirs = BOUND._replace(ours=False)
     world.free.clear()
     world.host = world.host._replace(addresses=(OWN, theirs))
@@ -441,7 +440,7 @@ def test_a_service_that_becomes_faulty_keeps_what_it_has(world: World) -> None:
     fresh.round(faulty)
     assert fresh.electors.wanted == {}
     # Nor does it lose it when it cannot be read at all.
-    broken = replace(objects(pod()), broken=frozenset({ref("sip/sip-client")}))
+    broken = objects(pod())._replace(broken=frozenset({ref("sip/sip-client")}))
     assert world.round(broken)[:2] == ["rules", f"announce {VIP}"]
     world.round(objects(pod()))
     assert world.electors.wanted == {}
@@ -450,7 +449,7 @@ def test_a_service_that_becomes_faulty_keeps_what_it_has(world: World) -> None:
 def test_a_picture_without_this_node_changes_nothing(world: World) -> None:
     world.hold()
     world.round()
-    without = replace(objects(service(), pod(), Node("other")), nodes_known=True)
+    without = objects(service(), pod(), Node("other"))._replace(nodes_known=True)
     host = world.tenure.plan(without, world.host)
     assert host == world.host
     assert set(world.electors.wanted) == {KEY}
@@ -469,7 +468,7 @@ def test_at_the_end_only_a_drained_or_clean_node_hands_over(
     cordoned: bool, clean: bool, hands_over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(clean=clean)
-    its = replace(THINGS, nodes=(Node("worker", cordoned=cordoned), Node("other", cordoned=True)))
+    its = THINGS._replace(nodes=(Node("worker", cordoned=cordoned), Node("other", cordoned=True)))
     assert world.tenure.ends(its) is hands_over
     assert world.done == (["hand over"] if hands_over else [])
 
@@ -483,7 +482,7 @@ def test_heartbeats_go_to_the_lists_of_what_is_held_once_its_rules_are_written(
         beats.append(len(list(fences)))
         return []
 
-    world = World(its=replace(settings(node="worker"), fence_seconds=2))
+    world = World(its=settings(node="worker")._replace(fence_seconds=2))
     monkeypatch.setattr(upkeep, "beat", beat)
     world.tenure.renewed(world.hold())
     assert beats == []

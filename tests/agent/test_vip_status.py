@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from tests.builders import ref, service
 from tests.waiting import until
 
 VIP = parse_address("192.168.0.245")
-FRESH = replace(service(), ingress=())
+FRESH = service()._replace(ingress=())
 NAMED = {"kube-vip.io/vipHost": "worker"}
 
 
@@ -75,7 +74,7 @@ def test_what_the_service_says_already_is_not_written(teller: Teller) -> None:
     assert teller.sent() == []
     teller.status.holds(service(), [VIP])
     assert [what for what, _ in teller.sent()] == ["sip-client"]
-    teller.status.holds(replace(service(annotations=NAMED), ingress=(Ingress("192.0.2.1"),)), [VIP])
+    teller.status.holds(service(annotations=NAMED)._replace(ingress=(Ingress("192.0.2.1"),)), [VIP])
     assert [what for what, _ in teller.sent()] == ["sip-client", "status"]
 
 
@@ -100,10 +99,10 @@ def test_who_gives_up_takes_its_own_name_back(teller: Teller) -> None:
 
 def test_what_a_person_wrote_stays_and_what_kvctl_wrote_follows(teller: Teller) -> None:
     both = (Ingress("192.168.0.245"), Ingress("192.168.0.7"))
-    a_persons = replace(service(annotations=NAMED), ingress=both, status_managers=("kubectl",))
+    a_persons = service(annotations=NAMED)._replace(ingress=both, status_managers=("kubectl",))
     teller.status.holds(a_persons, [VIP])
     assert teller.sent() == []
-    own = replace(a_persons, status_managers=("kvctl",))
+    own = a_persons._replace(status_managers=("kvctl",))
     teller.status.holds(own, [VIP])
     assert teller.sent() == [("status", {"status": {"loadBalancer": {"ingress": [{"ip": "192.168.0.245"}]}}})]
 
@@ -112,9 +111,9 @@ def test_an_address_that_nothing_but_the_status_names_is_not_lost_while_it_is_no
     teller: Teller,
 ) -> None:
     both = (Ingress("192.168.0.245"), Ingress("2001:db8:1::245"))
-    own = replace(service(annotations=NAMED), ingress=both, status_managers=("kvctl",))
+    own = service(annotations=NAMED)._replace(ingress=both, status_managers=("kvctl",))
     teller.status.holds(own, [VIP])
     assert teller.sent() == []
-    asking = replace(own, annotations={**own.annotations, "kube-vip.io/loadbalancerIPs": str(VIP)})
+    asking = own._replace(annotations={**own.annotations, "kube-vip.io/loadbalancerIPs": str(VIP)})
     teller.status.holds(asking, [VIP])
     assert [what for what, _ in teller.sent()] == ["status"]

@@ -206,7 +206,7 @@ def test_times_are_seconds_since_the_epoch(text: str | None, seconds: int) -> No
     ],
 )
 def test_other_kinds_are_passed_over_in_silence(raw: Any) -> None:
-    assert collect(raw) == Objects()
+    assert collect(raw)._replace(passed_over=()) == Objects()
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,7 @@ class Histories(RuleBasedStateMachine):
 def as_watched(objects: Objects) -> Objects:
     """A fresh reading as far as one node watches it."""
     return in_order(
-        replace(
-            objects,
+        objects._replace(
             services=tuple(
                 service if service.annotations or service.type == "LoadBalancer" else Service(ref=service.ref)
                 for service in objects.services
@@ -169,8 +168,7 @@ def as_watched(objects: Objects) -> Objects:
 
 def in_order(objects: Objects) -> Objects:
     """Lists come sorted by name, watches as things happen; nobody minds."""
-    return replace(
-        objects,
+    return objects._replace(
         services=tuple(sorted(objects.services, key=lambda s: s.ref)),
         pods=tuple(sorted(objects.pods, key=lambda p: (p.namespace, p.name))),
         endpoints=tuple(sorted(objects.endpoints, key=lambda e: (e.service, str(e.address)))),

@@ -241,7 +241,7 @@ class TestVips:
 
 class TestHeartbeats:
     def test_they_do_not_come_any_more(self, node: Node) -> None:
-        elected = replace(node, settings=replace(TOLD, elects=True, fence_seconds=10))
+        elected = replace(node, settings=TOLD._replace(elects=True, fence_seconds=10))
         elected.apply(WANTED)
         found = look_at(node)
         assert said(found).startswith(

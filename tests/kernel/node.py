@@ -48,7 +48,7 @@ class Worker:
 
     def told_to(self, **changes: object) -> Worker:
         """The same worker with other settings."""
-        return replace(self, settings=replace(self.settings, **changes))  # type: ignore[arg-type]
+        return replace(self, settings=self.settings._replace(**changes))  # type: ignore[arg-type]
 
     def bind(self, *addresses: str) -> None:
         """Put further VIPs on eth1."""

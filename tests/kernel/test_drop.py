@@ -213,7 +213,7 @@ def test_a_pod_of_a_service_that_is_here_and_one_that_is_not(
     assert {str(item.status) for item in applied.after.items} == {"applied", "elsewhere"}
     assert worker.apply(here, away, lab_pod()).restores == 0
     # The one alone changes its ports, and the other still comes behind it.
-    here = replace(here, annotations={**here.annotations, "kube-vip.io/egress-destination-ports": "udp:5061"})
+    here = here._replace(annotations={**here.annotations, "kube-vip.io/egress-destination-ports": "udp:5061"})
     worker.apply(here, away, lab_pod(), named=["sip/here"])
     for family, who in STANDARD.items():
         assert ask(lab, family, 5060) == who.worker_eth1

@@ -203,8 +203,8 @@ def test_other_services_and_other_programs_notice_nothing(lab: Lab, worker: Work
         assert ask(lab, family, 7000) == second
         assert ask(lab, family, 5060) is None
     # One alone by name, from what the kernel says of the other: its fence and its silence stay.
-    changed = replace(
-        other, annotations={**other.annotations, "kube-vip.io/egress-destination-ports": "udp:8000"}
+    changed = other._replace(
+        annotations={**other.annotations, "kube-vip.io/egress-destination-ports": "udp:8000"}
     )
     elected.apply(client(), changed, lab_pod(), named=["sip/other"])
     elected.still()

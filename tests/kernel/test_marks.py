@@ -147,8 +147,8 @@ def test_another_service_of_the_pod_keeps_its_own_way(lab: Lab, worker: Worker, 
         assert ask(lab, family, 7000) is None
         assert ask(lab, family, 7000, to=who.outside_eth1) == who.vip
     # One alone by name, from what the kernel says of the other.
-    changed = replace(
-        first, annotations={**first.annotations, "kube-vip.io/egress-destination-ports": "udp:8000"}
+    changed = first._replace(
+        annotations={**first.annotations, "kube-vip.io/egress-destination-ports": "udp:8000"}
     )
     Marking(worker, marked=()).apply(client(), changed, lab_pod(), named=["sip/first"])
     for family, who in STANDARD.items():

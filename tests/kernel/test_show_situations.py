@@ -135,7 +135,7 @@ def interface_down(node: Node) -> None:
 
 
 def heartbeat_late(node: Node) -> None:
-    replace(node, settings=replace(TOLD, elects=True, fence_seconds=10)).apply(WANTED)
+    replace(node, settings=TOLD._replace(elects=True, fence_seconds=10)).apply(WANTED)
 
 
 def connection_from_before(node: Node) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kvctl.lab.traffic import Connection
@@ -86,12 +84,12 @@ def test_an_address_that_passed_to_another_tenant_never_leaves_by_the_old_vip(
         "annotation": [broken()],
         "vip": [service(vip=("127.0.0.1",))],
         "malformed": [],
-        "outside": [replace(service(vip=VIPS), cluster_ips=("10.200.0.1", "fd00:200::1"))],
+        "outside": [service(vip=VIPS)._replace(cluster_ips=("10.200.0.1", "fd00:200::1"))],
         "orphan": [],
     }[kind]
     source = objects(*old, *heirs, pod("sip/sip-client-0", "10.0.5.5", "fd00:10::5"))
     if kind == "malformed":
-        source = replace(source, broken=frozenset((ref("sip/sip-client"),)))
+        source = source._replace(broken=frozenset((ref("sip/sip-client"),)))
     with Connection(packets.lab.pod, destination=who.outside_eth1, port=5060) as old_flow:
         assert old_flow.ask() is not None
         worker.apply(source=source)
@@ -142,9 +140,9 @@ def gone(item: str) -> list[Service]:
         "type": [service(vip=VIPS, type="ClusterIP")],
         "policy": [service(vip=VIPS, policy="Cluster")],
         "no VIP": [service(vip=None)],
-        "no pod": [replace(good, selector={"app": "nobody"})],
+        "no pod": [good._replace(selector={"app": "nobody"})],
         "claim lost": [good, service("older/b", vip=VIPS, created=1_600_000_000, egress=False)],
-        "broken and no pod": [replace(broken(), selector={"app": "nobody"})],
+        "broken and no pod": [broken()._replace(selector={"app": "nobody"})],
         "broken and not asking": [broken({**BROKEN_PORTS, "kube-vip.io/egress": "false"})],
         "broken and of another type": [broken(type="NodePort")],
     }[item]
@@ -250,7 +248,7 @@ def test_a_broken_service_without_a_pod_loses_its_rules(worker: Worker, packets:
     source = {
         "vip": objects(service(vip="not an address")),
         "annotation": objects(broken()),
-        "malformed": replace(objects(), broken=frozenset((ref("sip/sip-client"),))),
+        "malformed": objects()._replace(broken=frozenset((ref("sip/sip-client"),))),
     }[fault]
     applied = worker.apply(source=source)
     assert packets.seen() == packets.who.worker_eth1

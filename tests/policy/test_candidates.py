@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kvctl.model.host import Host, HostAddress, Route
@@ -18,7 +16,7 @@ from kvctl.policy.verdict import Skipped
 from tests.builders import endpoint, objects, pod, ref, service, settings
 
 OWN = LeaseKey("sip", "kubevip-sip-client")
-ASSUMED = replace(settings(node="worker", assume_vip=True), elects=True)
+ASSUMED = settings(node="worker", assume_vip=True)._replace(elects=True)
 
 
 def found(
@@ -26,7 +24,7 @@ def found(
 ) -> Candidates:
     """What the worker contends for."""
     its: Objects = objects(*things)  # type: ignore[arg-type]
-    its = replace(its, announced={ref(name): frozenset({node}) for name, node in (announced or {}).items()})
+    its = its._replace(announced={ref(name): frozenset({node}) for name, node in (announced or {}).items()})
     return find_candidates(resolve(its, settings, host=None), its)
 
 
@@ -57,14 +55,14 @@ def test_a_node_without_a_pod_that_counts_does_not_contend() -> None:
 
 
 def test_one_ready_pod_is_enough_to_be_ready() -> None:
-    ready = replace(pod("sip/sip-client-1", "10.0.0.2"), ready=True)
+    ready = pod("sip/sip-client-1", "10.0.0.2")._replace(ready=True)
     (candidate,) = found(service(), pod(), ready).by_lease[OWN]
     assert candidate.ready
 
 
 def test_pods_of_endpoint_slices_count_too() -> None:
     it = service(selector={})
-    ready = replace(pod(), ready=True)
+    ready = pod()._replace(ready=True)
     (candidate,) = found(it, ready, endpoint("sip/sip-client", "10.0.0.1", pod_name="sip-client-0")).by_lease[
         OWN
     ]
@@ -98,15 +96,15 @@ def test_which_lease_decides_is_the_same_on_a_node_that_has_pods_of_the_younger_
 
 def test_without_an_election_services_share_a_vip_as_they_like() -> None:
     both = service(created=1), service("sip/b", created=2)
-    assert skips(*both, pod(), pod("sip/b-0", "10.0.0.2"), settings=replace(ASSUMED, elects=False)) == {}
+    assert skips(*both, pod(), pod("sip/b-0", "10.0.0.2"), settings=ASSUMED._replace(elects=False)) == {}
 
 
 def test_whose_status_has_the_vip_comes_before_an_older_one_that_only_asks_for_it() -> None:
-    asking = replace(
-        service(created=1, annotations={"kube-vip.io/loadbalancerIPs": "192.168.0.245"}), ingress=()
+    asking = service(created=1, annotations={"kube-vip.io/loadbalancerIPs": "192.168.0.245"})._replace(
+        ingress=()
     )
     having = service("sip/b", created=2)
-    within = replace(ASSUMED, vip_ranges=(parse_network("192.168.0.0/24"),))
+    within = ASSUMED._replace(vip_ranges=(parse_network("192.168.0.0/24"),))
     things = asking, having, pod(), pod("sip/b-0", "10.0.0.2")
     assert found(*things, settings=within).by_lease.keys() == {LeaseKey("sip", "kubevip-b")}
     assert "sip/b comes first" in skips(*things, settings=within)["sip/sip-client"].reason
@@ -138,7 +136,7 @@ def test_who_lost_the_vip_to_another_and_wants_silence_without_it_is_silent() ->
     ],
 )
 def test_what_another_program_manages_is_left_alone(changed: dict[str, object], why: str) -> None:
-    it: Service = replace(service(), **changed)  # type: ignore[arg-type]
+    it: Service = service()._replace(**changed)  # type: ignore[arg-type]
     candidates = found(it, pod())
     assert candidates.by_lease == {}
     assert candidates.refused[it.ref] == why
@@ -151,7 +149,7 @@ def test_what_metallb_announces_is_left_alone() -> None:
 
 @pytest.mark.parametrize("managers", [("kvctl",), ("kubectl-edit", "kvctl"), ()])
 def test_what_kvctl_or_a_person_wrote_is_kvctls_to_place(managers: tuple[str, ...]) -> None:
-    assert names(found(replace(service(), status_managers=managers), pod())) == ["sip/sip-client"]
+    assert names(found(service()._replace(status_managers=managers), pod())) == ["sip/sip-client"]
 
 
 def test_the_interface_is_the_one_that_is_named_else_that_of_the_route() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kvctl.model.host import Host, HostAddress
@@ -84,8 +82,8 @@ def test_where_nodes_are_elected_nobody_is_told_to_place_or_assume_it(
 
 @pytest.mark.parametrize("lb_class", ["", "example.com/lb"])
 def test_who_elects_says_so_of_its_own_services_alone(lb_class: str) -> None:
-    its = replace(service(), load_balancer_class=lb_class)
-    electing = replace(settings(), elects=True)
+    its = service()._replace(load_balancer_class=lb_class)
+    electing = settings()._replace(elects=True)
     skip = skip_of(resolved(its, pod(), host=host(), settings=electing), "sip/sip-client")
     assert ("its Lease decides" in skip.reason) is not bool(lb_class)
     assert ("--assume-vip" in skip.reason) is bool(lb_class)
@@ -145,7 +143,7 @@ def test_the_holder_is_told_where_the_service_is_elsewhere() -> None:
 @pytest.mark.parametrize(("node", "reason"), [("worker", None), ("other", "announced by worker")])
 def test_what_metallb_announces_here_is_programmed(node: str, reason: str | None) -> None:
     announced = {ref("sip/sip-client"): frozenset(("worker",))}
-    source = replace(objects(service(), pod()), announced=announced)
+    source = objects(service(), pod())._replace(announced=announced)
     answer = resolve(source, settings(this_node=node), host=host())
     if reason is None:
         assert only(answer).policy.vip == VIP

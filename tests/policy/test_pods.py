@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kvctl.model.host import Host, HostAddress
@@ -45,7 +43,7 @@ def test_a_pod_on_its_way_out_counts_until_it_has_ended() -> None:
     [
         (pod(host_network=True), "it uses the host's network, so its address is the node's"),
         (pod(finished=True), "it has finished"),
-        (replace(pod(), addresses=()), "it has no address yet: its status.podIP is empty"),
+        (pod()._replace(addresses=()), "it has no address yet: its status.podIP is empty"),
     ],
 )
 def test_a_pod_without_an_address_of_its_own_never_counts_and_the_reason_is_said(
@@ -93,7 +91,7 @@ def test_one_pod_of_several_that_loses_its_address_is_a_warning() -> None:
     assert wanted.warnings == (
         "pod sip-client-1 has 10.0.0.2, which pod voip/phone-0 has too: that one is newer",
     )
-    going = replace(mine, deleting=True)
+    going = mine._replace(deleting=True)
     assert only(resolved(service(), pod(), going, other)).warnings == ()
 
 
@@ -114,7 +112,7 @@ def test_a_pod_without_an_address_of_the_family_is_said_to_have_none() -> None:
     ],
 )
 def test_a_pod_that_the_selector_misses_by_a_letter_is_named(labels: dict[str, str], told: str) -> None:
-    skip = skip_of(resolved(service(), replace(pod(), labels=labels)), "sip/sip-client")
+    skip = skip_of(resolved(service(), pod()._replace(labels=labels)), "sip/sip-client")
     assert skip.reason == f"no pod in namespace sip matches spec.selector app=sip-client{told}"
 
 

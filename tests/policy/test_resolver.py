@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from tests import builders
 from tests.builders import endpoint, node, objects, pod, service
 
 EXAMPLES = settings(max_examples=3000 if os.environ.get("KVCTL_LONG") else 100, deadline=None)
-SETTINGS = replace(builders.settings(node="worker"), pod_cidrs=builders.networks("10.0.0.0/16"))
+SETTINGS = builders.settings(node="worker")._replace(pod_cidrs=builders.networks("10.0.0.0/16"))
 HOST = Host(addresses=(HostAddress(parse_address("192.168.0.245"), 32, "eth0"),), routes=())
 # Each is one object for the whole run, so that what is the same is the very same.
 THINGS = (
@@ -97,7 +96,7 @@ def test_what_is_as_it_was_is_not_judged_anew(monkeypatch: pytest.MonkeyPatch) -
     resolver.resolve(before, host=HOST)
     assert sorted(judged) == ["sip/podless", "sip/sip-client"]
     judged.clear()
-    resolver.resolve(replace(before), host=HOST)
+    resolver.resolve(before._replace(), host=HOST)
     assert judged == []
-    resolver.resolve(replace(before, pods=before.pods[:1]), host=HOST)
+    resolver.resolve(before._replace(pods=before.pods[:1]), host=HOST)
     assert judged == ["sip/podless"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kvctl.model.net import Family
@@ -23,16 +21,16 @@ def annotated(addresses: str, name: str = "sip/sip-client", **more: object) -> S
 
 def test_status_comes_before_the_annotation_and_the_annotation_before_spec() -> None:
     everything = service(annotations={ADDRESSES: "192.168.0.2"}, spec_ip="192.168.0.3")
-    without_status = replace(everything, ingress=())
-    spec_alone = replace(without_status, annotations={"kube-vip.io/egress": "true"})
+    without_status = everything._replace(ingress=())
+    spec_alone = without_status._replace(annotations={"kube-vip.io/egress": "true"})
     found = [str(only(resolved(it, POD)).policy.vip) for it in (everything, without_status, spec_alone)]
     assert found == ["192.168.0.245", "192.168.0.2", "192.168.0.3"]
 
 
 def test_an_ingress_of_mode_proxy_is_no_vip() -> None:
-    mixed = replace(service(), ingress=(Ingress("192.168.0.1", "Proxy"), Ingress("192.168.0.2", "VIP")))
+    mixed = service()._replace(ingress=(Ingress("192.168.0.1", "Proxy"), Ingress("192.168.0.2", "VIP")))
     assert str(only(resolved(mixed, POD)).policy.vip) == "192.168.0.2"
-    proxy = replace(service(), ingress=(Ingress("192.168.0.1", "Proxy"),))
+    proxy = service()._replace(ingress=(Ingress("192.168.0.1", "Proxy"),))
     assert skip_of(resolved(proxy, POD), "sip/sip-client").reason == (
         "no VIP: status.loadBalancer.ingress is empty, and neither kube-vip.io/loadbalancerIPs nor "
         "spec.loadBalancerIP is set"
@@ -147,7 +145,7 @@ class TestTheApi:
     def test_an_address_outside_the_range_claims_nothing(self) -> None:
         thief = annotated("192.168.0.245", "evil/a", created=1)
         answer = resolved(
-            replace(service(), created=2), thief, POD, pod("evil/a-0", "10.0.0.9"), from_api=True
+            service()._replace(created=2), thief, POD, pod("evil/a-0", "10.0.0.9"), from_api=True
         )
         assert wanted_names(answer) == ["sip/sip-client"]
 
@@ -233,8 +231,8 @@ class TestClaims:
         assert "is claimed by Service a/a" in skip_of(answer, "b/b", Family.IPV4).reason
 
     def test_an_address_that_the_load_balancer_only_proxies_is_claimed_too(self) -> None:
-        theirs = replace(
-            service("a/a", egress=False, created=2), ingress=(Ingress("192.168.0.245", ip_mode="Proxy"),)
+        theirs = service("a/a", egress=False, created=2)._replace(
+            ingress=(Ingress("192.168.0.245", ip_mode="Proxy"),)
         )
         mine = service("b/b", vip=None, annotations={ADDRESSES: "192.168.0.245"}, created=1)
         answer = resolved(theirs, mine, pod("b/b-0"))
@@ -269,13 +267,13 @@ class TestClaims:
         assert wanted_names(answer) == ["a/a"]
 
 
-ELECTING = replace(DUAL_STACK, elects=True, vip_ranges=networks("192.168.0.0/24", "fd00:1::/64"))
+ELECTING = DUAL_STACK._replace(elects=True, vip_ranges=networks("192.168.0.0/24", "fd00:1::/64"))
 
 
 def held(*vips: str, asks: str = "", spec_ip: str | None = None, by: str = "kvctl") -> Service:
     """A Service whose status `by` has written, and that names addresses itself."""
     its = service(vip=vips, annotations={ADDRESSES: asks}, spec_ip=spec_ip)
-    return replace(its, status_managers=(by,))
+    return its._replace(status_managers=(by,))
 
 
 def vips_of(it: Service, *others: Service, settings: Settings = ELECTING) -> dict[Family, str]:
@@ -290,9 +288,9 @@ def test_where_kvctl_wrote_the_status_what_the_service_asks_for_comes_first() ->
     assert vips_of(moved) == {Family.IPV4: "192.168.0.7"}
     assert vips_of(held("192.168.0.245", spec_ip="192.168.0.8")) == {Family.IPV4: "192.168.0.8"}
     # By hand, and where another or a person has a say, the status is what counts.
-    assert vips_of(moved, settings=replace(ELECTING, elects=False)) == {Family.IPV4: "192.168.0.245"}
+    assert vips_of(moved, settings=ELECTING._replace(elects=False)) == {Family.IPV4: "192.168.0.245"}
     for by in ("kubectl", "metallb-controller"):
-        assert vips_of(replace(moved, status_managers=("kvctl", by))) == {Family.IPV4: "192.168.0.245"}
+        assert vips_of(moved._replace(status_managers=("kvctl", by))) == {Family.IPV4: "192.168.0.245"}
 
 
 def test_who_asks_for_nothing_keeps_what_it_has_and_who_asks_for_less_gets_less() -> None:
@@ -311,7 +309,7 @@ def test_an_address_out_of_the_ranges_takes_nothing_away_and_is_told() -> None:
     assert "203.0.113.9 of kube-vip.io/loadbalancerIPs is outside --vip-range" in warning
     assert warning.endswith("; it keeps 192.168.0.245")
     # What it has may be outside by now: nobody has asked for that to change.
-    narrow = replace(ELECTING, vip_ranges=())
+    narrow = ELECTING._replace(vip_ranges=())
     assert vips_of(held("192.168.0.245", asks="192.168.0.245"), settings=narrow) == {
         Family.IPV4: "192.168.0.245"
     }

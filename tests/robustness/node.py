@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvctl.lab.build import restore_binary
 from kvctl.lab.netns import Namespace
@@ -23,7 +23,7 @@ from kvctl.reconcile.target import Scope
 from kvctl.reconcile.wish import Wish
 from tests.builders import DUAL_STACK, ref
 
-HERE = replace(DUAL_STACK, assume_vip=True)
+HERE = DUAL_STACK._replace(assume_vip=True)
 """Settings for a namespace where no interface has the VIPs."""
 
 IN_LAB = DUAL_STACK

@@ -113,7 +113,7 @@ def _in_the_other_back_end(node: Node, family: Family) -> None:
 
 def _not_asking(family: Family) -> Objects:
     found = _objects(family)
-    return replace(found, services=tuple(replace(each, annotations={}) for each in found.services))
+    return found._replace(services=tuple(each._replace(annotations={}) for each in found.services))
 
 
 BOTH = frozenset((who, port) for who in ("pod", "peer") for port in PORTS)

@@ -163,7 +163,7 @@ def _changed(name: str, wanted: Service | None) -> Step:
 def _applied(names: tuple[str, ...], *, prune: bool, excluded: bool) -> Step:
     def step(world: World) -> None:
         extra = (
-            replace(DUAL_STACK, exclude_cidrs=networks("203.0.113.128/25", "2001:db8:97::/64"))
+            DUAL_STACK._replace(exclude_cidrs=networks("203.0.113.128/25", "2001:db8:97::/64"))
             if excluded
             else DUAL_STACK
         )
@@ -333,7 +333,7 @@ def test_one_apply_ends_every_history(
 
 def _mended(found: Service) -> Service:
     faultless = {key: value for key, value in found.annotations.items() if value not in ("udp:0", "Drop")}
-    return replace(found, annotations=faultless)
+    return found._replace(annotations=faultless)
 
 
 def _foreign(node: Node) -> dict[Family, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -129,7 +128,7 @@ def test_nothing_is_pruned_while_an_object_cannot_be_told_by_name(
     node.apply(GOOD)
     node.apply(read, prune=True)
     assert [(str(item.ref), item.status) for item in node.items()] == [("sip/sip-client", "applied")]
-    node.apply(replace(read, unidentified=False), prune=True)
+    node.apply(read._replace(unidentified=False), prune=True)
     assert node.items() == []
 
 
