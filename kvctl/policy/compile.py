@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kvctl.model.memo import ByKey
 from kvctl.model.net import Address, Family, host_network
-from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, Rank
+from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, ExclusionKind, Rank
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Target, Verb
 from kvctl.policy import comments, layout
@@ -267,13 +267,16 @@ def exclusion_rules(exclusions: Iterable[Exclusion]) -> tuple[Rule, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, Rule]:
-    """Where the packet goes now, after DNAT, and where the pod aimed, before it."""
+def _exclusion_rules(exclusion: Exclusion) -> tuple[Rule, ...]:
+    """Where the packet goes now, after DNAT, and where the pod aimed, before it.
+
+    Nobody translates what goes to a group, and to ask conntrack takes five times as long as to look at the packet.
+    """
     text = comments.comment(comments.exclude_text(exclusion), exclusion.network)
-    return (
-        Rule(comment=text, target=RETURN, destination=exclusion.network),
-        Rule(comment=text, target=RETURN, original_destination=exclusion.network),
-    )
+    now = Rule(comment=text, target=RETURN, destination=exclusion.network)
+    if exclusion.kind is ExclusionKind.MULTICAST:
+        return (now,)
+    return now, Rule(comment=text, target=RETURN, original_destination=exclusion.network)
 
 
 @lru_cache(maxsize=65536)
