@@ -41,17 +41,20 @@ def find(name: str) -> str | None:
 
 
 class Running:
-    """A program that was started; `finish` waits for its end, and has to be called."""
+    """A program that was started, and reads `stdin` while its caller does something else.
+
+    `finish` waits for its end, and has to be called.
+    """
 
     def __init__(
         self, argv: Sequence[str], *, stdin: str | None = None, env: Mapping[str, str] | None = None
     ) -> None:
         self._argv = tuple(argv)
-        self._stdin = stdin
+        source = subprocess.DEVNULL if stdin is None else _file_of(stdin)
         try:
             self._process = subprocess.Popen(
                 self._argv,
-                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdin=source,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
@@ -66,6 +69,9 @@ class Running:
             raise ProcessError(
                 f"cannot run {argv[0]}: {error}", argv=argv, status=None, stderr=str(error)
             ) from error
+        finally:
+            if stdin is not None:
+                os.close(source)
 
     @property
     def pid(self) -> int:
@@ -80,7 +86,7 @@ class Running:
         """What it said; raises ProcessError when it has not ended in `deadline` seconds (it is killed then)."""
         with self._process as process:
             try:
-                stdout, stderr = process.communicate(self._stdin, timeout=deadline)
+                stdout, stderr = process.communicate(timeout=deadline)
             except subprocess.TimeoutExpired as error:
                 _end(process.pid)
                 raise ProcessError(
@@ -108,6 +114,15 @@ def run(
     A non-zero status is an answer, not an error: callers judge it.
     """
     return Running(argv, stdin=stdin, env=env).finish(deadline=deadline)
+
+
+def _file_of(text: str) -> int:
+    """A descriptor to read it from, to the end. Not a pipe, which somebody would have to fill as it empties."""
+    descriptor = os.memfd_create("stdin")
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _end(group: int) -> None:

@@ -18,6 +18,23 @@ def test_what_a_program_said_and_its_status_are_an_answer() -> None:
     assert (done.status, done.stdout, done.stderr) == (3, "text", "no\n")
 
 
+def test_a_program_reads_what_it_is_given_before_anybody_waits_for_it(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    much = "a line\n" * 100_000
+    running = proc.Running(("sh", "-c", f"cat > {there}.new; mv {there}.new {there}"), stdin=much)
+    until(there.exists)
+    assert there.read_text() == much
+    assert running.finish(deadline=20).status == 0
+
+
+def test_no_descriptor_is_left_of_what_a_program_was_given() -> None:
+    before = os.listdir("/proc/self/fd")
+    proc.run(("cat",), stdin="text", deadline=20)
+    with pytest.raises(ProcessError):
+        proc.run(("/nowhere/at/all",), stdin="text", deadline=20)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_program_that_is_not_there_is_an_error_that_names_it() -> None:
     with pytest.raises(ProcessError, match="cannot run /nowhere/at/all: "):
         proc.run(("/nowhere/at/all",), deadline=20)

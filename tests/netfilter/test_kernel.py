@@ -34,15 +34,22 @@ def _restore(backend: Backend = Backend.NFT, family: Family = Family.IPV4) -> li
 
 @pytest.mark.parametrize("backend", Backend)
 def test_a_write_is_one_restore_on_standard_input_that_waits_for_the_lock(
-    fp: FakeProcess, backend: Backend, family: Family
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: Backend, family: Family
 ) -> None:
-    fed: list[str] = []
-    asked = fp.register(_restore(backend, family), stdin_callable=fed.append)
+    heard = tmp_path / "heard"
+    program = tmp_path / "restore"
+    program.write_text(f'#!/bin/sh\n{{ echo "$LC_ALL $*"; cat; }} >> {heard}\n')
+    program.chmod(0o755)
+    asked: list[object] = []
+
+    def named(*which: object) -> str:
+        asked.append(which)
+        return str(program)
+
+    monkeypatch.setattr(kernel_module, "binary", named)
     Kernel(backend).write(family, SCRIPT)
-    assert asked.call_count() == 1
-    assert fed == [SCRIPT]
-    assert asked.first_call is not None
-    assert (asked.first_call.kwargs or {})["env"]["LC_ALL"] == "C"
+    assert heard.read_text() == "C --noflush -w 5\n" + SCRIPT
+    assert asked == [(backend, family, Role.RESTORE)]
 
 
 @pytest.mark.parametrize(
