@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kvctl.cli.output import Column, Json, note, print_json, print_table, print_yaml, printable, warning
+from kvctl.cli.output import (
+    Column,
+    Json,
+    Kind,
+    print_json,
+    print_table,
+    print_yaml,
+    printable,
+    tell,
+    warning,
+)
 from kvctl.model.net import Address
 from kvctl.model.rules import Table, table_of
 from kvctl.netfilter.diff import Change
@@ -225,13 +235,17 @@ def count_by_status(items: Sequence[Item]) -> str:
 
 def explain(items: Sequence[Item]) -> None:
     """Why items are not simply in order, on standard error: nothing is skipped in silence."""
-    for item in items:
+    tell(message for item in items for message in _explained(item))
+
+
+def _explained(item: Item) -> Iterator[tuple[Kind, str]]:
+    if item.warnings or item.reason is not None:
         where = "/".join(filter(None, (item.namespace, item.service)))
         family = f" ({item.family})" if item.family else ""
         if item.reason is not None and item.status is not Status.FOREIGN:
-            note(printable(f"{where}{family} {item.status}: {item.reason}"))
+            yield Kind.NOTE, printable(f"{where}{family} {item.status}: {item.reason}")
         for text in item.warnings:
-            warning(printable(f"{where}{family}: {text}"))
+            yield Kind.WARNING, printable(f"{where}{family}: {text}")
 
 
 def flow_text(flow: Flow) -> str:

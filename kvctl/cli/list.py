@@ -136,20 +136,32 @@ class Listing:
 def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int:
     """The list, and what is to be said of it."""
     from kvctl.cli.items import explain, print_items, report_look
-    from kvctl.cli.placing import tell_leftover
-    from kvctl.cli.source import without_errors
-    from kvctl.node.addresses import bound
-    from kvctl.reconcile.leftover import find_leftover, vips_now
 
     backend = str(found.choice.backend)
     print_items(items, output, backend=backend, node=listing.node, holders=True, ways=_ways)
     status = listing.wanted.report() if listing.wanted is not None else 0
     report_look(found, mend=listing.mend)
-    explain(without_errors(items, listing.wanted.resolution) if listing.wanted is not None else items)
-    tell_leftover(find_leftover(bound(), found, needed=vips_now(found)))
+    if listing.wanted is not None:
+        from kvctl.cli.source import without_errors
+
+        items = without_errors(items, listing.wanted.resolution)
+    explain(items)
+    _tell_leftover(found)
     if not items:
         note(f"no egress rules on this node ({backend} back end)")
     return status
+
+
+def _tell_leftover(found: Look) -> None:
+    """Which VIPs kvctl has placed for nothing; where it has placed none it costs next to nothing."""
+    from kvctl.node.addresses import bound
+
+    placed = bound()
+    if placed:
+        from kvctl.cli.placing import tell_leftover
+        from kvctl.reconcile.leftover import find_leftover, vips_now
+
+        tell_leftover(find_leftover(placed, found, needed=vips_now(found)))
 
 
 def _ways() -> WaysOut:

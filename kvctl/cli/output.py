@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import NamedTuple, TextIO
 
 import click
@@ -18,28 +17,46 @@ FORMATS = ("table", "wide", "json", "yaml")
 Json = Mapping[str, object]
 
 
+class Kind(StrEnum):
+    """What a message begins with."""
+
+    NOTE = "Note"
+    """Something to know that is no error."""
+    WARNING = "Warning"
+    """Something that may hurt."""
+    ERROR = "Error"
+    HINT = "Hint"
+
+
 def note(text: str) -> None:
     """Something to know that is no error."""
-    _say(f"Note: {text}")
+    tell([(Kind.NOTE, text)])
 
 
 def warning(text: str) -> None:
     """Something that may hurt."""
-    _say(f"Warning: {text}")
+    tell([(Kind.WARNING, text)])
 
 
 def error_message(error: KvctlError) -> None:
     """An error and its hint."""
-    _say(f"Error: {printable(error.message)}")
-    if error.hint:
-        _say(f"Hint: {printable(error.hint)}")
+    hint = [(Kind.HINT, printable(error.hint))] if error.hint else []
+    tell([(Kind.ERROR, printable(error.message)), *hint])
 
 
-def _say(text: str) -> None:
-    """A message, which a terminal breaks between words; several lines stay several."""
-    for line in text.split("\n"):
-        for part in wrapped(line, stream=sys.stderr):
-            click.echo(part, err=True)
+def tell(messages: Iterable[tuple[Kind, str]]) -> None:
+    """Messages in their order, each of which a terminal breaks between words; several lines stay several.
+
+    They are written at once: a write each takes longer than everything else that is done for them.
+    """
+    lines = [
+        part
+        for kind, text in messages
+        for line in f"{kind}: {text}".split("\n")
+        for part in wrapped(line, stream=sys.stderr)
+    ]
+    if lines:
+        click.echo("\n".join(lines), err=True)
 
 
 def input_errors(errors: Iterable[InputError]) -> None:
@@ -50,6 +67,8 @@ def input_errors(errors: Iterable[InputError]) -> None:
 
 def printable(text: str) -> str:
     """The text without anything that could move a terminal's cursor or change its colours."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -81,8 +100,13 @@ def wrapped(text: str, *, indent: int = 4, stream: TextIO | None = None) -> list
 
     Where `stream` (standard output) is no terminal it is one line, so that it can be searched for.
     """
-    is_terminal = (sys.stdout if stream is None else stream).isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else sys.maxsize
+    if not (sys.stdout if stream is None else stream).isatty():
+        return [text]
+    # These two import more than most commands need.
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
     if len(text) <= width:
         return [text]
     start = text[: len(text) - len(text.lstrip(" "))]
@@ -124,8 +148,7 @@ class Column(NamedTuple):
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Laid out for the terminal, in its colours; where there is none plain columns that awk can read."""
     if is_plain():
-        for line in plain_lines(columns, rows):
-            click.echo(line)
+        click.echo("\n".join(plain_lines(columns, rows)))
         return
     from kvctl.cli.tables import laid_out, terminal
 
@@ -140,13 +163,11 @@ def widths_of(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[
 
 def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A line a row, in columns that awk can read."""
-    widths = widths_of(columns, rows)
-    for row in ([column.title for column in columns], *rows):
-        cells = [
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        ]
-        yield "  ".join(cells).rstrip()
+    padded = []
+    for column, cells in zip(columns, zip(*([c.title for c in columns], *rows), strict=True), strict=True):
+        pad, width = str.rjust if column.right else str.ljust, max(map(len, cells))
+        padded.append([pad(cell, width) for cell in cells])
+    return ("  ".join(cells).rstrip() for cells in zip(*padded, strict=True))
 
 
 def amount(count: float) -> str:

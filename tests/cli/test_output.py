@@ -12,7 +12,7 @@ import termios
 
 import pytest
 
-from kvctl.cli.output import amount
+from kvctl.cli.output import Column, Kind, amount, plain_lines, printable, tell
 
 _PROGRAM = """
 from kvctl.cli.output import Column, print_table
@@ -169,3 +169,34 @@ def test_a_pipe_gets_columns_that_awk_can_read() -> None:
         [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.splitlines() == _PLAIN
+
+
+def test_messages_told_at_once_keep_their_order_and_their_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    tell([(Kind.NOTE, "first\nits second line"), (Kind.WARNING, "then this")])
+    assert capfd.readouterr() == ("", "Note: first\nits second line\nWarning: then this\n")
+
+
+def test_of_no_messages_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    tell([])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("gr\u00fcn \u2265 1", "gr\u00fcn \u2265 1"),
+        ("two\nlines", "two\nlines"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+    ],
+)
+def test_what_could_move_the_cursor_is_escaped_and_nothing_else(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_in_a_pipe_numbers_stand_to_the_right() -> None:
+    columns = [Column("NAME"), Column("PODS", right=True), Column("STATUS")]
+    assert list(plain_lines(columns, [["a/b", "1", "applied"], ["ns/service", "12345", "-"]])) == [
+        "NAME         PODS  STATUS",
+        "a/b             1  applied",
+        "ns/service  12345  -",
+    ]
