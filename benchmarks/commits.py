@@ -227,7 +227,7 @@ class _Ear:
 
 def _sources(tables: LegacyTables) -> set[bytes]:
     """The addresses that legacy rules name as their source: struct ipt_ip begins with src, dst and their masks."""
-    rules = (rule for _, _, chain in tables.read(Family.IPV4) for rule in chain)
+    rules = (rule for chain in tables.read(Family.IPV4).values() for rule in chain)
     return {rule[:4] for rule in rules if rule[8:12] == _WHOLE and rule.startswith(_PODS)}
 
 

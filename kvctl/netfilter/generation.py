@@ -6,6 +6,8 @@ NFT_MSG_GETGEN); `iptables-nft-restore` makes one for each COMMIT line that chan
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kvctl.errors import NetlinkError
 from kvctl.netlink import NETLINK_NETFILTER, open_netlink
 from kvctl.netlink.messages import read_attributes
@@ -35,3 +37,16 @@ def read_generation(buffer: bytearray, start: int, end: int) -> int:
 def following(number: int | None, commits: int) -> tuple[int, ...]:
     """The generations of the next `commits` commits; counted in 32 bits, round and round."""
     return () if number is None else tuple((number + each) & 0xFFFFFFFF for each in range(1, commits + 1))
+
+
+def own_commits(count: int) -> Callable[[], tuple[int, ...]]:
+    """Before a restore of so many transactions; what this returns is called after it.
+
+    It gives the generations of its commits, if from its beginning to its end nobody else has written; else none.
+    """
+    own = following(generation(), count)
+
+    def ended() -> tuple[int, ...]:
+        return own if own and generation() == own[-1] else ()
+
+    return ended

@@ -15,6 +15,7 @@ from kvctl.model.net import Family
 from kvctl.model.rules import Hook, Rule, Table
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.binaries import Backend, Role, binary, learn, named
+from kvctl.netfilter.ledger import commits_in, ledger
 from kvctl.netfilter.nft import Question, chain_names
 from kvctl.netfilter.savetext import SavedTables, is_own, parse_tables, rule_lines, snapshot_of
 from kvctl.netfilter.syntax import parse, render, tokenize
@@ -23,7 +24,6 @@ from kvctl.netfilter.syntax import parse, render, tokenize
 LOCK_SECONDS = 5
 # The process's own time-out lies above the lock's, so that the binary can tell what it waited for.
 _PROCESS_SECONDS = 60.0
-_COMMIT = "\nCOMMIT\n"
 _LEGACY_TABLES = {
     Family.IPV4: "/proc/thread-self/net/ip_tables_names",
     Family.IPV6: "/proc/thread-self/net/ip6_tables_names",
@@ -37,8 +37,8 @@ class Write(NamedTuple):
 
     backend: Backend
     family: Family
-    own: tuple[int, ...] = ()
-    """The generations of its commits, if from its beginning to its end nobody else has written (nft); else none."""
+    alone: bool = False
+    """What concerns kvctl is as it was, but for what was written: as Ledger.writes tells. False: it may not be."""
 
 
 Witness = Callable[[Write], None]
@@ -86,6 +86,17 @@ class Kernel:
 
     def start_reading(self, family: Family) -> Callable[[], SavedTables]:
         """The same in two steps, so that several can run at once; what this returns has to be called."""
+        seen = ledger().looks(self.backend, family)
+        read = self._start_reading(family)
+
+        def finish() -> SavedTables:
+            saved = read()
+            seen()
+            return saved
+
+        return finish
+
+    def _start_reading(self, family: Family) -> Callable[[], SavedTables]:
         if self.backend is Backend.LEGACY and not _legacy_tables(family):
             return SavedTables
         # Without -t: `iptables-legacy-save -t nat` would create the table (measured with 1.8.9).
@@ -168,23 +179,21 @@ class Kernel:
         argv = (path, "-w", str(LOCK_SECONDS), "-t", str(table), *arguments)
         return proc.run(argv, deadline=_PROCESS_SECONDS)
 
-    def write(self, family: Family, text: str) -> Write:
+    def write(self, family: Family, text: str, *, meanwhile: Callable[[], object] = lambda: None) -> Write:
         """One restore, each table all or nothing; raises RestoreError or NetfilterUnavailableError.
 
-        Tables are written in their order, and what fails in one leaves those before it written.
+        Tables are written in their order, and what fails in one leaves those before it written. `meanwhile` is called
+        while the binary works; what it raises is raised when that has ended.
         """
         argv = (binary(self.backend, family, Role.RESTORE), "--noflush", "-w", str(LOCK_SECONDS))
-        from kvctl.netfilter.generation import (  # netlink, which commands that look need not load
-            following,
-            generation,
-        )
-
-        by_nft = self.backend is Backend.NFT
-        ours = following(generation(), text.count(_COMMIT)) if by_nft else ()
-        done = proc.run(argv, stdin=text, deadline=_PROCESS_SECONDS)
+        ended = ledger().writes(self.backend, family, text)
+        running = proc.Running(argv, stdin=text)
+        try:
+            meanwhile()
+        finally:
+            done = running.finish(deadline=_PROCESS_SECONDS)
         if done.status == 0:
-            alone = bool(ours) and generation() == ours[-1]
-            write = Write(self.backend, family, ours if alone else ())
+            write = Write(self.backend, family, alone=ended())
             witness = _witness.get()
             if witness is not None:
                 witness(write)
@@ -193,7 +202,7 @@ class Kernel:
         if _is_unavailable(stderr):
             raise unavailable(done, f"cannot write the {family} rules")
         failed = _failed_line(stderr, text)
-        several = text.count(_COMMIT) > 1
+        several = commits_in(text) > 1
         unchanged = "the table it stopped at was not changed" if several else "nothing was changed"
         error = RestoreError(
             f"{argv[0]} refused the {family} rules (status {done.status}): {stderr or 'no reason given'}",

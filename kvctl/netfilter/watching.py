@@ -12,8 +12,7 @@ What other programs do in chains of their own is passed over, because kube-proxy
 chain to which POSTROUTING leads, and a base chain that was there before and goes, are found by the full
 comparison that the agent makes each minute.
 
-legacy: the kernel tells nothing. Every 4 s kvctl's chains and POSTROUTING of nat and mangle are read over
-getsockopt(2), 1 ms (20 ms beside 10,000 rules of others), and compared; counters do not count.
+legacy: the kernel tells nothing; see legacy_changes.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from kvctl.errors import KvctlError
+from kvctl.errors import NetlinkError
 from kvctl.model.net import Family
 from kvctl.model.rules import CHAIN_PREFIX, Hook
 from kvctl.netfilter.binaries import Backend
-from kvctl.netfilter.generation import GET_GENERATION, HEADER, read_generation
-from kvctl.netfilter.kernel import Write, witnessed
-from kvctl.netfilter.legacy_tables import Contents, LegacyTables
+from kvctl.netfilter.generation import GET_GENERATION, HEADER, own_commits, read_generation
+from kvctl.netfilter.ledger import UNWATCHED, commits_in, kept_by
+from kvctl.netfilter.legacy_changes import LegacyChanges
 from kvctl.netlink import NETLINK_NETFILTER, open_netlink
 from kvctl.netlink.messages import read_attributes
 from kvctl.netlink.news import News
@@ -55,11 +54,7 @@ _HOOKED = {(f"{hook.table}\0".encode("ascii"), f"{hook.chain}\0".encode("ascii")
 
 _GAP = 0.1
 """Seconds between two notifications."""
-_LEGACY_SECONDS = 4.0
 _MOST_OWN, _MOST_HEARD = 64, 64
-# A look that fell into a write of ours is taken later.
-_POSTPONED_SECONDS = 0.5
-_JOIN_SECONDS = 5.0
 _WHAT = "cannot hear of changes of the rules"
 
 
@@ -72,10 +67,10 @@ class RuleChanges:
     """
 
     def __init__(self, backend: Backend, notify: Callable[[], None]) -> None:
-        make = _NftChanges if backend is Backend.NFT else _LegacyChanges
+        make = _NftChanges if backend is Backend.NFT else LegacyChanges
         self._backend = backend
         self._notify = notify
-        self._changes: _NftChanges | _LegacyChanges = make(notify)
+        self._changes: _NftChanges | LegacyChanges = make(notify)
 
     def start(self) -> None:
         """Begin, in a thread; changes since this was made are told, too."""
@@ -87,27 +82,30 @@ class RuleChanges:
 
     @contextmanager
     def own_writes(self) -> Iterator[None]:
-        """The block looks at the kernel, writes by `Kernel.write` and reads again after each write.
+        """The block looks at the kernel, writes by `Kernel.write` and reads again after each write that was not alone.
 
-        After a write that nobody else disturbed (nft) its own commits are passed over, and the block need not read.
-        After every other one, before the block reads again, the generation (legacy: the contents) is noted: a change
-        by others that is older is in what is read then, a later one is told. Nothing is told while the block
-        runs. Where the last read shows that something is still wrong, or fails, the caller has to try again
-        by itself. For one thread at a time.
+        Of a write that was alone nothing is told. Before the block reads again after any other, the generation
+        (legacy: the contents) is noted: a change by others that is older is in what is read then, a later one is told.
+        Nothing is told while the block runs. Where the last read shows that something is still wrong, or fails, the
+        caller has to try again by itself. For one thread at a time.
         """
         self._changes.hold()
         try:
-            with witnessed(self._wrote):
+            with kept_by(self):
                 yield
         finally:
             if self._changes.release():
                 self._notify()
 
-    def _wrote(self, write: Write) -> None:
-        if write.backend is self._backend:
-            # Not known: then our own write is told as if it were another's.
-            with suppress(KvctlError):
-                self._changes.wrote(write)
+    def looks(self, backend: Backend, family: Family) -> Callable[[], None]:
+        """As Ledger."""
+        watched = self._changes if backend is self._backend else UNWATCHED
+        return watched.looks(backend, family)
+
+    def writes(self, backend: Backend, family: Family, text: str) -> Callable[[], bool]:
+        """As Ledger."""
+        watched = self._changes if backend is self._backend else UNWATCHED
+        return watched.writes(backend, family, text)
 
 
 class _NftChanges:
@@ -151,16 +149,32 @@ class _NftChanges:
             self._held = False
             return self._take()
 
-    def wrote(self, write: Write) -> None:
-        """What is committed now has been dealt with in its family; if that is our own alone, nothing else has."""
-        if write.own:
+    def looks(self, backend: Backend, family: Family) -> Callable[[], None]:
+        """As Ledger: every commit is heard, whenever the look was."""
+        return UNWATCHED.looks(backend, family)
+
+    def writes(self, backend: Backend, family: Family, text: str) -> Callable[[], bool]:
+        """As Ledger. If it was not alone, what is committed at its end has been dealt with in the family."""
+        ended = own_commits(commits_in(text))
+
+        def wrote() -> bool:
+            own = ended()
+            if own:
+                with self._lock:
+                    # Their messages may come later than this.
+                    self._own = set(sorted(self._own)[-_MOST_OWN:]).union(own)
+            else:
+                self._settle(family)
+            return bool(own)
+
+        return wrote
+
+    def _settle(self, family: Family) -> None:
+        # Where the kernel does not say, our own write is told as if it were another's.
+        with suppress(NetlinkError):
+            now = self._asking.ask(kind=GET_GENERATION, payload=HEADER, read=read_generation, what=_WHAT)
             with self._lock:
-                # Their messages may come later than this.
-                self._own = set(sorted(self._own)[-_MOST_OWN:]).union(write.own)
-            return
-        now = self._asking.ask(kind=GET_GENERATION, payload=HEADER, read=read_generation, what=_WHAT)
-        with self._lock:
-            self._settled[write.family] = now
+                self._settled[family] = now
 
     def hear(self, kind: int, buffer: bytearray, start: int, end: int) -> float | None:
         """As Judge."""
@@ -231,65 +245,6 @@ class _NftChanges:
             self._settled[family] = self._heard[family][-1]
         self._heard = {family: [] for family in Family}
         return bool(fresh)
-
-
-class _LegacyChanges:
-    """Looks every few seconds; for each family the contents that have been dealt with."""
-
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self._notify = notify
-        self._lock = threading.Lock()
-        self._held = False
-        self._stopping = threading.Event()
-        self._tables = LegacyTables()
-        self._settled: dict[Family, Contents | None] = {}
-        for family in Family:
-            self._settled[family] = self._tables.read(family)
-        self._thread = threading.Thread(target=self._run, name="rule-changes", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(_JOIN_SECONDS)
-        if not self._thread.is_alive():
-            self._tables.close()
-
-    def hold(self) -> None:
-        """Do not look until `release`."""
-        with self._lock:
-            self._held = True
-
-    def release(self) -> bool:
-        """The end of `hold`. What others wrote meanwhile is seen at the next look."""
-        with self._lock:
-            self._held = False
-        return False
-
-    def wrote(self, write: Write) -> None:
-        """What is in the kernel now has been dealt with in its family."""
-        with self._lock:
-            self._settled[write.family] = self._tables.read(write.family)
-
-    def _run(self) -> None:
-        seconds = _LEGACY_SECONDS
-        while not self._stopping.wait(seconds):
-            with self._lock:
-                seconds = _POSTPONED_SECONDS if self._held else _LEGACY_SECONDS
-                changed = [] if self._held else [self._look(family) for family in Family]
-            if any(changed):
-                self._notify()
-
-    def _look(self, family: Family) -> bool:
-        """Whether the contents have changed; they are dealt with then."""
-        try:
-            found: Contents | None = self._tables.read(family)
-        except KvctlError:
-            found = None  # the agent's own look says why
-        before, self._settled[family] = self._settled[family], found
-        return found is None or found != before
 
 
 def _is_ours(number: int, table: bytes | None, chain: bytes | None) -> bool:

@@ -37,6 +37,7 @@ class Site:
         self.kernel = kernel
         self._rulesets = Last(rulesets)
         self._plans = Last(_plan)
+        self._effects = Last(written)
         self.family = family
         self.snapshot = self.before = snapshot
         self._hints = hints
@@ -50,14 +51,20 @@ class Site:
         """What `ruleset`, of `target`, changes of what was found last."""
         return self._plans(ruleset, target, self.installed, self.snapshot)
 
+    def foresee(self, plan: Plan) -> None:
+        """Take apart what a look will show after `plan`; what is known by then need not be taken apart again."""
+        after = self._effects(self.snapshot, plan)
+        if after is not None:
+            decode(after, hints=self._hints)
+
     def wrote(self, plan: Plan, write: Write) -> None:
         """The kernel is as it was, but for `plan`: look again, unless that is known to be all there is to see.
 
-        It is where nobody else wrote meanwhile, and this host's binaries have shown before that what they write is
+        It is where the write was alone, and this host's binaries have shown before that what they write is
         what they read.
         """
-        after = written(self.snapshot, plan)
-        if after is not None and write.own and self._is_faithful:
+        after = self._effects(self.snapshot, plan)
+        if after is not None and write.alone and self._is_faithful:
             self.snapshot, self.installed = after, decode(after, hints=self._hints)
         else:
             self.reread(like=after)

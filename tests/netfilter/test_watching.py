@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from kvctl import proc
 from kvctl.errors import NetfilterUnavailableError
 from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family
 from kvctl.netfilter import watching as watching_module
 from kvctl.netfilter.binaries import Backend, Role, binary
 from kvctl.netfilter.kernel import Kernel, Write
-from kvctl.netfilter.legacy_tables import LegacyTables
+from kvctl.netfilter.legacy_tables import LegacyTables, comment_of
 from kvctl.netfilter.watching import RuleChanges
 from tests.marks import Marks
 
@@ -53,6 +52,7 @@ class Watched:
     backend: str
     family: Family
     changes: RuleChanges
+    directory: Path = Path()
 
     def run(self, *argv: str, stdin: str | None = None) -> None:
         done = self.namespace.run(argv, stdin=stdin)
@@ -78,14 +78,14 @@ class Watched:
         if isinstance(changes, watching_module._NftChanges):
             return changes._news._hear() is not None
         with self.namespace.entered():
-            return any([changes._look(family) for family in Family])  # noqa: C419 (looks at all)
+            return any([changes._compare(family) for family in Family])  # noqa: C419 (looks at all)
 
 
 @pytest.fixture
-def watched(namespace: Namespace, backend: str, family: Family) -> Iterator[Watched]:
+def watched(namespace: Namespace, backend: str, family: Family, tmp_path: Path) -> Iterator[Watched]:
     with namespace.entered():
         changes = RuleChanges(Backend(backend), Marks())
-    watched = Watched(namespace, backend, family, changes)
+    watched = Watched(namespace, backend, family, changes, tmp_path)
     watched.restore(OURS)
     assert watched.told()
     assert not watched.told()
@@ -195,21 +195,150 @@ def test_a_change_before_an_own_write_is_told_unless_that_is_read_anyway(watched
         assert not watched.told()
 
 
-def test_a_write_that_another_one_disturbs_knows_no_commits_of_its_own(
-    watched: Watched, monkeypatch: pytest.MonkeyPatch
+ALONE = """\
+*nat
+:KVCTL-SVC-A - [0:0]
+-A KVCTL-SVC-A -p tcp -m comment --comment "kvctl:one" -j SNAT --to-source {vip}
+-A KVCTL-SVC-A -m comment --comment "kvctl:two" -j RETURN
+COMMIT
+"""
+
+
+def look(watched: Watched) -> None:
+    """As kvctl itself does."""
+    with watched.namespace.entered():
+        Kernel(Backend(watched.backend)).read(watched.family)
+
+
+def test_a_write_that_nobody_disturbs_is_alone_and_not_told(watched: Watched) -> None:
+    with watched.changes.own_writes():
+        look(watched)
+        assert watched.write(ALONE).alone
+        assert watched.write(ALONE.replace("-p tcp ", "").replace(":one", ":other")).alone, "the next, too"
+        assert watched.write("*nat\n:KVCTL-SVC-B - [0:0]\nCOMMIT\n").alone
+        assert watched.write("*nat\n:KVCTL-SVC-B - [0:0]\n-X KVCTL-SVC-B\nCOMMIT\n").alone
+    assert not watched.told()
+    with watched.changes.own_writes():
+        assert watched.write(ALONE).alone, "without a look, because nothing happened since"
+    assert not watched.told()
+
+
+@pytest.mark.parametrize("backend", ["legacy"])
+def test_a_write_without_a_look_before_it_is_not_known_to_be_alone(watched: Watched) -> None:
+    with watched.changes.own_writes():
+        assert not watched.write(ALONE).alone
+        assert not watched.write(ALONE.replace(":one", ":other")).alone, "nor the next"
+        look(watched)
+        assert watched.write(ALONE).alone
+    assert not watched.write(ALONE.replace(":one", ":other")).alone, "nobody watches"
+
+
+FOREIGN = {
+    "in a chain of ours": "-t nat -A KVCTL-EGRESS -j RETURN",
+    "in POSTROUTING": "-t nat -A POSTROUTING -j MASQUERADE",
+    "in mangle": "-t mangle -A KVCTL-DROP -j DROP",
+    "in PREROUTING": "-t mangle -A PREROUTING -j RETURN",
+    "of a policy": "-t mangle -P POSTROUTING DROP",
+    "by a chain of ours": "-t nat -N KVCTL-NEW",
+    "by a chain renamed": "-t nat -E KVCTL-SVC-A KVCTL-SVC-B",
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_a_change_between_the_look_and_a_write_is_told_or_the_write_was_not_alone(
+    watched: Watched, change: str
 ) -> None:
-    text = "*nat\n-A KVCTL-SVC-A -j RETURN\nCOMMIT\n"
-    assert bool(watched.write(text).own) is (watched.backend == "nft")
-    run = proc.run
+    marks = _marks_of(watched)
+    with watched.changes.own_writes():
+        look(watched)
+        watched.iptables(change)
+        alone = watched.write(ALONE).alone
+    assert alone is (watched.backend == "nft")
+    assert not alone or watched.told() or len(marks) == 1
 
-    def disturbed(argv: Sequence[str], **more: Any) -> proc.Completed:
-        done = run(argv, **more)
-        other = binary(Backend(watched.backend), watched.family, Role.RULE)
-        assert run((other, "-t", "nat", "-N", "KUBE-NEW"), deadline=30).status == 0
-        return done
 
-    monkeypatch.setattr("kvctl.netfilter.kernel.proc.run", disturbed)
-    assert watched.write(text).own == ()
+def disturb(watched: Watched, monkeypatch: pytest.MonkeyPatch, *, before: str = "", after: str = "") -> None:
+    """From now on others run these commands right before the binary that writes, or right after it."""
+    restore = binary(Backend(watched.backend), watched.family, Role.RESTORE)
+    script = watched.directory / "restore"
+    script.write_text(f'#!/bin/sh\nset -e\n{before}\n{restore} "$@"\n{after}\n')
+    script.chmod(0o755)
+    monkeypatch.setattr("kvctl.netfilter.kernel.binary", lambda *_: str(script))
+
+
+def rule_command(watched: Watched, arguments: str) -> str:
+    return f"{binary(Backend(watched.backend), watched.family, Role.RULE)} -w 10 {arguments}"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_a_write_is_not_alone_if_somebody_writes_at_the_same_time(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, change: str, when: str
+) -> None:
+    with watched.changes.own_writes():
+        look(watched)
+        disturb(watched, monkeypatch, **{when: rule_command(watched, change)})
+        assert not watched.write(ALONE).alone
+
+
+@pytest.mark.parametrize(
+    "edit", ["-R KVCTL-SVC-A 2 -j RETURN", "-D KVCTL-SVC-A 1", "-F KVCTL-SVC-A", "-I KVCTL-SVC-A -j ACCEPT"]
+)
+def test_a_write_is_not_alone_if_what_it_wrote_is_changed_at_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    with watched.changes.own_writes():
+        look(watched)
+        disturb(watched, monkeypatch, after=rule_command(watched, f"-t nat {edit}"))
+        assert not watched.write(ALONE).alone
+
+
+@pytest.mark.parametrize("looks_alike", [True, False])
+def test_an_older_table_that_is_put_back_is_noticed(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, *, looks_alike: bool
+) -> None:
+    """As a program does that reads a table, edits it and writes all of it, here within a write of ours."""
+    if looks_alike:  # the rule that was wrong has the comment of the one that is right
+        watched.restore(ALONE.replace("-p tcp ", "-p udp "))
+    restore = binary(Backend(watched.backend), watched.family, Role.RESTORE)
+    saved = watched.directory / "older"
+    saved.write_text(watched.namespace.run([restore.replace("restore", "save"), "-t", "nat"]).stdout)
+    with watched.changes.own_writes():
+        look(watched)
+        disturb(watched, monkeypatch, after=f"{restore} -w 10 {saved}")
+        assert not watched.write(ALONE).alone
+
+
+def test_a_change_right_after_a_write_that_was_alone_is_told(watched: Watched) -> None:
+    marks = _marks_of(watched)
+    with watched.changes.own_writes():
+        look(watched)
+        assert watched.write(ALONE).alone
+        watched.iptables("-t nat -D KVCTL-SVC-A 1")
+    assert watched.told() or len(marks) == 1
+
+
+@pytest.mark.parametrize("backend", ["legacy"])
+def test_a_change_during_a_look_is_told_and_the_next_write_is_not_alone(watched: Watched) -> None:
+    with watched.changes.own_writes():
+        with watched.namespace.entered():
+            finish = Kernel(Backend.LEGACY).start_reading(watched.family)
+            watched.iptables("-t nat -A KVCTL-EGRESS -j RETURN")
+            finish()
+        assert not watched.write(ALONE).alone
+    with watched.changes.own_writes(), watched.namespace.entered():
+        finish = Kernel(Backend.LEGACY).start_reading(watched.family)
+        watched.iptables("-t nat -A KVCTL-EGRESS -j RETURN")
+        finish()
+    assert watched.told()
+
+
+@pytest.mark.parametrize("backend", ["legacy"])
+def test_what_was_looked_at_is_not_told(watched: Watched) -> None:
+    watched.iptables("-t nat -A KVCTL-EGRESS -j RETURN")
+    with watched.changes.own_writes():
+        look(watched)
+    assert not watched.told()
 
 
 def test_a_write_to_the_other_back_end_is_none_of_this_ones(watched: Watched) -> None:
@@ -322,7 +451,7 @@ def test_generations_are_counted_round_and_round() -> None:
 def test_watching_legacy_creates_no_table(namespace: Namespace) -> None:
     with namespace.entered():
         tables = LegacyTables()
-        assert [tables.read(family) for family in Family] == [frozenset(), frozenset()]
+        assert [tables.read(family) for family in Family] == [{}, {}]
         for path in ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"):
             if os.path.exists(path):
                 with open(path, encoding="ascii") as names:
@@ -339,23 +468,21 @@ def test_what_legacy_compares_are_the_rules_that_iptables_prints(
     watched.restore(OURS)
     with namespace.entered():
         tables = LegacyTables()
-        found = {(table, chain.decode()): rules for table, chain, rules in tables.read(family)}
+        found = tables.read(family)
     tables.close()
-    assert {key: len(rules) // 3 for key, rules in found.items() if key[0] == "mangle"}.keys() == {
-        ("mangle", "PREROUTING"),
-        ("mangle", "POSTROUTING"),
-        ("mangle", "KVCTL-DROP"),
+    assert {key: len(rules) for key, rules in found.items()} == {
+        ("nat", "POSTROUTING"): 3,
+        ("nat", "KVCTL-EGRESS"): 2,
+        ("nat", "KVCTL-SVC-A"): 1,
+        ("mangle", "PREROUTING"): 1,
+        ("mangle", "POSTROUTING"): 2,
+        ("mangle", "KVCTL-DROP"): 0,
     }
-    assert {chain for table, chain in found if table == "nat"} == {
-        "POSTROUTING",
-        "KVCTL-EGRESS",
-        "KVCTL-SVC-A",
-    }
-    jumps = found["nat", "POSTROUTING"]
-    assert [part for part in jumps if part.isupper() and part.startswith(b"K")] == [
-        b"KVCTL-EGRESS",
-        b"KUBE-POSTROUTING",
-    ]
+    ours, theirs, policy = found["nat", "POSTROUTING"]
+    assert ours.endswith(b"\0KVCTL-EGRESS")
+    assert theirs.endswith(b"\0KUBE-POSTROUTING")
+    assert policy.endswith(b"\0-2"), "ACCEPT"
+    assert [comment_of(rule) for rule in (ours, theirs, policy)] == ["kvctl:x", None, None]
 
 
 def test_a_legacy_table_that_cannot_be_read_counts_as_changed(

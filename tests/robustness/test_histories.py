@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -12,13 +12,16 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from kvctl.errors import KvctlError
+from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects, Service
 from kvctl.model.snapshot import FoundRule, Snapshot
+from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.diff import Plan
 from kvctl.netfilter.effect import written
 from kvctl.netfilter.kernel import Write
 from kvctl.netfilter.syntax import parse
+from kvctl.netfilter.watching import RuleChanges
 from kvctl.policy.annotations import WITHOUT_VIP
 from kvctl.policy.decode import Installed, decode
 from kvctl.policy.dispatch import Hints
@@ -26,6 +29,7 @@ from kvctl.reconcile import site as site_module
 from kvctl.reconcile.site import Site
 from tests.builders import DUAL_STACK, networks, objects, pod, service
 from tests.conftest import MakeNamespace
+from tests.marks import Marks
 from tests.robustness.node import Node, is_ours
 from tests.robustness.test_crash import Axe, Killed
 
@@ -41,13 +45,13 @@ PODS = tuple(
 
 
 @pytest.fixture(autouse=True)
-def a_look_shows_what_is_known_without_one(monkeypatch: pytest.MonkeyPatch, backend: str) -> Iterator[None]:
-    """After each write that nobody disturbs."""
+def a_look_shows_what_is_known_without_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After each write that was alone."""
     real = Site.wrote
     checked: list[Plan] = []
 
     def wrote(site: Site, plan: Plan, write: Write) -> None:
-        expected = written(site.snapshot, plan) if write.own else None
+        expected = written(site.snapshot, plan) if write.alone else None
         real(site, plan, write)
         if expected is not None:
             site.reread()
@@ -56,7 +60,7 @@ def a_look_shows_what_is_known_without_one(monkeypatch: pytest.MonkeyPatch, back
 
     monkeypatch.setattr(Site, "wrote", wrote)
     yield
-    assert bool(checked) is (backend == "nft")
+    assert checked
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +123,19 @@ def services(draw: st.DrawFn, name: str) -> Service:
             st.sampled_from([{}, {WITHOUT_VIP: "drop"}, {WITHOUT_VIP: "drop"}, {WITHOUT_VIP: "Drop"}])
         ),
     )
+
+
+@dataclass(frozen=True)
+class Watched(Namespace):
+    """Who enters it finds out which of his writes were alone, as an agent does."""
+
+    changes: RuleChanges
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """As Namespace."""
+        with super().entered(), self.changes.own_writes():
+            yield
 
 
 @dataclass
@@ -278,12 +295,15 @@ _STEPS = st.one_of(
 
 
 @pytest.fixture
-def nodes(make_namespace: MakeNamespace, backend: str) -> tuple[Node, Node]:
-    """Where things happen, and where nothing has happened before."""
+def nodes(make_namespace: MakeNamespace, backend: str) -> Iterator[tuple[Node, Node]]:
+    """Where things happen, watched as by an agent, and where nothing has happened before."""
     node, fresh = (Node(make_namespace(), backend=backend, settings=DUAL_STACK) for _ in range(2))
     for each in (node, fresh):
         each.namespace.batch(["link add here type veth peer name there", "link set here up"])
-    return node, fresh
+    with node.namespace.entered():
+        changes = RuleChanges(Backend(backend), Marks())
+    yield replace(node, namespace=Watched(node.namespace.name, changes)), fresh
+    changes.stop()
 
 
 @settings(
