@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kvctl import proc
+from kvctl.agent.keeper import Keeper
 from kvctl.errors import KvctlError
 from kvctl.model.net import Family
 from kvctl.model.objects import Objects
+from kvctl.netfilter import legacy_changes
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.watching import RuleChanges
-from tests.builders import objects, pod, service
+from kvctl.reconcile.look import Look
+from tests.agent.rig import running
+from tests.builders import Thing, objects, pod, service
 from tests.conftest import MakeNamespace
 from tests.marks import Marks
 from tests.robustness.foreign_rules import rules_of
-from tests.robustness.node import Node
+from tests.robustness.node import HERE, Node, as_text
 
-ONE = objects(
-    service("sip/gateway", vip=("192.168.0.245", "2001:db8::245")), pod("sip/gateway-0", "10.0.0.1")
+SERVICE = service("sip/gateway", vip=("192.168.0.245", "2001:db8::245"))
+FIRST, BOTH = pod("sip/gateway-0", "10.0.0.1"), pod("sip/gateway-1", "10.0.0.2", "fd00:10::2")
+ONE, TWO = objects(SERVICE, FIRST), objects(SERVICE, FIRST, BOTH)
+OTHER, WIDER = (
+    service("sip/other", vip="192.168.0.246", ports="udp:5060"),
+    service("sip/other", vip="192.168.0.246"),
 )
-TWO = objects(
-    service("sip/gateway", vip=("192.168.0.245", "2001:db8::245")),
-    pod("sip/gateway-0", "10.0.0.1"),
-    pod("sip/gateway-1", "10.0.0.2", "fd00:10::2"),
-)
+OTHERS = pod("sip/other-0", "10.0.0.9")
+HISTORY: list[tuple[Sequence[Thing], list[str]]] = [
+    ((SERVICE, FIRST, BOTH, pod("sip/gateway-2", "10.0.0.3")), ["iptables"]),
+    ((SERVICE, FIRST, BOTH, pod("sip/gateway-2", "10.0.9.3")), ["iptables"]),
+    ((SERVICE, FIRST, BOTH), ["iptables"]),
+    ((SERVICE, FIRST, pod("sip/gateway-1", "10.0.0.2", "fd00:10::3")), ["ip6tables"]),
+    ((SERVICE, OTHER, FIRST, BOTH, OTHERS), ["ip6tables", "iptables"]),
+    ((SERVICE, WIDER, FIRST, BOTH, OTHERS), ["iptables"]),
+    # What is left of it is removed after its connections have been dropped.
+    ((SERVICE, FIRST, BOTH), ["iptables", "iptables"]),
+    ((), ["ip6tables", "ip6tables", "iptables", "iptables"]),
+]
+"""What there is, and by whose binary it comes into the kernel."""
 DAMAGE = {
     "flush": [["-F"]],
     "flush of a chain": [["-F", "KVCTL-EGRESS"]],
@@ -125,6 +144,58 @@ def test_no_foreign_change_during_a_run_is_swallowed(watching: Watching) -> None
             with changes.own_writes():
                 failed = not _applied(node, wanted)
         assert not node.diff(wanted, prune=True).differs, number
+
+
+def test_no_foreign_change_is_swallowed_by_an_agent_that_does_not_look(
+    watching: Watching, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody flushes or adds at some moment of a round that ends without a look; soon all is right again."""
+    monkeypatch.setattr(legacy_changes, "_SECONDS", 0.1)
+    node = watching.node()
+    with running(node.namespace, settings=HERE, told=backend == "nft") as rig:
+        rig.say(SERVICE, FIRST)
+        for number in range(12):
+            pods = (FIRST, BOTH) if number % 2 == 0 else (FIRST,)
+            what = DAMAGE["flush of a chain" if number % 3 else "insert above the jump"][0]
+            breaker = threading.Timer(number * 0.008, node.iptables, args=what)
+            breaker.start()
+            rig.say(SERVICE, *pods)
+            breaker.join()
+            wanted = objects(SERVICE, *pods)
+            end = time.monotonic() + 20
+            while node.diff(wanted, prune=True).differs:
+                assert time.monotonic() < end, number
+
+
+def test_a_change_that_nobody_disturbs_takes_one_program(
+    watching: Watching, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: then the agent knows what a look would show."""
+    node = watching.node()
+    changes, marks = watching.watch(node)
+    keeper = Keeper(settings=HERE, told=backend == "nft", keep_connections=False, clock=time.monotonic)
+    programs: list[str] = []
+    start = proc.Running.__init__
+
+    def started(self: proc.Running, argv: Sequence[str], **more: Any) -> None:
+        programs.append(Path(argv[0]).name)
+        start(self, argv, **more)
+
+    def keep(source: Objects, *, read_kernel: bool = False) -> Look:
+        with node.namespace.entered(), changes.own_writes():
+            return keeper.keep(source, read_kernel=read_kernel, asked=True).applied.found
+
+    keep(objects(), read_kernel=True)
+    keep(TWO)  # a first write is looked at: do the binaries write what they read?
+    monkeypatch.setattr(proc.Running, "__init__", started)
+    for things, changed in HISTORY:
+        programs.clear()
+        found = keep(objects(*things))
+        assert sorted(programs) == [f"{name}-{backend}-restore" for name in changed]
+        known = {family: as_text(site.snapshot) for family, site in found.sites.items()}
+        seen = keep(objects(*things), read_kernel=True)
+        assert {family: as_text(site.snapshot) for family, site in seen.sites.items()} == known
+    assert len(marks) == 0
 
 
 def _applied(node: Node, source: Objects) -> bool:

@@ -12,6 +12,7 @@ from kvctl.model.net import Family
 from kvctl.model.objects import Objects
 from kvctl.model.rules import Hook
 from kvctl.model.settings import Settings
+from kvctl.model.snapshot import Snapshot
 from kvctl.netfilter.lock import namespace_lock
 from kvctl.node.host import read_host
 from kvctl.policy.resolve import resolve
@@ -148,3 +149,18 @@ def is_ours(line: str) -> bool:
         "kvctl:" in rule
         and any(rule.startswith(f"-A {hook.chain} ") and f"-j {hook.root}" in rule for hook in Hook)
     )
+
+
+def as_text(snapshot: Snapshot) -> object:
+    """All that is in it but the counters."""
+    chains = {name: [found.text for found in rules] for name, rules in snapshot.chains.items()}
+    around = {
+        table: (
+            {name: [found.text for found in rules] for name, rules in beside.hook_chains.items()},
+            beside.foreign,
+            beside.position_known,
+        )
+        for table, beside in snapshot.around.items()
+    }
+    rules = {name: [found.rule for found in rules] for name, rules in snapshot.chains.items()}
+    return chains, rules, around

@@ -30,7 +30,7 @@ from kvctl.reconcile.site import Site
 from tests.builders import DUAL_STACK, networks, objects, pod, service
 from tests.conftest import MakeNamespace
 from tests.marks import Marks
-from tests.robustness.node import Node, is_ours
+from tests.robustness.node import Node, as_text, is_ours
 from tests.robustness.test_crash import Axe, Killed
 
 LONG = bool(os.environ.get("KVCTL_LONG"))
@@ -55,7 +55,7 @@ def a_look_shows_what_is_known_without_one(monkeypatch: pytest.MonkeyPatch) -> I
         real(site, plan, write)
         if expected is not None:
             site.reread()
-            assert _as_text(expected) == _as_text(site.snapshot)
+            assert as_text(expected) == as_text(site.snapshot)
             checked.append(plan)
 
     monkeypatch.setattr(Site, "wrote", wrote)
@@ -89,21 +89,6 @@ def _contents(installed: Installed) -> object:
         (dict(part.services.items()), sorted(part.entries)) for part in (installed, installed.drops)
     )
     return own, drops, installed.exclusions, installed.retiring, installed.guards, installed.marks
-
-
-def _as_text(snapshot: Snapshot) -> object:
-    """All but the counters."""
-    chains = {name: [found.text for found in rules] for name, rules in snapshot.chains.items()}
-    around = {
-        table: (
-            {name: [found.text for found in rules] for name, rules in beside.hook_chains.items()},
-            beside.foreign,
-            beside.position_known,
-        )
-        for table, beside in snapshot.around.items()
-    }
-    rules = {name: [found.rule for found in rules] for name, rules in snapshot.chains.items()}
-    return chains, rules, around
 
 
 @st.composite
