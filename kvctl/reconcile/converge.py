@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from kvctl.errors import KvctlError
 from kvctl.model.flows import Flow
@@ -68,6 +69,7 @@ def converge(
     spared: Container[Connection] = frozenset(),
     acts: bool = True,
     pod_networks: Sequence[Network] = (),
+    meanwhile: Callable[[], object] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
     """Make every site of one family hold its target. The first site is the one whose rules act.
@@ -75,12 +77,15 @@ def converge(
     `acts`: false where another program takes the traffic before our rules can (then no connection is
     dropped for them). `check_connections`: look at connections also where no rule has to be written. `spared`:
     those that were dropped under the very same rules before; they are told, and not dropped again.
+    `meanwhile`: called while each restore runs, for what would else be done after it.
     What fails is an error of the outcome: it is no reason to leave the other family undone.
     """
     outcome = Outcome(family=sites[0][0].family)
     try:
         for site, make in sites:
-            _write_until_right(site, make, outcome, final=False, retire=drop_connections, sleep=sleep)
+            _write_until_right(
+                site, make, outcome, final=False, retire=drop_connections, meanwhile=meanwhile, sleep=sleep
+            )
         if drop_connections and (check_connections or outcome.restores):
             # Where this fails the marks stay, so that the next run finds these connections.
             here = [site for site, _ in sites]
@@ -90,7 +95,9 @@ def converge(
             )
         for site, make in sites:
             outcome.warnings += _pinned(_plan(site, make, final=True, retire=False), site)
-            _write_until_right(site, make, outcome, final=True, retire=drop_connections, sleep=sleep)
+            _write_until_right(
+                site, make, outcome, final=True, retire=drop_connections, meanwhile=meanwhile, sleep=sleep
+            )
     except KvctlError as error:
         outcome.errors.append(error)
     return outcome
@@ -119,8 +126,13 @@ def _write_until_right(
     *,
     final: bool,
     retire: bool,
+    meanwhile: Callable[[], object],
     sleep: Callable[[float], None],
 ) -> None:
+    def beside(plan: Plan) -> None:
+        site.foresee(plan)
+        meanwhile()
+
     failed_text = None
     accepted: Counter[str] = Counter()
     for attempt in range(MAX_ATTEMPTS):
@@ -134,7 +146,7 @@ def _write_until_right(
             break
         try:
             outcome.restores += 1
-            write = site.kernel.write(site.family, text)
+            write = site.kernel.write(site.family, text, meanwhile=partial(beside, plan))
             accepted[text] += 1
             failed_text = None
         except RestoreError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from kvctl.model.host import Host
@@ -83,6 +84,8 @@ def apply(
         Outcome(family=family, errors=[error]) for family, error in found.failed.items() if family in needed
     ]
     start = found.frozen()
+    # What there was is only told: a rule that is asked for does not wait for it, it is compared while that is written.
+    before = cache(lambda: compare(start, wish, scope=wish.scope))
     # All of them before anything is written: what may not be written in one family is not written in the other.
     targets = {family: target_of(found, site, wish) for family, site in found.sites.items()}
     for family, site in found.sites.items():
@@ -103,13 +106,12 @@ def apply(
                 spared=spared,
                 acts=override_at(found, site, targets[family]) is None,
                 pod_networks=wish.resolution.networks.pod[family].networks,
+                meanwhile=before,
             )
         )
     written(outcomes)
-    # What there was is compared only now: a rule that is asked for must not wait for what is only told.
-    before = compare(start, wish, scope=wish.scope)
-    after = before if start.shows_the_same_as(found) else compare(found, wish, scope=wish.scope)
-    return Applied(found=found, before=before, after=after, outcomes=outcomes)
+    after = before() if start.shows_the_same_as(found) else compare(found, wish, scope=wish.scope)
+    return Applied(found=found, before=before(), after=after, outcomes=outcomes)
 
 
 def flush(

@@ -173,3 +173,28 @@ def test_what_has_been_started_is_waited_for_once_also_where_nobody_asks(
     with pytest.raises(ZeroDivisionError), reading_everything():
         raise ZeroDivisionError
     assert len(finished) == 2
+
+
+@pytest.fixture
+def slow_restore(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Restores end when somebody has written a file there, which they take away."""
+    program = tmp_path / "restore"
+    program.write_text(f"#!/bin/sh\nuntil rm {tmp_path}/go 2>/dev/null; do sleep 0.01; done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(kernel_module, "binary", lambda *which: str(program))
+    return tmp_path / "go"
+
+
+def test_while_the_binary_works_something_else_can_be_done(slow_restore: Path) -> None:
+    Kernel(Backend.LEGACY).write(Family.IPV4, SCRIPT, meanwhile=slow_restore.touch)
+    assert not slow_restore.exists()
+
+
+def test_what_fails_beside_a_write_is_told_when_that_has_ended(slow_restore: Path) -> None:
+    def fail() -> None:
+        slow_restore.touch()
+        raise ProcessError("no", argv=(), status=None, stderr="")
+
+    with pytest.raises(ProcessError, match="no"):
+        Kernel(Backend.LEGACY).write(Family.IPV4, SCRIPT, meanwhile=fail)
+    assert not slow_restore.exists()

@@ -1,4 +1,4 @@
-"""When a run tells that the rules are as they will be: once they are in the kernel, before it looks what changed."""
+"""When a run tells that the rules are as they will be: once they are in the kernel, before it looks what there is now."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def its(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(Worker(lab), monkeypatch)
 
 
-def test_it_is_told_when_the_rules_of_both_families_are_in_and_before_anything_is_compared(its: Run) -> None:
+def test_it_is_told_when_the_rules_of_both_families_are_in(its: Run) -> None:
     applied = its.apply(*ASKED)
-    assert its.steps == ["written", "compared", "compared"]
+    # What there was is compared while the first of them are written: once, and as it was.
+    assert its.steps == ["compared", "written", "compared"]
     assert its.rules == [set(Family)]
-    # What there was is compared as it was, though only now.
     assert (bool(applied.before.changes()), bool(applied.after.changes())) == (True, False)
 
 
@@ -80,7 +80,13 @@ def test_it_is_told_when_they_are_away_and_when_there_was_nothing_to_write(its: 
     assert its.apply(*ASKED).restores == 0
     its.apply()
     assert its.rules == [set(Family), set(Family), set()]
-    assert its.steps == ["written", "compared", "compared"]
+    assert its.steps == ["compared", "written", "compared"]
+
+
+def test_where_nothing_is_written_it_is_told_before_anything_is_compared(its: Run) -> None:
+    its.apply(*ASKED)
+    its.apply(*ASKED)
+    assert its.steps == ["written", "compared"]
 
 
 def test_it_is_told_what_could_not_be_written(its: Run) -> None:
