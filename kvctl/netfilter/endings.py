@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from kvctl.errors import NetlinkError
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Family
-from kvctl.netfilter.conntrack import flow_reader
+from kvctl.netfilter.conntrack_messages import flow_reader
 from kvctl.netlink import NETLINK_NETFILTER, open_netlink
 
 _GROUP_DESTROY = 3

@@ -26,6 +26,7 @@ from kvctl.lab.traffic import Connection
 from kvctl.model.flows import Flow, Tuple
 from kvctl.model.net import Address, Family, Network, parse_address, parse_network
 from kvctl.netfilter import conntrack
+from kvctl.netfilter.conntrack_messages import flow_reader
 from kvctl.netlink import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL, open_netlink
 from kvctl.netlink.messages import attribute, nested
 
@@ -455,7 +456,7 @@ def entry(*parts: bytes) -> bytearray:
 
 def read(message: bytearray, *sources: str) -> Flow | None:
     networks: list[Network] = [parse_network(s) for s in sources]
-    reader = conntrack.flow_reader(family=Family.IPV4, sources=networks, reply_destinations=[])
+    reader = flow_reader(family=Family.IPV4, sources=networks, reply_destinations=[])
     return reader(message, 0, len(message))
 
 
