@@ -112,7 +112,8 @@ def judge_of(
 
     `may_masquerade_as`: whether the host itself may send with this source.
     """
-    everything = (acting, *before)
+    # Where nothing was written they are one and the same.
+    everything = {id(part): part for part in (acting, *before)}.values()
     policies, unsure = _policies_by_pod(acting)
     dropped, unsure_dropped = _policies_by_pod(acting.drops)
     vips = frozenset(
