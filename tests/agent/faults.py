@@ -169,14 +169,12 @@ def harm(choose: Choose, *, kinds: Sequence[str] = (*HARMS, "clumsy")) -> Step:
     return Harm(choose(kinds), choose(tuple(Family)), choose(range(24)))
 
 
-def clumsy(
-    world: World, write: Callable[[Kernel, Family, str], Write]
-) -> Callable[[Kernel, Family, str], Write]:
+def clumsy(world: World, write: Callable[..., Write]) -> Callable[..., Write]:
     """`Kernel.write` that fails as `world.clumsiness` says, once for each word of it."""
 
-    def clumsily(kernel: Kernel, family: Family, text: str) -> Write:
+    def clumsily(kernel: Kernel, family: Family, text: str, **more: object) -> Write:
         if not world.clumsiness:
-            return write(kernel, family, text)
+            return write(kernel, family, text, **more)
         how = world.clumsiness.pop(0)
         if how == "refused":
             error = RestoreError("the table changed meanwhile", argv=("restore",), status=4, stderr="")

@@ -190,11 +190,11 @@ def test_a_write_that_fails_is_tried_again_from_a_fresh_look(
     real = Kernel.write
     refused: list[str] = []
 
-    def write(self: Kernel, family: Family, text: str) -> Write:
+    def write(self: Kernel, family: Family, text: str, *, meanwhile: Callable[[], object]) -> Write:
         if len(refused) < 3:
             refused.append(text)
             raise KvctlError("somebody pulled the plug")
-        return real(self, family, text)
+        return real(self, family, text, meanwhile=meanwhile)
 
     monkeypatch.setattr(Kernel, "write", write)
     done = rig.say(SERVICE, POD)

@@ -51,9 +51,12 @@ class Axe:
         """Let every change come by here."""
         write, delete = Kernel.write, conntrack.delete_all
 
-        def guarded_write(kernel: Kernel, family: Family, text: str) -> Write:
+        def guarded_write(
+            kernel: Kernel, family: Family, text: str, *, meanwhile: Callable[[], object]
+        ) -> Write:
             if self.at == 0:
                 raise Killed
+            meanwhile()
             # The tables of one script are written one after the other, and a kill may come between.
             for section in text.split("COMMIT\n")[:-1]:
                 done = write(kernel, family, f"{section}COMMIT\n")
