@@ -2,8 +2,8 @@
 
 Every write is followed by a fresh look, and the loop ends when there is nothing left to write: what a
 write lost (legacy's whole-table replacement can lose one without telling, facts of 1.8.9) or another
-program undid is found at once. Where the kernel itself says that nothing else has happened (nft, `Site.wrote`),
-what a look would show is known without one.
+program undid is found at once. Where it is known that nothing else has happened (`Site.wrote`), what a look would
+show is known without one.
 """
 
 from __future__ import annotations
