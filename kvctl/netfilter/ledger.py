@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
 
 from kvctl.model.net import Family
 from kvctl.netfilter.binaries import Backend
@@ -17,11 +16,15 @@ from kvctl.netfilter.binaries import Backend
 _COMMIT = "\nCOMMIT\n"
 
 
-class Ledger(Protocol):
-    """Who is told of all that a thread looks at and writes. Neither call raises, nor does what it returns."""
+class Ledger:
+    """Is told of all that a thread looks at and writes; this one watches nothing, and says what can be said anyway.
+
+    Neither method raises KvctlError, nor does what it returns.
+    """
 
     def looks(self, backend: Backend, family: Family) -> Callable[[], None]:
         """A look begins; what this returns is called when it has ended."""
+        return _nothing
 
     def writes(self, backend: Backend, family: Family, text: str) -> Callable[[], bool]:
         """A restore of `text` begins; what this returns is called when it has gone through.
@@ -29,17 +32,6 @@ class Ledger(Protocol):
         It says whether the rules that concern kvctl are now, but for `text`, what they were: in nft from the beginning
         of the restore to its end, in legacy since the last look, or since the last write that was alone.
         """
-
-
-class _Unwatched:
-    """Nobody watches: what can be told anyway."""
-
-    def looks(self, backend: Backend, family: Family) -> Callable[[], None]:
-        """As Ledger."""
-        return _nothing
-
-    def writes(self, backend: Backend, family: Family, text: str) -> Callable[[], bool]:
-        """As Ledger."""
         if backend is Backend.LEGACY:
             return _unknown
         from kvctl.netfilter.generation import own_commits  # netlink, which commands that look need not load
@@ -60,7 +52,7 @@ def _unknown() -> bool:
     return False
 
 
-UNWATCHED = _Unwatched()
+UNWATCHED = Ledger()
 _ledger: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
 
 

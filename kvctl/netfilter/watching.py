@@ -26,7 +26,7 @@ from kvctl.model.net import Family
 from kvctl.model.rules import CHAIN_PREFIX, Hook
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.generation import GET_GENERATION, HEADER, own_commits, read_generation
-from kvctl.netfilter.ledger import UNWATCHED, commits_in, kept_by
+from kvctl.netfilter.ledger import UNWATCHED, Ledger, commits_in, kept_by
 from kvctl.netfilter.legacy_changes import LegacyChanges
 from kvctl.netlink import NETLINK_NETFILTER, open_netlink
 from kvctl.netlink.messages import read_attributes
@@ -58,7 +58,7 @@ _MOST_OWN, _MOST_HEARD = 64, 64
 _WHAT = "cannot hear of changes of the rules"
 
 
-class RuleChanges:
+class RuleChanges(Ledger):
     """Calls `notify` when another program has changed rules of the back end that concern kvctl.
 
     At once and at most each 0.1 s with nft, within about 4 s with legacy. What is written in a block of
@@ -108,7 +108,7 @@ class RuleChanges:
         return watched.writes(backend, family, text)
 
 
-class _NftChanges:
+class _NftChanges(Ledger):
     """Hears commits; for each family the last one that concerns us, and the last one that has been dealt with."""
 
     def __init__(self, notify: Callable[[], None]) -> None:
@@ -148,10 +148,6 @@ class _NftChanges:
         with self._lock:
             self._held = False
             return self._take()
-
-    def looks(self, backend: Backend, family: Family) -> Callable[[], None]:
-        """As Ledger: every commit is heard, whenever the look was."""
-        return UNWATCHED.looks(backend, family)
 
     def writes(self, backend: Backend, family: Family, text: str) -> Callable[[], bool]:
         """As Ledger. If it was not alone, what is committed at its end has been dealt with in the family."""
