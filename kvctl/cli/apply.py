@@ -22,7 +22,7 @@ from kvctl.errors import KvctlError
 from kvctl.model.net import Address
 from kvctl.model.text import plural
 from kvctl.node.addresses import Bound, bound
-from kvctl.node.routing import read_routing
+from kvctl.node.routing import read_own_routing
 from kvctl.reconcile.changed import action_on, changed_items, taken_over
 from kvctl.reconcile.leftover import find_leftover, vips_now
 from kvctl.reconcile.report import Item
@@ -120,7 +120,7 @@ def _leftover(applied: Applied, *, scope: Scope, needed: Collection[Address]) ->
 def routing_now() -> frozenset[object]:
     """The routes and routing rules of kvctl's; none where they cannot be read, which a run tells by itself."""
     try:
-        found = read_routing()
+        found = read_own_routing()
     except KvctlError:
         return frozenset()
     return frozenset((*found.rules, *found.routes))

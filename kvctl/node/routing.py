@@ -6,7 +6,7 @@ What they are: routing_plan. Over rtnetlink, rtnetlink(7), in the network namesp
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from kvctl.errors import KvctlError, NetlinkError
 from kvctl.model.net import Family
@@ -39,18 +39,32 @@ _ABSENT = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.ENOENT)
 
 def read_routing(space: MarkSpace = DEFAULT_SPACE) -> Found:
     """What the kernel says now; raises NetlinkError. Needs no privilege."""
+    tables = frozenset(space.table(mark) for mark in space.marks)
+    rules, routes = _read(tables)
+    in_the_way = (
+        *_rules_in_the_way((seen.rule for seen in rules if seen.protocol != MARK), space=space),
+        *_routes_in_the_way((seen.route for seen in routes if not _is_ours(seen)), space=space),
+    )
+    return _found(rules, routes)._replace(in_the_way=in_the_way)
+
+
+def read_own_routing() -> Found:
+    """The same of ours alone: whether others are in the way takes a question for each table."""
+    return _found(*_read(frozenset()))
+
+
+def _read(tables: Collection[int]) -> tuple[list[SeenRule], set[SeenRoute]]:
     what = "cannot read the routing rules of this host"
     with open_netlink(protocol=NETLINK_ROUTE, what=what) as netlink:
         rules = [seen for family in Family for seen in _rules(netlink, family=family, what=what)]
-        routes = {seen for family in Family for seen in _routes(netlink, family, space=space, what=what)}
-    ours = sorted((_named(seen.route) for seen in routes if _is_ours(seen)), key=str)
+        routes = {seen for family in Family for seen in _routes(netlink, family, tables=tables, what=what)}
+    return rules, routes
+
+
+def _found(rules: Collection[SeenRule], routes: Iterable[SeenRoute]) -> Found:
     return Found(
         rules=tuple(seen for seen in rules if seen.protocol == MARK),
-        routes=tuple(ours),
-        in_the_way=(
-            *_rules_in_the_way((seen.rule for seen in rules if seen.protocol != MARK), space=space),
-            *_routes_in_the_way((seen.route for seen in routes if not _is_ours(seen)), space=space),
-        ),
+        routes=tuple(sorted((_named(seen.route) for seen in routes if _is_ours(seen)), key=str)),
         tells_protocol=not rules or any(seen.protocol is not None for seen in rules),
     )
 
@@ -87,10 +101,9 @@ def _rules(netlink: Netlink, *, family: Family, what: str) -> list[SeenRule]:
         raise
 
 
-def _routes(netlink: Netlink, family: Family, *, space: MarkSpace, what: str) -> list[SeenRoute]:
-    """All routes of ours, and of anybody in the tables of `space`."""
+def _routes(netlink: Netlink, family: Family, *, tables: Collection[int], what: str) -> list[SeenRoute]:
+    """All routes of ours, and of anybody in `tables`."""
     queries = [route_query(family, protocol=MARK)]
-    tables = {space.table(mark) for mark in space.marks}
     queries += [route_query(family, table=table) for table in sorted(tables)]
     found: list[SeenRoute] = []
     for query in queries:

@@ -18,7 +18,7 @@ from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Mark
 from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way, way_name
-from kvctl.node.routing import carry_out, read_routing
+from kvctl.node.routing import carry_out, read_own_routing, read_routing
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
 from kvctl.node.sysctls import checks
 from kvctl.policy.annotations import GATEWAY, Annotations, Problem, read_annotations
@@ -49,7 +49,7 @@ class Led(NamedTuple):
 
     def plan(self, *, whole: bool = True) -> RoutingPlan:
         """What differs from it in the kernel; not `whole`: what is there besides stays. Raises KvctlError."""
-        found = plan(self.ways, read_routing(self.space), exclusions=self.exclusions, space=self.space)
+        found = plan(self.ways, read_own_routing(), exclusions=self.exclusions, space=self.space)
         return found if whole else found._replace(remove_leads=(), remove_guards=(), remove_routes=())
 
     def open(self) -> list[KvctlError]:
@@ -70,7 +70,7 @@ class Led(NamedTuple):
 def sweep(space: MarkSpace = DEFAULT_SPACE) -> list[KvctlError]:
     """Remove every way: nothing is marked any more."""
     try:
-        return carry_out(plan((), read_routing(space), exclusions={}, space=space))
+        return carry_out(plan((), read_own_routing(), exclusions={}, space=space))
     except KvctlError as error:
         return [error]
 

@@ -19,7 +19,7 @@ from kvctl.model.way import DEFAULT_SPACE, MarkSpace, Way
 from kvctl.netlink import NETLINK_ROUTE, Netlink, open_netlink
 from kvctl.node import routing
 from kvctl.node.host import read_host
-from kvctl.node.routing import carry_out, read_routing
+from kvctl.node.routing import carry_out, read_own_routing, read_routing
 from kvctl.node.routing_plan import Found, RoutingPlan, plan
 from kvctl.policy.ways import shut_way, way_of
 from tests.builders import networks
@@ -80,9 +80,11 @@ def converge(
 ) -> RoutingPlan:
     """Make the kernel so; what was done for it."""
     done = plan(wanted, read_routing(space), exclusions=exclusions, space=space)
+    assert done == plan(wanted, read_own_routing(), exclusions=exclusions, space=space)
     assert carry_out(done) == []
-    again = plan(wanted, read_routing(space), exclusions=exclusions, space=space)
+    again = plan(wanted, read_own_routing(), exclusions=exclusions, space=space)
     assert not again, again.lines()
+    assert read_own_routing() == read_routing(space)._replace(in_the_way=())
     return done
 
 
