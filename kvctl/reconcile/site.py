@@ -37,7 +37,7 @@ class Site:
         self.kernel = kernel
         self._rulesets = Last(rulesets)
         self._plans = Last(_plan)
-        self._effects = Last(written)
+        self._effects = Last(written, size=1)
         self.family = family
         self.snapshot = self.before = snapshot
         self._hints = hints
