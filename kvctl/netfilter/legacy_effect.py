@@ -18,7 +18,7 @@ _COMMENT = re.compile(r'-m comment --comment "(' + re.escape(COMMENT_PREFIX) + r
 
 
 class _Written(NamedTuple):
-    """A rule that the restore adds: its bytes are not known, but its comment has a hash of all that is in it."""
+    """A rule that the restore adds: its bytes are not known, but its comment has a hash of what it is for."""
 
     comment: str
 
