@@ -29,7 +29,7 @@ from kvctl.cluster.connection import open_connection
 from kvctl.cluster.pace import Pace
 from kvctl.cluster.watched import WatchedCluster
 from kvctl.model.net import Family
-from kvctl.netfilter import watching
+from kvctl.netfilter import legacy_changes
 from kvctl.netfilter.kernel import Kernel
 from kvctl.netfilter.watching import RuleChanges
 from kvctl.node.changes import HostChanges
@@ -184,8 +184,8 @@ def nodes(make_namespace: MakeNamespace, backend: str) -> tuple[Node, Node]:
 @pytest.fixture
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Legacy's rules are looked at, and rounds that failed are made again, without much waiting."""
-    monkeypatch.setattr(watching, "_LEGACY_SECONDS", 0.2)
-    monkeypatch.setattr(watching, "_POSTPONED_SECONDS", 0.05)
+    monkeypatch.setattr(legacy_changes, "_SECONDS", 0.2)
+    monkeypatch.setattr(legacy_changes, "_POSTPONED_SECONDS", 0.05)
     monkeypatch.setattr(agent_module, "FIRST_RETRY", 0.05)
     monkeypatch.setattr(agent_module, "LONGEST_RETRY", 0.2)
 
