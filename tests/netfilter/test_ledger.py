@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
 
+from kvctl import proc
 from kvctl.lab.netns import Namespace
 from kvctl.model.net import Family
+from kvctl.netfilter import kernel
 from kvctl.netfilter.binaries import Backend
 from kvctl.netfilter.kernel import Kernel, RestoreError, read_everything
 from kvctl.netfilter.ledger import UNWATCHED, Ledger, commits_in, kept_by, ledger
@@ -37,10 +40,10 @@ class Book(Ledger):
 
 
 def test_who_watches_is_told_of_each_look_and_write_and_judges_it(namespace: Namespace, backend: str) -> None:
-    kernel, book = Kernel(Backend(backend)), Book(alone=backend == "legacy")
+    book = Book(alone=backend == "legacy")
     with namespace.entered(), kept_by(book):
-        assert kernel.write(Family.IPV4, ONE).alone is book.alone
-        kernel.read(Family.IPV6)
+        assert Kernel(Backend(backend)).write(Family.IPV4, ONE).alone is book.alone
+        Kernel(Backend(backend)).read(Family.IPV6)
     assert book.told == [
         ("writes", backend, ONE),
         ("wrote", backend, ONE),
@@ -75,3 +78,9 @@ def test_where_nobody_watches_only_nft_knows_who_was_alone(namespace: Namespace,
 def test_every_table_of_a_restore_is_a_transaction() -> None:
     assert commits_in(ONE) == 1
     assert commits_in(ONE + ONE.replace("nat", "mangle")) == 2
+
+
+def test_who_only_looks_loads_nothing_that_judges_writes() -> None:
+    judges = {"kvctl.netlink", "kvctl.netfilter.generation", "kvctl.netfilter.legacy_tables", "ctypes"}
+    code = f"import sys, {kernel.__name__}; print(sorted({judges} & set(sys.modules)))"
+    assert proc.run((sys.executable, "-c", code), deadline=30).stdout == "[]\n"
