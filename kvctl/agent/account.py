@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +87,15 @@ def failed_round(
 def _turns(
     applied: Applied, flows: Sequence[Flow], *, previous: Round | None, resolution: Resolution
 ) -> Iterable[Turn]:
-    last = {Subject(i.ref, i.family): i for i in previous.items if i.ref} if previous is not None else {}
-    found = {Subject(i.ref, i.family): i for i in applied.before.items if i.ref}
-    items = [item for item in changed_items(applied) if item.ref is not None]
+    known = previous.items if previous is not None else ()
+    items = _to_tell(applied, flows, known=known)
+    if not items:
+        return
+    refs = {item.ref for item in items if item.ref is not None}
+    last, found = _by_subject(known, refs), _by_subject(applied.before.items, refs)
     dropped = _dropped(flows, (*items, *applied.before.items))
-    asked_before = _asked(previous.resolution) if previous is not None and items else {}
-    asked = _asked(resolution) if items else {}
+    asked_before = _asked(previous.resolution if previous is not None else None, refs)
+    asked = _asked(resolution, refs)
     for item in items:
         assert item.ref is not None
         subject = Subject(item.ref, item.family)
@@ -113,15 +116,27 @@ def _turns(
             yield turn
 
 
-def _asked(resolution: Resolution | None) -> Mapping[Subject, EgressPolicy]:
-    """What the rules of each Service are to do."""
+def _to_tell(applied: Applied, flows: Sequence[Flow], *, known: Sequence[Item]) -> list[Item]:
+    """The items that there may be something to tell of: not the very ones of the round before, if nothing happened."""
+    at_rest = {id(item) for item in known if not item.changes} if not flows else frozenset[int]()
+    return [item for item in changed_items(applied) if id(item) not in at_rest and item.ref is not None]
+
+
+def _by_subject(items: Iterable[Item], refs: Container[ServiceRef]) -> Mapping[Subject, Item]:
+    """The items of these Services."""
+    # A ServiceRef is equal to the pair that it is.
+    return {Subject(i.ref, i.family): i for i in items if (i.namespace, i.service) in refs and i.ref}
+
+
+def _asked(resolution: Resolution | None, refs: Container[ServiceRef]) -> Mapping[Subject, EgressPolicy]:
+    """What the rules of these Services are to do."""
     if resolution is None:
         return {}
     policies = (
         *(wanted.policy for wanted in resolution.wanted),
         *(skip.drop for skip in resolution.skipped if skip.drop is not None),
     )
-    return {Subject(policy.ref, policy.family): policy for policy in policies}
+    return {Subject(policy.ref, policy.family): policy for policy in policies if policy.ref in refs}
 
 
 def _asks_the_same(before: Item, item: Item) -> bool:
@@ -163,6 +178,8 @@ def _disagreements(items: Iterable[Item], wish: Wish) -> Mapping[ServiceRef, str
     found: dict[ServiceRef, str] = {}
     for item in items:
         if item.ref is None or item.vip is None or item.status is Status.SKIPPED:
+            continue
+        if not wish.resolution.has_evidence(item.ref):
             continue
         evidence = wish.resolution.evidence(item.ref, node=wish.settings.this_node)
         if not evidence.announced and evidence.vip_host is None:

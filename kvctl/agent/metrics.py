@@ -41,6 +41,10 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each: nothing reads them
         self._registry = CollectorRegistry()
         self._begun_last: dict[Subject, int] = {}
+        self._counted: Mapping[int, Item] = {}
+        """By their identity: the items of the last round."""
+        self._away: set[Subject] = set()
+        """Whose connections were counted and who has no item any more."""
         self._flows = flows or FlowCollector(clock=clock)
         self.leases = LeaseCollector(clock=clock)
         self._make()
@@ -150,19 +154,34 @@ class Metrics:
 
     def _count_connections(self, done: Round) -> None:
         """A rule that is written anew counts from 0: then what it shows has come since."""
+        before, self._counted = self._counted, {id(item): item for item in done.items}
+        # What is the very same as in the last round shows what it showed then.
+        found = [item for item in done.before if id(item) not in before]
+        fresh = [item for key, item in self._counted.items() if key not in before]
         # First as it was found, then as it is now: a rule that this round rewrote loses nothing.
-        for subject, shown in (*_counters(done.before), *_counters(done.items)):
+        for subject, shown in _counters((*found, *fresh)):
             last = self._begun_last.get(subject, 0)
             self._begun.labels(*_labels(subject)).inc(shown - last if shown >= last else shown)
             self._begun_last[subject] = shown
+        gone = (item for key, item in before.items() if key not in self._counted)
+        self._away.update(subject for subject, _ in _counters((*found, *gone)))
+        if self._away:
+            self._forget(done)
+
+    def _forget(self, done: Round) -> None:
+        """Who has no item begins anew when it comes back; a Service that is no more is forgotten."""
         present = done.resolution.present if done.resolution is not None else frozenset()
-        here = {subject for subject, _ in _counters(done.items)}
-        for subject in [s for s in self._begun_last if s not in here]:
+        refs = {subject.ref for subject in self._away}
+        # A ServiceRef is equal to the pair that it is.
+        named = (item for item in done.items if (item.namespace, item.service) in refs)
+        self._away.difference_update(subject for subject, _ in _counters(named))
+        for subject in self._away:
             self._begun_last[subject] = 0
-            if subject.ref not in present:
-                # A Service that is no more: its series must not stay for the life of the agent.
-                del self._begun_last[subject]
-                self._begun.remove(*_labels(subject))
+        for subject in [subject for subject in self._away if subject.ref not in present]:
+            # Its series must not stay for the life of the agent.
+            self._away.remove(subject)
+            del self._begun_last[subject]
+            self._begun.remove(*_labels(subject))
 
 
 def _counters(items: Iterable[Item]) -> Iterable[tuple[Subject, int]]:

@@ -18,7 +18,7 @@ _FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
 
 
 def find_override(
-    *, backend: Backend, family: Family, pods: Sequence[Network], nft_chains: str, later_too: bool = False
+    *, backend: Backend, family: Family, pods: Iterable[Network], nft_chains: str, later_too: bool = False
 ) -> str | None:
     """A base chain that may take the traffic of `pods` before our rules see it, in words.
 
@@ -32,11 +32,13 @@ def find_override(
             own = chain if backend is Backend.NFT else None
         else:
             rivals.append(chain)
-    handles = _table_handles() if rivals else {}
+    if not rivals:
+        return None
+    handles, networks = _table_handles(), list(dict.fromkeys(pods))
     for chain in rivals:
         table = (chain["family"], chain["table"])
         first = chain["prio"] < _SRCNAT or (chain["prio"] == _SRCNAT and _is_later(chain, own, handles))
-        if (first or later_too) and _takes(table, chain["name"], pods):
+        if (first or later_too) and _takes(table, chain["name"], networks):
             if not first:
                 return f"nft chain {chain['name']} of table {table[0]} {table[1]} translates what iptables does not"
             return (

@@ -12,7 +12,8 @@ from kvctl.model.objects import Service
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.cidrs import ClusterNetworks
-from kvctl.policy.holder import Evidence, evidence_of
+from kvctl.policy.compile import Entry, entries_of
+from kvctl.policy.holder import VIP_HOST, Evidence, evidence_of
 from kvctl.policy.pods import PodIndex
 from kvctl.policy.verdict import Skipped, Wanted
 from kvctl.policy.vips import Claim, VipRules
@@ -40,13 +41,29 @@ class Resolution:
     idle: Mapping[ServiceRef, tuple[Skipped, ...]] = field(default_factory=dict)
     """Services that ask, and of which this node has no pod: not in `skipped` where only this node is of interest."""
 
-    def policies(self, family: Family) -> list[EgressPolicy]:
-        """The policies of one family."""
-        return [wanted.policy for wanted in self.wanted if wanted.policy.family is family]
+    def policies(self, family: Family) -> tuple[EgressPolicy, ...]:
+        """The policies of one family; the very same value each time."""
+        return self._policies[family]
 
-    def drops(self, family: Family) -> list[EgressPolicy]:
+    def entries(self, family: Family) -> tuple[Entry, ...]:
+        """The jumps of their pods; the very same value each time."""
+        return self._entries[family]
+
+    @cached_property
+    def _policies(self) -> Mapping[Family, tuple[EgressPolicy, ...]]:
+        policies = [wanted.policy for wanted in self.wanted]
+        return {family: tuple(p for p in policies if p.family is family) for family in Family}
+
+    @cached_property
+    def _entries(self) -> Mapping[Family, tuple[Entry, ...]]:
+        return {
+            family: tuple(item for policy in policies for item in entries_of(policy))
+            for family, policies in self._policies.items()
+        }
+
+    def drops(self, family: Family) -> tuple[EgressPolicy, ...]:
         """What is dropped in one family, because the VIP is not here."""
-        return [skip.drop for skip in self.skipped if skip.drop is not None and skip.family is family]
+        return tuple(skip.drop for skip in self.skipped if skip.drop is not None and skip.family is family)
 
     def skips(self, ref: ServiceRef) -> tuple[Skipped, ...]:
         """Why a Service has nothing rewritten, in some family or in all."""
@@ -67,6 +84,11 @@ class Resolution:
     def asks(self, ref: ServiceRef) -> bool:
         """Whether a Service asks for egress, whether it can have it or not."""
         return ref in self.asking or ref in self.idle
+
+    def has_evidence(self, ref: ServiceRef) -> bool:
+        """Whether anybody says who holds the VIP of a Service, true or not."""
+        service = self.services.get(ref)
+        return ref in self.announced or (service is not None and VIP_HOST in service.annotations)
 
     def evidence(self, ref: ServiceRef, *, node: str | None) -> Evidence:
         """What is said about who holds the VIP of a Service; `node` is the name of this one."""

@@ -30,31 +30,46 @@ class Action(StrEnum):
 
 def changed_items(applied: Applied) -> list[Item]:
     """The items as they are now, each with the changes that made it so."""
-    changes: dict[tuple[ServiceRef | None, Family | None], list[Change]] = defaultdict(list)
+    changes: dict[_Key, list[Change]] = defaultdict(list)
     for item in applied.before.items:
-        changes[item.ref, item.family] += item.changes or ()
-    now = {(item.ref, item.family) for item in applied.after.items}
+        if item.changes:
+            changes[_key(item)] += item.changes
+    now = {_key(item) for item in applied.after.items} if changes else set()
     gone = [
         item._replace(
             status=Status.SKIPPED if item.status is Status.ORPHANED else item.status, connections=None
         )
         for item in applied.before.items
-        if item.changes and (item.ref, item.family) not in now
+        if item.changes and _key(item) not in now
     ]
     refs_gone = {item.ref for item in gone}
     items = [
-        item._replace(changes=tuple(changes[item.ref, item.family]) if item.ref is not None else ())
+        _with_changes(item, changes.get(_key(item), ()))
         for item in applied.after.items
         # Refused before its families are known, and said better by the family that lost its rules.
         if item.family is not None or item.ref not in refs_gone
     ]
-    return in_order([*items, *gone])
+    return in_order([*items, *gone]) if gone else items
+
+
+_Key = tuple[str | None, str | None, Family | None]
+
+
+def _key(item: Item) -> _Key:
+    return (item.namespace, item.service, item.family)
+
+
+def _with_changes(item: Item, changes: Sequence[Change]) -> Item:
+    """The very same item where it says so already: whoever keeps the last one sees at once that nothing happened."""
+    its = tuple(changes) if item.ref is not None else ()
+    return item if item.changes == its else item._replace(changes=its)
 
 
 def action_on(item: Item, applied: Applied) -> Action | None:
     """What happened to an item of `changed_items`; None: nothing."""
-    untried = not applied.restores and not any(outcome.errors for outcome in applied.outcomes)
-    if not item.changes or item.ref is None or untried:
+    if not item.changes or item.ref is None:
+        return None
+    if not applied.restores and not any(outcome.errors for outcome in applied.outcomes):
         return None
     if any(outcome.errors and item.family in (None, outcome.family) for outcome in applied.outcomes):
         return Action.FAILED

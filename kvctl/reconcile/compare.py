@@ -129,15 +129,16 @@ def _with_kube_vip(item: Item, by_kube_vip: set[Address]) -> Item:
 
 def override_at(found: Look, site: Site, target: Target) -> str | None:
     """What takes these pods' traffic before our rules, if anything does."""
-    pods = frozenset(host_network(item.address) for item in target.entries)
-    if not pods:
+    if not target.entries:
         return None
-    asked = (site.family, pods)
-    if asked not in found.overrides:
-        found.overrides[asked] = find_override(
-            backend=found.choice.backend, family=site.family, pods=list(pods), nft_chains=found.nft_chains
+    known = found.overrides.get(site.family)
+    if known is None or known[0] != target.entries:
+        pods = (host_network(item.address) for item in target.entries)
+        text = find_override(
+            backend=found.choice.backend, family=site.family, pods=pods, nft_chains=found.nft_chains
         )
-    return found.overrides[asked]
+        known = found.overrides[site.family] = (target.entries, text)
+    return known[1]
 
 
 def _other_items(found: Look, other: Site, plan: Plan | None, wanted: Target, scope: Scope) -> list[Item]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import NamedTuple
 
 from kvctl.errors import KvctlError
-from kvctl.model.net import Family, Network
+from kvctl.model.net import Family
 from kvctl.model.ref import ServiceRef
 from kvctl.netfilter.binaries import Backend, is_installed
 from kvctl.netfilter.choice import Choice, choose_backend
 from kvctl.netfilter.foreign import ForeignEgress, kube_vip_rules
 from kvctl.netfilter.kernel import Reading, read_everything
+from kvctl.policy.compile import Entry
 from kvctl.policy.decode import Installed
 from kvctl.reconcile.expected import Expected
 from kvctl.reconcile.site import Site, open_site
@@ -32,8 +33,8 @@ class Look(NamedTuple):
     """The same of the back end that is not in use, where it is installed."""
     nft_chains: str
     """What `nft -j list chains` printed."""
-    overrides: dict[tuple[Family, frozenset[Network]], str | None]
-    """What was found of other base chains, by the pods it was asked for: asked once a run."""
+    overrides: dict[Family, tuple[Sequence[Entry], str | None]]
+    """The pods that it was last asked for, and what was found of other base chains: asked once a run."""
 
     @property
     def services(self) -> set[ServiceRef]:

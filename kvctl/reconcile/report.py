@@ -148,4 +148,7 @@ def covered(item: Item, scope: Scope) -> bool:
 
 def in_order(items: Iterable[Item]) -> list[Item]:
     """By namespace, name and family."""
-    return sorted(items, key=lambda i: (i.namespace or "", i.service or "", i.family or "", str(i.vip or "")))
+    # Of one family, addresses are in order as numbers are.
+    return sorted(
+        items, key=lambda i: (i.namespace or "", i.service or "", i.family or "", int(i.vip) if i.vip else 0)
+    )

@@ -47,7 +47,7 @@ def compared_items(
         overridden=overridden,
         warnings=_warnings(resolution, installed.family),
         skips=resolution.skips if resolution is not None else _no_skips,
-        entries=_by_ref(target.entries),
+        entries=_by_ref(target.entries if target.held else ()),
         dropped=_by_ref(target.drops.entries),
         drops={policy.ref: policy for policy in target.drops.policies},
         guarded=_refs(guarded(target, installed), installed.guards),
@@ -68,7 +68,7 @@ def compared_items(
             for skip in resolution.skipped
             if skip.family is installed.family and skip.ref not in accounted
         ]
-    return [_with_idleness(item) for item in items if covered(item, scope)]
+    return [_with_idleness(item) for item in items if scope.named is None or covered(item, scope)]
 
 
 def _with_idleness(item: Item) -> Item:

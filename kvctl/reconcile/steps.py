@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
-from kvctl.model.net import Address
-from kvctl.model.policy import EgressPolicy
+from kvctl.model.memo import Last
+from kvctl.model.net import Address, Family
+from kvctl.model.policy import EgressPolicy, Exclusion
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Hook, Rule, Ruleset, Table
 from kvctl.model.snapshot import Snapshot
@@ -81,16 +83,16 @@ def rulesets(target: Target, installed: Installed, snapshot: Snapshot, *, retire
 
 def guarded(target: Target, installed: Installed) -> list[Entry]:
     """The jumps in nat of pods that are guarded in mangle too."""
-    return _entries_with(target, installed, lambda policy: policy.fence is not None)
+    return _entries_with(target, installed, attrgetter("fence"))
 
 
 def marked(target: Target, installed: Installed) -> list[Entry]:
     """The jumps in nat of pods whose traffic is marked in mangle."""
-    return _entries_with(target, installed, lambda policy: policy.mark is not None)
+    return _entries_with(target, installed, attrgetter("mark"))
 
 
-def _entries_with(target: Target, installed: Installed, has: Callable[[EgressPolicy], bool]) -> list[Entry]:
-    refs = {policy.ref for policy in _policies_of(target.rewrites, installed) if has(policy)}
+def _entries_with(target: Target, installed: Installed, has: Callable[[EgressPolicy], object]) -> list[Entry]:
+    refs = {policy.ref for policy in filter(has, _policies_of(target.rewrites, installed))}
     return [item for item in target.entries if item.rank.ref in refs] if refs else []
 
 
@@ -126,24 +128,27 @@ def _still_there(first: Ruleset, snapshot: Snapshot) -> Ruleset:
 
 
 def _marked(rewriting: Ruleset, target: Target, installed: Installed) -> Ruleset:
-    chains = dict(rewriting.chains)
     marks = _marks(target, installed)
+    if not marks:
+        return rewriting
+    chains = dict(rewriting.chains)
     for ref, rules in marks.items():
         chain = layout.service_chain(ref)
         if chain in rewriting.untouched:
             continue
         chains[chain] = (*chains.get(chain, ()), *rules)
     root = layout.REWRITING.root
-    if marks and root not in chains:
+    if root not in chains:
         # The excluded networks say which addresses are pods: after a kill that is how their connections are found.
         chains[root] = exclusion_rules(installed.exclusions)
     return rewriting._replace(chains=chains)
 
 
 def _nat_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ruleset:
-    chains: dict[str, tuple[Rule, ...]] = {}
-    for policy in target.policies:
-        chains.update(compile_service(policy))
+    asked = _rewriting(target.family, target.policies, target.entries, target.exclusions)
+    if not target.held:
+        return asked
+    chains = dict(asked.chains)
     untouched: set[str] = set()
     marked = {retiring.ref for retiring in installed.retiring}
     for ref in target.held:
@@ -153,14 +158,30 @@ def _nat_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ru
                 chains[chain] = bare
             else:
                 untouched.add(chain)
-    chains.update(
-        compile_dispatch(family=target.family, entries=target.entries, exclusions=target.exclusions)
-    )
-    if not target.entries and target.rewrites.refs:
-        # Services whose pods have all gone keep their rules, and the networks that those rules rely on.
+    if not target.entries:
         chains[layout.REWRITING.root] = exclusion_rules(target.exclusions)
-    hooks = {Hook.EGRESS: HOOKS[Hook.EGRESS]} if target.entries else {}
-    return Ruleset(family=target.family, hooks=hooks, chains=chains, untouched=frozenset(untouched))
+    return asked._replace(chains=chains, untouched=frozenset(untouched))
+
+
+def _compiled(
+    family: Family,
+    policies: Sequence[EgressPolicy],
+    entries: Sequence[Entry],
+    exclusions: Sequence[Exclusion],
+) -> Ruleset:
+    chains: dict[str, tuple[Rule, ...]] = {}
+    for policy in policies:
+        chains.update(compile_service(policy))
+    chains.update(compile_dispatch(family=family, entries=entries, exclusions=exclusions))
+    if not entries and policies:
+        # Services whose pods have all gone keep their rules, and the networks that those rules rely on.
+        chains[layout.REWRITING.root] = exclusion_rules(exclusions)
+    hooks = {Hook.EGRESS: HOOKS[Hook.EGRESS]} if entries else {}
+    return Ruleset(family=family, hooks=hooks, chains=chains)
+
+
+_rewriting = Last(_compiled)
+"""Of the same target there is one: it is asked for before a write, after it, and for what is told of both."""
 
 
 def _joined(
@@ -266,17 +287,13 @@ def _without_marks(chain: str, snapshot: Snapshot) -> tuple[Rule, ...] | None:
     return bare if bare and len(bare) < len(rules) else None
 
 
-_NO_VIPS: frozenset[Address] = frozenset()
-
-
 def _marks(target: Target, installed: Installed) -> dict[ServiceRef, list[Rule]]:
     """The VIPs that go, by Service: those of rules that go or change, and those marked by a run that was cut off."""
-    staying: dict[ServiceRef, frozenset[Address]] = {
-        policy.ref: frozenset((policy.vip,)) for policy in target.policies
-    }
+    staying = {policy.ref: (policy.vip,) for policy in target.policies}
     going = {Retiring(r.ref, r.vip): None for r in installed.retiring}
     for ref, service in installed.services.items():
-        if ref not in target.held and not staying.get(ref, _NO_VIPS).issuperset(service.vips):
+        vips = staying.get(ref, ())
+        if vips != service.vips and ref not in target.held:
             going |= {Retiring(ref, vip): None for vip in service.vips}
     marks: dict[ServiceRef, list[Rule]] = {}
     for retiring in going:

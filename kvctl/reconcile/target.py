@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvctl.model.net import Family
@@ -41,6 +42,16 @@ class Share(NamedTuple):
     def refs(self) -> frozenset[ServiceRef]:
         """Every Service that has rules in it."""
         return self.held.union(policy.ref for policy in self.policies)
+
+    def and_more(
+        self, policies: Sequence[EgressPolicy], *, held: AbstractSet[ServiceRef], entries: Sequence[Entry]
+    ) -> Share:
+        """With these as well; what has none of them more is the very same value."""
+        return Share(
+            policies=(*self.policies, *policies) if policies else self.policies,
+            held=self.held | held,
+            entries=(*self.entries, *entries) if entries else self.entries,
+        )
 
 
 NOTHING = Share()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Wish:
 
     def expected(self, family: Family) -> Expected:
         """What a family of the back end in use holds if nothing has changed since the last run."""
-        policies = [policy for policy in self.resolution.policies(family) if self.scope.covers(policy.ref)]
+        policies = _asked(self.resolution, family, self.scope)[Table.NAT].policies
         return expect(family, policies, self.resolution.networks.exclusions[family])
 
     def leaves(self, installed: Installed) -> Target:
@@ -82,14 +82,10 @@ def build_target(
     Raises KvctlError when a run for single Services would change the excluded networks of the others.
     """
     family = installed.family
-    policies = {
-        Table.NAT: [policy for policy in resolution.policies(family) if scope.covers(policy.ref)],
-        Table.MANGLE: [policy for policy in resolution.drops(family) if scope.covers(policy.ref)],
-    }
-    entries = {
-        table: [item for policy in its for item in entries_of(policy)] for table, its in policies.items()
-    }
-    decided = {policy.ref for its in policies.values() for policy in its}
+    asked = _asked(resolution, family, scope)
+    decided = {policy.ref for its in asked.values() for policy in its.policies}
+    policies: dict[Table, list[EgressPolicy]] = {table: [] for table in Table}
+    entries: dict[Table, list[Entry]] = {table: [] for table in Table}
     held: dict[Table, set[ServiceRef]] = {table: set() for table in Table}
     verdicts = _Verdicts(resolution, scope, settings, host, family)
     for ref in sorted(installed.refs - decided):
@@ -107,21 +103,37 @@ def build_target(
                 policies[stay.table].append(stay.policy())
                 entries[stay.table] += stay.entries
     settle = bool(any(held.values()) or verdicts.kept or verdicts.orphans)
+    shares = {
+        table: asked[table].and_more(policies[table], held=held[table], entries=entries[table])
+        for table in Table
+    }
+    rewrites = shares[Table.NAT]
     return Target(
         family=family,
-        policies=tuple(policies[Table.NAT]),
-        held=frozenset(held[Table.NAT]),
-        entries=tuple(entries[Table.NAT]),
-        drops=Share(
-            policies=tuple(policies[Table.MANGLE]),
-            held=frozenset(held[Table.MANGLE]),
-            entries=tuple(entries[Table.MANGLE]),
-        ),
+        policies=rewrites.policies,
+        held=rewrites.held,
+        entries=rewrites.entries,
+        drops=shares[Table.MANGLE],
         exclusions=_exclusions(resolution, installed, other, scope, settle=settle),
         lost=verdicts.lost,
         kept=verdicts.kept,
         orphans=frozenset(verdicts.orphans),
     )
+
+
+def _asked(resolution: Resolution, family: Family, scope: Scope) -> Mapping[Table, Share]:
+    """What the source asks for; of all Services its own tuples, by which it is known again without a look inside."""
+    rewrites, drops = resolution.policies(family), resolution.drops(family)
+    if scope.named is None:
+        return {Table.NAT: Share(rewrites, entries=resolution.entries(family)), Table.MANGLE: _share(drops)}
+    return {
+        table: _share(tuple(policy for policy in its if scope.covers(policy.ref)))
+        for table, its in ((Table.NAT, rewrites), (Table.MANGLE, drops))
+    }
+
+
+def _share(policies: tuple[EgressPolicy, ...]) -> Share:
+    return Share(policies, entries=tuple(item for policy in policies for item in entries_of(policy)))
 
 
 class _Stay(NamedTuple):
