@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from kvctl.model.flows import Flow
 from kvctl.model.net import Address, Network, contains, within
@@ -24,26 +25,57 @@ class ConnectionJudge:
     next packet meets give it the right source.
     """
 
-    policies: dict[Address, list[EgressPolicy]]
-    """For each pod address its policies, highest rank first."""
-    unsure: frozenset[Address]
-    """Pods with a Service whose rules are not as kvctl writes them."""
+    acting: Installed
+    """The rules that act now."""
+    earlier: Installed | None
+    """What they were before this run."""
     pods: frozenset[Address]
     """Addresses whose connections are judged: those that have rules, or had."""
     pod_networks: tuple[Network, ...]
     vips: frozenset[Address]
     """Addresses that only rules of ours put on a connection, also those being retired."""
-    going: frozenset[Address]
-    """Those of `vips` that no rule puts on a connection any more."""
-    excluded: tuple[Network, ...]
-    """The networks excluded by now: to what was excluded before, a rule may rewrite."""
     is_local: Callable[[Address], bool] = field(repr=False)
-    dropped: dict[Address, list[EgressPolicy]] = field(default_factory=dict)
-    """For each pod address the policies whose traffic is dropped."""
-    ambiguous: frozenset[Address] = frozenset()
-    """VIPs that the host itself may choose as a source, so that not every connection with one has it from us."""
-    before: ConnectionJudge | None = None
-    """What the rules said before this run."""
+    may_masquerade_as: Callable[[Address], bool] = field(repr=False)
+    """Whether the host itself may choose this source, so that not every connection with it has it from us."""
+
+    # What follows is made of all rules of the node, and only where there is a connection to judge.
+
+    @property
+    def policies(self) -> Mapping[Address, list[EgressPolicy]]:
+        """For each pod address its policies, highest rank first."""
+        return self._rewritten[0]
+
+    @property
+    def dropped(self) -> Mapping[Address, list[EgressPolicy]]:
+        """For each pod address the policies whose traffic is dropped."""
+        return self._dropped[0]
+
+    @cached_property
+    def unsure(self) -> frozenset[Address]:
+        """Pods with a Service whose rules are not as kvctl writes them."""
+        return self._rewritten[1] | self._dropped[1]
+
+    @cached_property
+    def going(self) -> frozenset[Address]:
+        """Those of `vips` that no rule puts on a connection any more."""
+        return self.vips.difference(vip for service in self.acting.services.values() for vip in service.vips)
+
+    @cached_property
+    def excluded(self) -> tuple[Network, ...]:
+        """The networks excluded by now: to what was excluded before, a rule may rewrite."""
+        return tuple(e.network for e in self.acting.exclusions)
+
+    @cached_property
+    def _rewritten(self) -> _ByPod:
+        return _policies_by_pod(self.acting)
+
+    @cached_property
+    def _dropped(self) -> _ByPod:
+        return _policies_by_pod(self.acting.drops)
+
+    @cached_property
+    def _before(self) -> Mapping[Address, list[EgressPolicy]]:
+        return _policies_by_pod(self.earlier)[0] if self.earlier is not None else {}
 
     def is_wrong(self, flow: Flow) -> bool:
         """Whether this connection has another source than the rules would give it."""
@@ -62,17 +94,17 @@ class ConnectionJudge:
                 seen_as in self.going
             )  # none of its packets gets out: whatever its source was, it harms nobody
         wanted = self.wanted_source(flow)
-        if wanted is None and seen_as in self.ambiguous and seen_as not in self.going:
+        ours = seen_as in self.vips and seen_as not in self.going
+        if wanted is None and ours and self.may_masquerade_as(seen_as):
             # It may have it from the host's own masquerading: only what our rules gave it before is theirs.
-            return self.before is not None and self.before.wanted_source(flow) == seen_as
+            return _source_by(self._before, flow) == seen_as
         if wanted is None or flow.zone != _HOST_ZONE:
             return seen_as in self.vips and seen_as != wanted
         return seen_as != wanted
 
     def wanted_source(self, flow: Flow) -> Address | None:
         """The VIP the connection should have; None: no rule is for it."""
-        policy = _first(self.policies.get(flow.original.source, ()), flow)
-        return policy.vip if policy is not None else None
+        return _source_by(self.policies, flow)
 
     def is_dropped(self, flow: Flow) -> bool:
         """Whether our rules drop what the pod sends in this connection."""
@@ -81,6 +113,11 @@ class ConnectionJudge:
             return False
         rewritten = _first(self.policies.get(flow.original.source, ()), flow)
         return rewritten is None or dropped.rank < rewritten.rank
+
+
+def _source_by(policies: Mapping[Address, Sequence[EgressPolicy]], flow: Flow) -> Address | None:
+    policy = _first(policies.get(flow.original.source, ()), flow)
+    return policy.vip if policy is not None else None
 
 
 def _first(policies: Iterable[EgressPolicy], flow: Flow) -> EgressPolicy | None:
@@ -114,37 +151,30 @@ def judge_of(
     """
     # Where nothing was written they are one and the same.
     everything = {id(part): part for part in (acting, *before)}.values()
-    policies, unsure = _policies_by_pod(acting)
-    dropped, unsure_dropped = _policies_by_pod(acting.drops)
-    vips = frozenset(
-        address
-        for part in everything
-        for address in (
-            *(vip for service in part.services.values() for vip in service.vips),
-            *(retiring.vip for retiring in part.retiring),
-        )
-    )
-    judge = ConnectionJudge(
-        policies=policies,
-        unsure=unsure | unsure_dropped,
-        dropped=dropped,
-        pods=frozenset(item.address for part in everything for item in part.entries),
+    return ConnectionJudge(
+        acting=acting,
+        earlier=before[0] if before else None,
+        pods=frozenset({id(item): item.address for part in everything for item in part.entries}.values()),
         pod_networks=tuple({n for part in everything for n in part.pod_networks} | set(pod_networks)),
-        vips=vips,
-        going=vips.difference(vip for service in acting.services.values() for vip in service.vips),
-        excluded=tuple(e.network for e in acting.exclusions),
+        vips=frozenset(
+            {
+                id(vip): vip
+                for part in everything
+                for vip in (
+                    *(vip for service in part.services.values() for vip in service.vips),
+                    *(retiring.vip for retiring in part.retiring),
+                )
+            }.values()
+        ),
         is_local=is_local,
-        ambiguous=frozenset(filter(may_masquerade_as, vips)),
+        may_masquerade_as=may_masquerade_as,
     )
-    if not before or not judge.ambiguous:
-        return judge
-    earlier, _ = _policies_by_pod(before[0])
-    return replace(judge, before=replace(judge, policies=earlier))
 
 
-def _policies_by_pod(
-    installed: Part,
-) -> tuple[dict[Address, list[EgressPolicy]], frozenset[Address]]:
+_ByPod = tuple[Mapping[Address, list[EgressPolicy]], frozenset[Address]]
+
+
+def _policies_by_pod(installed: Part) -> _ByPod:
     """Each pod's policies, highest rank first, and the pods whose rules are not as kvctl writes them."""
     policies: dict[Address, list[EgressPolicy]] = defaultdict(list)
     unsure: set[Address] = set()
