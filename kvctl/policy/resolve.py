@@ -18,7 +18,7 @@ from kvctl.policy.judge import judge
 from kvctl.policy.lease import lease_key
 from kvctl.policy.pods import index_pods, is_idle
 from kvctl.policy.resolution import Resolution
-from kvctl.policy.together import judged_together
+from kvctl.policy.together import Sharing, judged_together
 from kvctl.policy.verdict import Fate, Skipped, Wanted
 from kvctl.policy.vips import Claim, VipRules, Vips, find_vips, winners
 
@@ -71,6 +71,9 @@ class Resolver:
         self._leases: Mapping[Address, LeaseClaim] = {}
         self._verdicts: dict[ServiceRef, Verdicts] = {}
         """Of those that ask, in the order of the source."""
+        self._in_order = True
+        """Whether they are."""
+        self._sharing = Sharing()
         self._idle: dict[ServiceRef, tuple[Skipped, ...]] = {}
 
     def resolve(self, objects: Objects, *, host: Host | None) -> Resolution:
@@ -82,7 +85,7 @@ class Resolver:
             for ref in sorted(objects.broken)
         ]
         told = (verdict for its in self._verdicts.values() for verdict in its)
-        wanted, skipped = judged_together([*broken, *told])
+        wanted, skipped = judged_together([*broken, *told], sharing=self._sharing.refs)
         return Resolution(
             wanted=tuple(wanted),
             skipped=tuple(skipped),
@@ -167,6 +170,7 @@ class Resolver:
         changed = {ref for ref, read in self._read.items() if gone.get(ref) is not read}
         changed |= gone.keys() - self._read.keys()
         self._by_ref = {service.ref: service for service in objects.services}
+        self._in_order = False
         self._selecting.change(changed, before=gone, after=self._read)
         self._unselective = frozenset(ref for ref, read in self._read.items() if not read.service.selector)
         return changed | self._contest(changed, gone)
@@ -219,19 +223,34 @@ class Resolver:
             verdicts: Verdicts = ()
             if read is not None and read.annotations.asks:
                 verdicts = tuple(judge(read.service, read.annotations, read.vips, context))
-            known = self._verdicts.pop(ref, None) or self._idle.get(ref)
+            before = self._verdicts.get(ref, ())
+            known = before or self._idle.get(ref)
             its = known if known == verdicts else verdicts
+            after: Verdicts = ()
             if not its:
                 idle[ref] = ()
             elif self._here_only and read is not None and is_idle(read.service, context.pods):
                 idle[ref] = tuple(verdict for verdict in its if isinstance(verdict, Skipped))
             else:
                 idle[ref] = ()
-                self._verdicts[ref] = its
+                after = its
+            self._note(ref, before, after)
         if any(its or ref in self._idle for ref, its in idle.items()):
             self._idle = {ref: its for ref, its in {**self._idle, **idle}.items() if its}
-        if due:
+        if not self._in_order:
             self._verdicts = {ref: self._verdicts[ref] for ref in self._read if ref in self._verdicts}
+            self._in_order = True
+
+    def _note(self, ref: ServiceRef, before: Verdicts, after: Verdicts) -> None:
+        """From `before` on a Service has the verdicts `after`, perhaps none."""
+        if after is before:
+            return
+        self._sharing.change(ref, before=before, after=after)
+        if not after:
+            del self._verdicts[ref]
+            return
+        self._in_order = self._in_order and bool(before)
+        self._verdicts[ref] = after
 
 
 class _Selecting:

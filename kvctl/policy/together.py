@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
+from kvctl.model.net import Address, Family
 from kvctl.model.policy import EgressPolicy
 from kvctl.model.ref import ServiceRef
 from kvctl.policy.service_chains import MOST_LINKS, links, passed
@@ -11,19 +12,68 @@ from kvctl.policy.shadow import Shadow, find_shadows
 from kvctl.policy.verdict import Fate, Skipped, Wanted
 
 
-def judged_together(judged: Sequence[Wanted | Skipped]) -> tuple[list[Wanted], list[Skipped]]:
-    """What each Service gets, when others have the same pods: sorted into what is wanted and what is skipped."""
-    wanted, skipped = _without_shadowed(judged)
-    return wanted, _with_unpassed(wanted, skipped)
+def policy_of(verdict: Wanted | Skipped) -> EgressPolicy | None:
+    """What is done to the traffic of its pods: it is rewritten, or dropped."""
+    return verdict.policy if isinstance(verdict, Wanted) else verdict.drop
 
 
-def _without_shadowed(judged: Sequence[Wanted | Skipped]) -> tuple[list[Wanted], list[Skipped]]:
-    policies = [item.policy if isinstance(item, Wanted) else item.drop for item in judged]
-    shadows = find_shadows([policy for policy in policies if policy is not None])
+class Sharing:
+    """Which Services have pods in common with others: what the others get has nothing to do with anybody."""
+
+    def __init__(self) -> None:
+        self._refs: dict[Address, set[ServiceRef]] = {}
+        self._shared: dict[Address, set[ServiceRef]] = {}
+        """Of these the addresses of several."""
+
+    @property
+    def refs(self) -> set[ServiceRef]:
+        """Those that share a pod."""
+        return set().union(*self._shared.values())
+
+    def change(
+        self, ref: ServiceRef, *, before: Iterable[Wanted | Skipped], after: Iterable[Wanted | Skipped]
+    ) -> None:
+        """Note that the verdicts about a Service have changed."""
+        old, new = _pods_of(before), _pods_of(after)
+        for address in old - new:
+            self._refs[address].discard(ref)
+        for address in new - old:
+            self._refs.setdefault(address, set()).add(ref)
+        for address in old ^ new:
+            refs = self._refs[address]
+            if len(refs) > 1:
+                self._shared[address] = refs
+            else:
+                self._shared.pop(address, None)
+            if not refs:
+                del self._refs[address]
+
+
+def _pods_of(verdicts: Iterable[Wanted | Skipped]) -> set[Address]:
+    policies = filter(None, map(policy_of, verdicts))
+    return {pod.address for policy in policies for pod in policy.pods}
+
+
+def judged_together(
+    judged: Sequence[Wanted | Skipped], *, sharing: Container[ServiceRef]
+) -> tuple[list[Wanted], list[Skipped]]:
+    """What each Service gets, when others have the same pods: sorted into what is wanted and what is skipped.
+
+    `sharing`: those that have pods in common; the others are not compared.
+    """
+    crowd = [policy for item in judged if (policy := policy_of(item)) is not None and policy.ref in sharing]
+    wanted, skipped = _without_shadowed(judged, find_shadows(crowd))
+    return wanted, _with_unpassed([each for each in wanted if each.policy.ref in sharing], skipped)
+
+
+def _without_shadowed(
+    judged: Sequence[Wanted | Skipped], shadows: Mapping[tuple[ServiceRef, Family], Shadow]
+) -> tuple[list[Wanted], list[Skipped]]:
     kept: list[Wanted] = []
     skipped: list[Skipped] = []
     shadowed: list[Skipped] = []
-    for item, policy in zip(judged, policies, strict=True):
+    for item in judged:
+        policy = policy_of(item) if shadows else None
         shadow = shadows.get((policy.ref, policy.family)) if policy is not None else None
         told = item if shadow is None else item._replace(warnings=(*item.warnings, shadow.sentence))
         if isinstance(told, Skipped):
