@@ -18,7 +18,7 @@ from kvctl.model.policy import EgressPod, EgressPolicy, Exclusion, ExclusionKind
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import RETURN, Hook, Rule, Ruleset, Target, Verb
 from kvctl.policy import comments, layout
-from kvctl.policy.prefixes import tree
+from kvctl.policy.prefixes import Pod, tree
 from kvctl.policy.service_chains import (
     Passing,
     compile_drop,
@@ -137,16 +137,7 @@ def compile_dispatch(
     *, family: Family, entries: Iterable[Entry], exclusions: Sequence[Exclusion]
 ) -> Mapping[str, tuple[Rule, ...]]:
     """The chains from the hook to the Services: one, or a tree of prefixes; empty without entries."""
-
-    def make() -> Mapping[str, tuple[Rule, ...]]:
-        return _compile_tree(family, jumps_of(entries), exclusion_rules(exclusions), layout.REWRITING)
-
-    # Asked for several times a round, and once more after it was written.
-    entries = tuple(entries)
-    return _dispatch.get(family, (*exclusions, None, *entries), make)
-
-
-_dispatch: ByKey[Family, Mapping[str, tuple[Rule, ...]]] = ByKey()
+    return _compile_tree(family, jumps_of(entries), exclusion_rules(exclusions), layout.REWRITING)
 
 
 def compile_drop_dispatch(
@@ -254,11 +245,14 @@ def compile_mark_dispatch(
 
 def _compile_tree(
     family: Family, jumps: Iterable[tuple[Entry, Rule]], head: tuple[Rule, ...], names: layout.Names
-) -> dict[str, tuple[Rule, ...]]:
-    by_pod: dict[Address, list[Rule]] = {}
+) -> Mapping[str, tuple[Rule, ...]]:
+    pods: list[Pod] = []
     for item, jump in sorted(jumps, key=lambda each: (int(each[0].address), each[0].rank)):
-        by_pod.setdefault(item.address, []).append(jump)
-    return tree(family, by_pod, head=head, names=names) if by_pod else {}
+        number = int(item.address)
+        if not pods or pods[-1].number != number:
+            pods.append(Pod(number, item.address, []))
+        pods[-1].jumps.append(jump)
+    return tree(family, pods, head=head, names=names) if pods else {}
 
 
 def exclusion_rules(exclusions: Iterable[Exclusion]) -> tuple[Rule, ...]:

@@ -10,11 +10,13 @@ networks that are never rewritten to are asked for behind the tree, by packets o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain as chain_of
 from itertools import groupby
 from typing import NamedTuple
 
+from kvctl.model.memo import ByKey
 from kvctl.model.net import Address, Family, Network, host_network, parse_network
 from kvctl.model.rules import Rule, Target, Verb
 from kvctl.policy import comments, layout
@@ -40,54 +42,77 @@ _SPLITS = {Family.IPV4: (1, 4), Family.IPV6: (2, 3)}
 """The first prefix length and the next bits: 1, 5, 9 … 21, 25, 29; 2, 5, 8 … 119, 122, 125. None has 24 bits."""
 
 
+class Pod(NamedTuple):
+    """A source address with what it is led by."""
+
+    number: int
+    """The address."""
+    address: Address
+    jumps: list[Rule]
+
+
 def tree(
-    family: Family, jumps: Mapping[Address, list[Rule]], *, head: tuple[Rule, ...], names: layout.Names
-) -> dict[str, tuple[Rule, ...]]:
-    """The chains from the root to these jumps, by address and in its order; `head` stands before them."""
-    it = _Tree(family=family, names=names, jumps=jumps, head=head, chains={})
+    family: Family, pods: Sequence[Pod], *, head: tuple[Rule, ...], names: layout.Names
+) -> Mapping[str, tuple[Rule, ...]]:
+    """The chains from the root to these, which are sorted and at least one; `head` stands before their jumps."""
+    it = _Tree(family=family, names=names, head=head)
     whole = parse_network("0.0.0.0/0" if family is Family.IPV4 else "::/0")
-    it.place(names.root, whole, list(jumps), levels=MAX_LEVELS)
-    return it.chains
+    return it.place(names.root, whole, pods, levels=MAX_LEVELS)
+
+
+_Chains = Mapping[str, tuple[Rule, ...]]
 
 
 class _Tree(NamedTuple):
     family: Family
     names: layout.Names
-    jumps: Mapping[Address, list[Rule]]
     head: tuple[Rule, ...]
-    chains: dict[str, tuple[Rule, ...]]
-    """What has been written so far."""
 
     def place(
-        self, chain: str, prefix: Network, addresses: list[Address], *, levels: int, gated: str | None = None
-    ) -> None:
-        """Fill `chain`, for `addresses` (sorted, all in `prefix`), and those below it, at most so many levels.
+        self, chain: str, prefix: Network, pods: Sequence[Pod], *, levels: int, gated: str | None = None
+    ) -> _Chains:
+        """`chain`, for `pods` (sorted, all in `prefix`), and those below it, at most so many levels.
 
         `gated`: what is behind the gates of a prefix that this one is in; None: that is still to be written.
         """
-        ends = len(addresses) <= MAX_LEAF or not levels
-        begins = gated is None and (ends or len(addresses) <= MAX_BEHIND)
-        behind = self.names.gated_chain(prefix) if begins else gated
-        if ends and behind is not None:
-            self.chains[chain] = tuple(_branch(host_network(address), behind) for address in addresses)
-        else:
-            parts = self._split(prefix, addresses)
-            self.chains[chain] = tuple(_branch(part, self.names.branch_chain(part)) for part, _ in parts)
-            for part, group in parts:
-                self.place(self.names.branch_chain(part), part, group, levels=levels - 1, gated=behind)
-        if begins and behind is not None:
-            jumps = (jump for address in addresses for jump in self.jumps[address])
-            self.chains[behind] = (*self.head, *jumps)
 
-    def _split(self, prefix: Network, addresses: list[Address]) -> list[tuple[Network, list[Address]]]:
-        """The addresses by their next bits; a level with one child is left out."""
+        def make() -> _Chains:
+            return self._place(chain, prefix, pods, levels=levels, gated=gated)
+
+        # A chain's name tells its prefix, and each jump its pod: only what leads to a pod that changes is made anew.
+        jumps = chain_of.from_iterable([pod.jumps for pod in pods])
+        return _known.get((self.family, chain, gated, levels), (*self.head, None, *jumps), make)
+
+    def _place(
+        self, chain: str, prefix: Network, pods: Sequence[Pod], *, levels: int, gated: str | None
+    ) -> _Chains:
+        ends = len(pods) <= MAX_LEAF or not levels
+        begins = gated is None and (ends or len(pods) <= MAX_BEHIND)
+        behind = self.names.gated_chain(prefix) if begins else gated
+        chains: dict[str, tuple[Rule, ...]] = {}
+        if ends and behind is not None:
+            chains[chain] = tuple(_branch(host_network(pod.address), behind) for pod in pods)
+        else:
+            parts = [(part, self.names.branch_chain(part), its) for part, its in self._split(prefix, pods)]
+            chains[chain] = tuple(_branch(part, name) for part, name, _ in parts)
+            for part, name, its in parts:
+                chains.update(self.place(name, part, its, levels=levels - 1, gated=behind))
+        if begins and behind is not None:
+            chains[behind] = (*self.head, *(jump for pod in pods for jump in pod.jumps))
+        return chains
+
+    def _split(self, prefix: Network, pods: Sequence[Pod]) -> list[tuple[Network, list[Pod]]]:
+        """The pods by their next bits; a level with one child is left out."""
         length, (first, bits) = prefix.prefixlen, _SPLITS[self.family]
-        while True:
+        in_common = self.family.bits - (pods[0].number ^ pods[-1].number).bit_length()
+        while length <= in_common:
             length += bits - (length - first) % bits
-            shift = self.family.bits - length
-            groups = [list(group) for _, group in groupby(addresses, key=lambda a: int(a) >> shift)]
-            if len(groups) > 1:
-                return [(_prefix(group[0], length, self.family), group) for group in groups]
+        shift = self.family.bits - length
+        groups = [list(group) for _, group in groupby(pods, key=lambda pod: pod.number >> shift)]
+        return [(_prefix(group[0].address, length, self.family), group) for group in groups]
+
+
+_known: ByKey[tuple[Family, str, str | None, int], _Chains] = ByKey()
 
 
 @lru_cache(maxsize=65536)
