@@ -102,8 +102,8 @@ def index_pods(objects: Objects) -> PodIndex:
         for key, value in pod.labels.items():
             by_label.setdefault((pod.namespace, key, value), []).append(pod)
         for address in pod.addresses:
-            other = owners.get(address)
-            if other is None or _claim(pod) > _claim(other):
+            other = owners.setdefault(address, pod)
+            if other is not pod and _claim(pod) > _claim(other):
                 owners[address] = pod
     endpoints: dict[ServiceRef, list[Endpoint]] = {}
     for endpoint in objects.endpoints:
