@@ -119,7 +119,9 @@ def expected_source(
 ) -> Address | None:
     """The contract, read naively: which source address the packet leaves with; None: its own."""
     for exclusion in excluded:
-        if contains(exclusion.network, packet.destination) or contains(exclusion.network, packet.aimed_at):
+        # What goes to a group is never translated: where it was aimed at before is not asked.
+        aimed = exclusion.kind is not ExclusionKind.MULTICAST and contains(exclusion.network, packet.aimed_at)
+        if aimed or contains(exclusion.network, packet.destination):
             return None
     for policy in sorted(wanted, key=_place):
         ports = not policy.ports or any(
