@@ -137,6 +137,14 @@ def _surplus_at_end(before: Sequence[FoundRule], rules: Sequence[Rule]) -> Seque
     return tail if mended and tail and not repeats else None
 
 
+def texts(chain: str, rules: tuple[Rule, ...]) -> tuple[str, ...]:
+    """The rules of a chain that is written: the binary is told, people are, and what a look will show is made of it."""
+    return _texts.get(chain, (rules,), lambda: tuple(map(render, rules)))
+
+
+_texts: ByKey[str, tuple[str, ...]] = ByKey(most=4096)
+
+
 def restore_text(plan: Plan, *, order: Sequence[Table] | None = None) -> str:
     """The plan for `iptables-restore --noflush`: a transaction a changed table, else an empty one of nat.
 
@@ -158,7 +166,7 @@ def _section(table: Table, plan: Plan) -> str:
     lines += [f"-D {hook.chain} {text}" for hook, text in plan.hooks_deleted]
     lines += [f"-I {hook.chain} 1 {render(rule)}" for hook, rule in plan.hooks_inserted]
     for write in plan.writes:
-        lines += [f"-A {write.chain} {render(rule)}" for rule in write.rules]
+        lines += [f"-A {write.chain} {text}" for text in texts(write.chain, write.rules)]
     lines += [f"-D {chain} {text}" for chain, text in plan.trims]
     lines += [f"-X {chain}" for chain in plan.deletes]
     lines.append("COMMIT")
@@ -173,7 +181,8 @@ def changes(plan: Plan) -> list[Change]:
     ]
     for write in plan.writes:
         if write.before is None:
-            result += [_change(write.chain, "add", render(rule), new_chain=True) for rule in write.rules]
+            added = texts(write.chain, write.rules)
+            result += [_change(write.chain, "add", text, new_chain=True) for text in added]
         else:
             result += _chain_changes(write.chain, write.before, write.rules)
     result += [_change(chain, "remove", text) for chain, text in plan.trims]
@@ -186,9 +195,9 @@ def _change(chain: str, op: str, rule: str | None, *, new_chain: bool = False) -
     return Change(chain, op, rule, new_chain=new_chain, table=table_of(chain))
 
 
-def _chain_changes(chain: str, before: Iterable[FoundRule], rules: Iterable[Rule]) -> list[Change]:
+def _chain_changes(chain: str, before: Iterable[FoundRule], rules: tuple[Rule, ...]) -> list[Change]:
     old = [canonical_text(item) for item in before]
-    new = [render(rule) for rule in rules]
+    new = [*texts(chain, rules)]
     gone, come = Counter(old), Counter(new)
     gone.subtract(new)
     come.subtract(old)

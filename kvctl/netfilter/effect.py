@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvctl.model.rules import Rule, Table
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
-from kvctl.netfilter.diff import Plan
+from kvctl.netfilter.diff import Plan, texts
 from kvctl.netfilter.syntax import render
 
 
@@ -15,7 +15,8 @@ def written(before: Snapshot, plan: Plan) -> Snapshot | None:
         return None
     chains = dict(before.chains)
     for write in plan.writes:
-        chains[write.chain] = tuple(map(_found, write.rules))
+        rendered = texts(write.chain, write.rules)
+        chains[write.chain] = tuple(map(_found, rendered, write.rules))
     for chain, text in plan.trims:
         chains[chain] = _without(chains[chain], text)
     chains.update(dict.fromkeys(plan.flushes, ()))
@@ -35,7 +36,7 @@ def _beside(table: Table, beside: Surroundings, plan: Plan) -> Surroundings:
     for chain, text in deleted:
         hook_chains[chain] = _without(hook_chains[chain], text)
     for hook, rule in inserted:
-        hook_chains[hook.chain] = (_found(rule), *hook_chains.get(hook.chain, ()))
+        hook_chains[hook.chain] = (_found(render(rule), rule), *hook_chains.get(hook.chain, ()))
     for chain in {*(chain for chain, _ in deleted), *(hook.chain for hook, _ in inserted)}:
         foreign[chain] = tuple(found.text for found in hook_chains[chain])
     return beside._replace(hook_chains=hook_chains, foreign=foreign)
@@ -47,5 +48,5 @@ def _without(rules: tuple[FoundRule, ...], text: str) -> tuple[FoundRule, ...]:
     return (*rules[:at], *rules[at + 1 :])
 
 
-def _found(rule: Rule) -> FoundRule:
-    return FoundRule(text=render(rule), rule=rule, packets=0, octets=0)
+def _found(text: str, rule: Rule) -> FoundRule:
+    return FoundRule(text=text, rule=rule, packets=0, octets=0)
