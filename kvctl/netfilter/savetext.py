@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -12,9 +13,7 @@ from kvctl.model.rules import CHAIN_PREFIX, HOOK_CHAINS, Hook, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot, Surroundings
 from kvctl.netfilter.syntax import parse
 
-_RULE = re.compile(
-    r"(?:\[(?P<packets>[0-9]+):(?P<octets>[0-9]+)\] )?-A (?P<chain>[^ ]+) ?(?P<text>.*)", re.DOTALL
-)
+_COUNTERS = re.compile(r"(?:\[(?P<packets>[0-9]+):(?P<octets>[0-9]+)\] )?")
 # A quote that is not escaped.
 _QUOTE = re.compile(r'(?<!\\)(?:\\\\)*"')
 # iptables 1.8 nft: what it prints, on standard output and with status 0, instead of a table it cannot read.
@@ -22,6 +21,7 @@ _INCOMPATIBLE = re.compile(r"# Table `(?P<table>\S+)' is incompatible, use 'nft'
 
 
 _NOTHING: Mapping[str, tuple[FoundRule, ...]] = MappingProxyType({})
+_Counts = tuple[int | None, int | None]
 
 
 class SavedTable(NamedTuple):
@@ -67,14 +67,13 @@ def parse_tables(text: str) -> SavedTables:
     name = ""
     for line in rule_lines(text):
         if line.startswith(("[", "-A")):
-            match = _RULE.fullmatch(line)
-            if match is not None:
-                packets = match["packets"]
-                rule = (int(packets) if packets is not None else None, match["text"])
-                chain = match["chain"]
-                chains.setdefault(chain, []).append(rule)
-                if chain in HOOK_CHAINS or chain.startswith(CHAIN_PREFIX):
-                    octets.setdefault(chain, []).append(int(match["octets"]) if packets is not None else None)
+            counters, _, rest = line.partition("-A ")
+            chain, _, rule = rest.partition(" ")
+            counts = _read_counters(counters)
+            if counts is not None and chain:
+                chains.setdefault(chain, []).append((counts[0], rule))
+                if chain.startswith(CHAIN_PREFIX) or chain in HOOK_CHAINS:
+                    octets.setdefault(chain, []).append(counts[1])
         elif line.startswith(":"):
             chain, policy, *_ = [*line[1:].split(" "), "-"]
             chains[chain] = []
@@ -93,13 +92,21 @@ def parse_tables(text: str) -> SavedTables:
     return SavedTables(tables=tables, incompatible=frozenset(incompatible))
 
 
+@lru_cache(maxsize=1024)  # those of most rules are the same: nothing
+def _read_counters(text: str) -> _Counts | None:
+    """Packets and bytes, as they stand before a rule; None: that is something else."""
+    match = _COUNTERS.fullmatch(text)
+    if match is None:
+        return None
+    return (int(match["packets"]), int(match["octets"])) if match["packets"] is not None else (None, None)
+
+
 def rule_lines(text: str) -> Iterator[str]:
     """The lines of a save; a comment may hold line ends of its own, and what only Python takes for one."""
     pending = ""
     for line in text.split("\n"):
         whole = f"{pending}\n{line}" if pending else line
-        is_rule = whole.startswith(("[", "-A"))
-        if is_rule and _quotes(whole) % 2:
+        if _quotes(whole) % 2 and whole.startswith(("[", "-A")):
             pending = whole
             continue
         pending = ""
@@ -117,24 +124,24 @@ def snapshot_of(saved: SavedTables, family: Family, *, like: Snapshot | None = N
 
     `like`: an earlier look, or what is wanted: where the text is the same the rules are the very same values.
     """
-    before = like.chains if like is not None else {}
+    before = like.chains if like is not None else _NOTHING
     own: dict[str, tuple[FoundRule, ...]] = {}
     around: dict[Table, Surroundings] = {}
     for table in Table:
         saved_table = saved.tables.get(table)
         if saved_table is None:
             continue
-        chains = saved_table.chains
-        own |= {name: _found_in(saved_table, name, before) for name in chains if is_own(table, name)}
+        foreign: dict[str, tuple[str, ...]] = {}
+        for name, rules in saved_table.chains.items():
+            if is_own(table, name):
+                own[name] = _found_in(saved_table, name, before.get(name, ()))
+            else:
+                foreign[name] = tuple([text for _, text in rules])
         around[table] = Surroundings(
             hook_chains={
                 hook.chain: _found_in(saved_table, hook.chain) for hook in Hook if hook.table is table
             },
-            foreign={
-                name: tuple(text for _, text in rules)
-                for name, rules in chains.items()
-                if not is_own(table, name)
-            },
+            foreign=foreign,
         )
     return Snapshot(family=family, chains=own, around=around)
 
@@ -153,19 +160,16 @@ def is_own(table: Table, chain: str) -> bool:
     return chain.startswith(CHAIN_PREFIX) and table_of(chain) is table
 
 
-def _found_in(
-    table: SavedTable, chain: str, before: Mapping[str, tuple[FoundRule, ...]] = _NOTHING
-) -> tuple[FoundRule, ...]:
+def _found_in(table: SavedTable, chain: str, last: tuple[FoundRule, ...] = ()) -> tuple[FoundRule, ...]:
     rows = table.chains.get(chain, ())
-    counts = zip(rows, table.octets.get(chain, ()), strict=True)
-    last = before.get(chain, ())
-    if [(f.packets, f.text) for f in last] == list(rows) and last:
+    octets = table.octets.get(chain, ())
+    if last and [(f.packets, f.text) for f in last] == list(rows):
         return last
     # To take a rule apart takes longer than all the rest.
-    rules = {found.text: found.rule for found in last}
+    known = {found.text: found.rule for found in last}
     return tuple(
-        FoundRule(
-            text=text, rule=rules[text] if text in rules else parse(text), packets=packets, octets=octets
-        )
-        for (packets, text), octets in counts
+        [
+            FoundRule(text, known.get(text) or parse(text), packets, count)
+            for (packets, text), count in zip(rows, octets, strict=True)
+        ]
     )

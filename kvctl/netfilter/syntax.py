@@ -7,7 +7,7 @@ length, except single addresses after --ctorigdst; a comment in double quotes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from kvctl.model.net import Family, Network, host_network, parse_address, parse_network
@@ -118,20 +118,23 @@ def parse(text: str) -> Rule | None:
     match = _RULE.fullmatch(text) if COMMENT_PREFIX in text else None
     if match is None:
         return None
-    source, destination, original = match["source"], match["destination"], match["original"]
+    source, destination, protocol, original, replied, several, one, beat, marked = match.group(
+        "source", "destination", "protocol", "original", "replied", "several", "one", "beat", "marked"
+    )
     try:
+        # By position, in the order of Rule: there are thousands of them, and names take as long as all the rest.
         return Rule(
-            comment=match["comment"],
-            target=_parse_target(match),
-            source=parse_network(source) if source else None,
-            destination=parse_network(destination) if destination else None,
-            original_destination=_parse_original(original) if original else None,
-            protocol=match["protocol"],
-            ports=_parse_ports(match["several"] or match["one"] or ""),
-            asked_only=match["asked"] is not None,
-            reply_destination=parse_address(match["replied"]) if match["replied"] else None,
-            heartbeat=_parse_heartbeat(match) if match["beat"] else None,
-            marked=int(match["marked"] or "0", 16),
+            match["comment"],
+            _TARGETS[match.lastgroup or ""](match),
+            parse_network(source) if source else None,
+            parse_network(destination) if destination else None,
+            _parse_original(original) if original else None,
+            protocol,
+            _parse_ports(several or one) if protocol and (several or one) else (),
+            match["asked"] is not None,
+            parse_address(replied) if replied else None,
+            _parse_heartbeat(match) if beat else None,
+            int(marked, 16) if marked else 0,
         )
     except ValueError:
         return None
@@ -157,18 +160,15 @@ def _parse_heartbeat(match: re.Match[str]) -> Heartbeat:
     )
 
 
-def _parse_target(match: re.Match[str]) -> Target:
-    if match["return"]:
-        return RETURN
-    if match["drop"]:
-        return DROP
-    if match["vip"]:
-        return Target(verb=Verb.SNAT, address=parse_address(match["vip"]))
-    if match["value"]:
-        return Target(verb=Verb.MARK, mark=Mark(int(match["value"], 16), int(match["mask"], 16)))
-    if match["moves"]:
-        return Target(verb=Verb(match["moves"]), mark=Mark(0, int(match["bits"], 16)))
-    return Target(verb=Verb.JUMP if match["option"] == "j" else Verb.GOTO, chain=match["chain"])
+_TARGETS: Mapping[str, Callable[[re.Match[str]], Target]] = {
+    "return": lambda match: RETURN,
+    "drop": lambda match: DROP,
+    "vip": lambda match: Target(Verb.SNAT, None, parse_address(match["vip"])),
+    "mask": lambda match: Target(Verb.MARK, mark=Mark(int(match["value"], 16), int(match["mask"], 16))),
+    "bits": lambda match: Target(Verb(match["moves"]), mark=Mark(0, int(match["bits"], 16))),
+    "chain": lambda match: Target(Verb.JUMP if match["option"] == "j" else Verb.GOTO, match["chain"]),
+}
+"""By the last group of _RULE that took part in the match."""
 
 
 def _parse_ports(text: str) -> tuple[tuple[int, int], ...]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kvctl.model.memo import ByKey
 from kvctl.model.net import Address, Family, Network
-from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, PortMatch, Rank, canonical
+from kvctl.model.policy import EgressPolicy, Exclusion, ExclusionKind, Fence, PortMatch, canonical
 from kvctl.model.ref import ServiceRef
 from kvctl.model.rules import Rule, Verb
 from kvctl.model.snapshot import FoundRule, Snapshot
@@ -117,27 +117,33 @@ def _decode_table(
 ) -> tuple[Part, list[Retiring]]:
     entries: list[Entry] = []
     by_service: dict[ServiceRef, list[Entry]] = defaultdict(list)
+    last: tuple[tuple[Network, Exclusion], ...] = ()
     for read in dispatching(snapshot, names, hints=hints):
-        exclusions.update(read.exclusions)
+        if read.exclusions and read.exclusions is not last:
+            last = read.exclusions
+            exclusions.update(last)
         for item, chain in read.pods:
             # A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing.
             if chain in snapshot.chains and _leads_to(chain, item.rank.ref, names):
                 entries.append(item)
                 by_service[item.rank.ref].append(item)
     chains = {names.service_chain(ref): ref for ref in by_service}
+    # Most nodes have none, and to tell how each Service's would be called takes a hash.
+    has_out = any(map(names.is_out, snapshot.chains))
     services: dict[ServiceRef, InstalledService] = {}
     retiring: list[Retiring] = []
-    for name in snapshot.chains:
+    for name, rules in snapshot.chains.items():
         if not names.is_service(name):
             continue
-        rules = snapshot.chains[name]
         retiring.extend(_retiring_in(rules))
         ref = chains.get(name) or _owner(rules)
         if ref is not None and _acts(rules):
-            services[ref] = _read_service(ref, snapshot, names, by_service.get(ref, []), hints)
+            services[ref] = _read_service(
+                ref, snapshot, names, by_service.get(ref, []), hints, has_out=has_out
+            )
     for ref, items in by_service.items():
         if ref not in services:
-            services[ref] = _read_service(ref, snapshot, names, items, hints)
+            services[ref] = _read_service(ref, snapshot, names, items, hints, has_out=has_out)
     return Part(services=services, entries=tuple(entries)), retiring
 
 
@@ -175,16 +181,23 @@ _services: ByKey[tuple[Family, str, ServiceRef], InstalledService] = ByKey()
 
 
 def _read_service(
-    ref: ServiceRef, snapshot: Snapshot, names: layout.Names, items: Sequence[Entry], hints: Hints
+    ref: ServiceRef,
+    snapshot: Snapshot,
+    names: layout.Names,
+    items: Sequence[Entry],
+    hints: Hints,
+    *,
+    has_out: bool,
 ) -> InstalledService:
     chain = snapshot.chains.get(names.service_chain(ref), ())
-    out = snapshot.chains.get(names.out_chain(ref), ())
+    out = snapshot.chains.get(names.out_chain(ref), ()) if has_out else ()
     hint = hints.policies.get(ref)
 
     def make() -> InstalledService:
-        if hint is not None and tuple(items) == entries_of(hint) and _same_rules(hint, snapshot, names):
+        acting = (_acting(chain), _acting(out))
+        if hint is not None and tuple(items) == entries_of(hint) and _same_rules(hint, acting, names):
             return _as_expected(hint, items, chain, out)
-        return _read_rules(ref, snapshot, names, items, chain, out)
+        return _read_rules(ref, snapshot.family, names, items, acting, connections=_count(chain, out))
 
     return _services.get((snapshot.family, names.service, ref), (chain, out, *items), make)
 
@@ -208,26 +221,31 @@ def _count(chain: Sequence[FoundRule], out: Sequence[FoundRule]) -> int | None:
     return None if None in counts else sum(count or 0 for count in counts)
 
 
+_Acting = tuple[list[Rule | None], list[Rule | None]]
+"""The rules of a Service's chain, and of the one with its ports, but for marks; None: one that is not ours."""
+
+
+def _acting(chain: Sequence[FoundRule]) -> list[Rule | None]:
+    return [found.rule for found in chain if found.rule is None or comments.read_retiring(found.rule) is None]
+
+
 def _read_rules(
     ref: ServiceRef,
-    snapshot: Snapshot,
+    family: Family,
     names: layout.Names,
     items: Sequence[Entry],
-    chain: Sequence[FoundRule],
-    out: Sequence[FoundRule],
+    acting: _Acting,
+    *,
+    connections: int | None,
 ) -> InstalledService:
-    rules = [
-        found.rule
-        for found in (*chain, *out)
-        if found.rule is not None and comments.read_retiring(found.rule) is None
-    ]
-    vips = tuple(dict.fromkeys(vip for vip in map(_vip_of, rules) if vip is not None))
-    policy = _policy(ref, snapshot.family, rules, items, vips[0]) if vips else None
+    rules = [rule for its in acting for rule in its if rule is not None]
+    vips = tuple(dict.fromkeys([vip for vip in map(_vip_of, rules) if vip is not None]))
+    policy = _policy(ref, family, rules, items, vips[0]) if vips else None
     return InstalledService(
         ref=ref,
         policy=policy,
-        intact=policy is not None and _same_rules(policy, snapshot, names),
-        connections=_count(chain, out) if names is layout.REWRITING else None,
+        intact=policy is not None and _same_rules(policy, acting, names),
+        connections=connections if names is layout.REWRITING else None,
         vips=vips,
     )
 
@@ -249,46 +267,36 @@ def _fence_of(rules: Sequence[Rule], said: comments.Said | None) -> Fence | None
 def _policy(
     ref: ServiceRef, family: Family, rules: Sequence[Rule], items: Sequence[Entry], vip: Address
 ) -> EgressPolicy:
-    ranks: list[Rank] = [item.rank for item in items]
     said = next(filter(None, (_said_in(comments.comment_text(rule) or "") for rule in rules)), None)
-    fence = _fence_of(rules, said)
+    ports: list[PortMatch] = []
+    allowed: list[Network] = []
+    denied: list[Network] = []
+    for rule in rules:
+        if rule.protocol is not None:
+            ports += [PortMatch(rule.protocol, first, last) for first, last in rule.ports]
+        if rule.destination is not None:
+            (denied if rule.target.verb is Verb.RETURN else allowed).append(rule.destination)
     return EgressPolicy(
         ref=ref,
         family=family,
         vip=vip,
-        pods=tuple(pod_of(item) for item in sorted(items, key=lambda i: int(i.address))),
-        ports=tuple(
-            PortMatch(rule.protocol, first, last)
-            for rule in rules
-            if rule.protocol is not None
-            for first, last in rule.ports
-        ),
-        allowed=tuple(
-            rule.destination
-            for rule in rules
-            if rule.destination is not None and rule.target.verb is not Verb.RETURN
-        ),
-        denied=tuple(
-            rule.destination
-            for rule in rules
-            if rule.destination is not None and rule.target.verb is Verb.RETURN
-        ),
+        pods=tuple([pod_of(item) for item in _by_address(items)]),
+        ports=tuple(ports),
+        allowed=tuple(allowed),
+        denied=tuple(denied),
         interface=said.interface if said is not None else None,
-        created=ranks[0].created if ranks else 0,
-        fence=fence,
+        created=items[0].rank.created if items else 0,
+        fence=_fence_of(rules, said),
         drops_without_vip=said is not None and said.drops_without_vip,
         mark=said.mark if said is not None else None,
     )
 
 
-def _same_rules(policy: EgressPolicy, snapshot: Snapshot, names: layout.Names) -> bool:
+def _by_address(items: Sequence[Entry]) -> Sequence[Entry]:
+    return sorted(items, key=lambda item: int(item.address)) if len(items) > 1 else items
+
+
+def _same_rules(policy: EgressPolicy, acting: _Acting, names: layout.Names) -> bool:
     wanted = compile_service(policy) if names is layout.REWRITING else compile_drop(policy)
-    for chain, rules in wanted.items():
-        found = [
-            f.rule
-            for f in snapshot.chains.get(chain, ())
-            if f.rule is None or comments.read_retiring(f.rule) is None
-        ]
-        if found != list(rules):
-            return False
-    return True
+    # First the Service's chain, then, where there is to be one, that with its ports.
+    return all(list(rules) == found for rules, found in zip(wanted.values(), acting, strict=False))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from kvctl.model.memo import ByKey
+from kvctl.model.memo import ByKey, Last
 from kvctl.model.net import Family, Network
 from kvctl.model.policy import EgressPolicy, Exclusion, Rank
 from kvctl.model.ref import ServiceRef
@@ -71,25 +71,36 @@ def asides(snapshot: Snapshot, names: layout.Names) -> tuple[tuple[Entry, str], 
 def _read(found: Sequence[FoundRule], hints: Hints) -> Dispatch:
     pods: list[tuple[Entry, str]] = []
     aside: list[tuple[Entry, str]] = []
-    exclusions: list[tuple[Network, Exclusion]] = []
+    returns: list[Rule] = []
     rules = [each.rule for each in found if each.rule is not None]
     for rule in rules:
         if rule.target.verb is Verb.RETURN:
-            exclusions += _exclusion_in(rule)
+            returns.append(rule)
         elif rule.target.verb is Verb.JUMP and rule.target.chain is not None:
             hint = hints.jumps.get(id(rule))
             if hint is not None and hint[0] is rule:
                 pods.append((hint[1], rule.target.chain))
                 continue
             text = comments.comment_text(rule) or ""
-            pods += _jump_in(rule, comments.read_pod(text))
-            aside += _jump_in(rule, comments.read_aside_pod(text))
+            pod = comments.read_pod(text)
+            if pod is not None:
+                pods += _jump_in(rule, pod)
+            else:
+                aside += _jump_in(rule, comments.read_aside_pod(text))
     return Dispatch(
         onward=tuple(dict.fromkeys(rule.target.chain for rule in rules if rule.target.chain)),
         pods=tuple(pods),
         asides=tuple(aside),
-        exclusions=tuple(exclusions),
+        exclusions=_exclusions(*returns),
     )
+
+
+def _read_exclusions(*rules: Rule) -> tuple[tuple[Network, Exclusion], ...]:
+    return tuple(each for rule in rules for each in _exclusion_in(rule))
+
+
+# Chain after chain begins with the same rules.
+_exclusions = Last(_read_exclusions)
 
 
 def _exclusion_in(rule: Rule) -> list[tuple[Network, Exclusion]]:
@@ -102,6 +113,6 @@ def _exclusion_in(rule: Rule) -> list[tuple[Network, Exclusion]]:
 
 def _jump_in(rule: Rule, pod: tuple[Rank, str] | None) -> list[tuple[Entry, str]]:
     source, chain = rule.source, rule.target.chain
-    if pod is None or chain is None or source is None or source.num_addresses != 1:
+    if pod is None or chain is None or source is None or source.prefixlen != source.max_prefixlen:
         return []
     return [(Entry(source.network_address, *pod), chain)]

@@ -64,9 +64,13 @@ _sha256 = _find_sha256()
 
 def digest(*parts: object) -> str:
     """80 bits of a hash in base32: 16 characters that a chain name and a bare comment may hold."""
-    data = "\0".join((str(LAYOUT), *map(str, parts))).encode()
-    bits = int.from_bytes(_sha256(data).digest()[:10])
-    return "".join([_PAIRS[bits >> shift & 1023] for shift in range(70, -1, -10)])
+    data = "\0".join(map(str, (LAYOUT, *parts))).encode()
+    hashed = _sha256(data).digest()
+    a, b = int.from_bytes(hashed[:5]), int.from_bytes(hashed[5:10])
+    return (
+        f"{_PAIRS[a >> 30]}{_PAIRS[a >> 20 & 1023]}{_PAIRS[a >> 10 & 1023]}{_PAIRS[a & 1023]}"
+        f"{_PAIRS[b >> 30]}{_PAIRS[b >> 20 & 1023]}{_PAIRS[b >> 10 & 1023]}{_PAIRS[b & 1023]}"
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -114,6 +118,10 @@ class Names(NamedTuple):
     def is_service(self, chain: str) -> bool:
         """Whether this is some Service's chain."""
         return chain.startswith(self.service)
+
+    def is_out(self, chain: str) -> bool:
+        """Whether this is the chain with some Service's ports."""
+        return chain.startswith(self.out)
 
     def is_dispatch(self, chain: str) -> bool:
         """Whether this chain leads from the hook to the Services."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvctl.model.net import (
     Family,
@@ -44,6 +49,34 @@ def test_what_is_no_address_is_an_error(text: str) -> None:
 def test_what_is_no_network_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_network(text)
+
+
+_TYPED = st.text(alphabet="0123456789abcfF.:x/%- ", max_size=45)
+_ADDRESSES = st.ip_addresses().map(str)
+_CHANGED = st.builds(
+    lambda text, at, typed: text[:at] + typed + text[at + 1 :], _ADDRESSES, st.integers(0, 40), _TYPED
+)
+
+
+def _or_none(parse: Callable[[str], object], text: str) -> object:
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
+@given(_TYPED | _ADDRESSES | _CHANGED)
+def test_an_address_is_what_ipaddress_takes_for_one(text: str) -> None:
+    assert _or_none(parse_address, text) == (None if "%" in text else _or_none(ip_address, text))
+
+
+@given(
+    _TYPED | st.builds(lambda text, length: f"{text}/{length}", _ADDRESSES | _CHANGED, st.integers(0, 130))
+)
+def test_a_network_is_what_ipaddress_takes_for_one(text: str) -> None:
+    mask = text.partition("/")[2]
+    strict = "%" not in text and ("/" not in text or mask.isdecimal())
+    assert _or_none(parse_network, text) == (_or_none(ip_network, text) if strict else None)
 
 
 def test_a_bare_address_is_the_network_of_itself() -> None:
