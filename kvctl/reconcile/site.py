@@ -38,6 +38,7 @@ class Site:
         self._rulesets = Last(rulesets)
         self._plans = Last(_plan)
         self._effects = Last(written, size=1)
+        self._decoded = Last(decode, size=1)
         self.family = family
         self.snapshot = self.before = snapshot
         self._hints = hints
@@ -52,10 +53,10 @@ class Site:
         return self._plans(ruleset, target, self.installed, self.snapshot)
 
     def foresee(self, plan: Plan) -> None:
-        """Take apart what a look will show after `plan`; what is known by then need not be taken apart again."""
+        """Take apart what a look will show after `plan`: when it is written that is done."""
         after = self._effects(self.snapshot, plan)
         if after is not None:
-            decode(after, hints=self._hints)
+            self._decoded(after, hints=self._hints)
 
     def wrote(self, plan: Plan, write: Write) -> None:
         """The kernel is as it was, but for `plan`: look again, unless that is known to be all there is to see.
@@ -65,7 +66,7 @@ class Site:
         """
         after = self._effects(self.snapshot, plan)
         if after is not None and write.alone and self._is_faithful:
-            self.snapshot, self.installed = after, decode(after, hints=self._hints)
+            self.snapshot, self.installed = after, self._decoded(after, hints=self._hints)
         else:
             self.reread(like=after)
 
