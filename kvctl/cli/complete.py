@@ -18,6 +18,7 @@ import click
 
 if TYPE_CHECKING:
     from kvctl.model.objects import Objects
+    from kvctl.policy.decode import Installed
 
 _SECONDS = 0.9
 """So long it may take, from here on: whoever types gets what has been found by then."""
@@ -129,8 +130,8 @@ def _addresses(line: Line) -> Iterator[str]:
     if line.files:
         yield from (str(address) for pod in _read(line).pods for address in pod.addresses)
         return
-    for site in _look():
-        yield from (str(entry.address) for entry in (*site.entries, *site.drops.entries))
+    for installed in _look():
+        yield from (str(entry.address) for entry in (*installed.entries, *installed.drops.entries))
 
 
 def _pods(line: Line) -> Iterator[str]:
@@ -166,16 +167,21 @@ def _pods_in_kernel() -> Iterator[tuple[str, str]]:
                 yield entry.rank.ref.namespace, name
 
 
-def _look() -> list[Any]:
-    """What of kvctl's is in the kernel, by back end and family."""
-    from kvctl.netfilter.kernel import start_reading_everything
+def _look() -> Iterator[Installed]:
+    """What of kvctl's is in the kernel, by back end and family.
+
+    Not by `reconcile.look`: whatever compares would have to be loaded for it.
+    """
+    from kvctl.netfilter.kernel import Kernel, start_reading_everything
 
     read = start_reading_everything()
-    from kvctl.cli.settings import environment_bool
-    from kvctl.reconcile.look import look
+    from kvctl.netfilter.savetext import has_own
+    from kvctl.policy.compile import HOOKS
+    from kvctl.policy.decode import decode
 
-    found = look(told=environment_bool("egress_withnftables"), read=read)
-    return [site.installed for site in (*found.sites.values(), *found.others.values())]
+    for (backend, family), saved in read().tables.items():
+        if has_own(saved) or saved.incompatible:
+            yield decode(Kernel(backend).snapshot(family, saved, hooks=HOOKS))
 
 
 def _read(line: Line) -> Objects:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ def _own_chains(
 ) -> Mapping[str, tuple[Rule, ...]]:
     # One tag for all rules of a Service: a rule that somebody took away shows without the source.
     tag = comments.comment(text, policy.vip, *_content(policy))
-    chain, out = names.service_chain(policy.ref), names.out_chain(policy.ref)
+    chain, out = names.service_chain(policy.ref), partial(names.out_chain, policy.ref)
     return _chains_that(policy, tag=tag, action=action, beat=beat, chain=chain, out=out)
 
 
@@ -74,7 +74,13 @@ def _content(policy: EgressPolicy) -> list[object]:
 
 
 def _chains_that(
-    policy: EgressPolicy, *, tag: str, action: Target, beat: Heartbeat | None, chain: str, out: str
+    policy: EgressPolicy,
+    *,
+    tag: str,
+    action: Target,
+    beat: Heartbeat | None,
+    chain: str,
+    out: Callable[[], str],
 ) -> dict[str, tuple[Rule, ...]]:
     """The chains that do `action` with what a policy matches, and return the rest."""
     denied = [Rule(comment=tag, target=RETURN, destination=network) for network in policy.denied]
@@ -116,7 +122,7 @@ def _guards(policy: EgressPolicy) -> Guards:
     if not policy.drops_without_vip:
         return Guards(established=established, chains={established: (rule,)})
     content = (policy.ref, *_content(policy))
-    chain, out = layout.guard_chain("late", *content), layout.guard_chain("ports", *content)
+    chain, out = layout.guard_chain("late", *content), partial(layout.guard_chain, "ports", *content)
     tag = comments.comment(comments.guard_text(policy.ref), *content)
     chains = _chains_that(policy, tag=tag, action=DROP, beat=late, chain=chain, out=out)
     return Guards(established=established, late=chain, chains={established: (rule,), **chains})
@@ -143,7 +149,7 @@ def compile_marks(policy: EgressPolicy) -> Marks:
 @lru_cache(maxsize=16384)
 def _marks(policy: EgressPolicy, mark: Mark) -> Marks:
     content = (policy.ref, mark, *_content(policy))
-    chain, out = layout.mark_chain(*content), layout.mark_chain("ports", *content)
+    chain, out = layout.mark_chain(*content), partial(layout.mark_chain, "ports", *content)
     tag = comments.comment(comments.mark_text(policy.ref), *content)
     chains = _chains_that(
         policy,
@@ -172,14 +178,15 @@ def _matching(
     *,
     tag: str,
     action: Target,
-    out: str,
+    out: Callable[[], str],
     verb: Verb,
     beat: Heartbeat | None = None,
     rest: tuple[Rule, ...] = (),
 ) -> tuple[list[Rule], dict[str, tuple[Rule, ...]]]:
     """The rules that do `action` with what a policy matches but for its denied networks, and `out` if that is needed.
 
-    Networks by ports would multiply: `out` holds the ports, and is entered by `verb`; `rest` ends it.
+    Networks by ports would multiply: `out` holds the ports, and is entered by `verb`; `rest` ends it. Its name is asked
+    for only then: that takes a hash.
     `beat`: whether heartbeats have to come, or have to be late, for the action.
     """
     by_ports = [
@@ -187,9 +194,10 @@ def _matching(
         for protocol, pairs in _port_groups(policy.ports)
     ] or [Rule(comment=tag, target=action, heartbeat=beat)]
     if policy.allowed and policy.ports:
-        to_ports = Target(verb=verb, chain=out)
+        chain = out()
+        to_ports = Target(verb=verb, chain=chain)
         allowed = [Rule(comment=tag, target=to_ports, destination=network) for network in policy.allowed]
-        return allowed, {out: (*by_ports, *rest)}
+        return allowed, {chain: (*by_ports, *rest)}
     if policy.allowed:
         return [
             Rule(comment=tag, target=action, destination=network, heartbeat=beat)
@@ -270,7 +278,7 @@ def _passing(before: tuple[EgressPolicy, ...], ref: ServiceRef, end: str) -> Pas
         first,
         tag=tag,
         action=RETURN,
-        out=layout.pass_chain("ports", *content),
+        out=partial(layout.pass_chain, "ports", *content),
         verb=Verb.GOTO,
         beat=heartbeat(first),
         rest=(onward,),

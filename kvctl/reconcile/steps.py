@@ -151,8 +151,9 @@ def _nat_ruleset(target: Target, installed: Installed, snapshot: Snapshot) -> Ru
     chains = dict(asked.chains)
     untouched: set[str] = set()
     marked = {retiring.ref for retiring in installed.retiring}
+    has_out = any(map(layout.REWRITING.is_out, snapshot.chains))  # else nobody need hash their names
     for ref in target.held:
-        for chain in (layout.service_chain(ref), layout.out_chain(ref)):
+        for chain in (layout.service_chain(ref), *((layout.out_chain(ref),) if has_out else ())):
             bare = _without_marks(chain, snapshot) if ref in marked else None
             if bare is not None:
                 chains[chain] = bare
