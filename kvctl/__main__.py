@@ -1,6 +1,13 @@
-"""`python -m kvctl`."""
+"""`python -m kvctl`. What a shell asks while somebody types is answered with nothing loaded but what that takes."""
 
-from kvctl.cli.main import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["complete"]:
+        from kvctl.cli.complete import complete
+
+        complete(sys.argv[2:])
+    else:
+        from kvctl.cli.main import main
+
+        main()

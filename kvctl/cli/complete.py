@@ -1,11 +1,13 @@
 """`kvctl complete`: values for a shell that completes a line: quick, and silent where they cannot be had.
 
 The scripts in completions/ know commands, options and choices by themselves, and ask here for what is on this node or
-in the cluster alone. Whatever goes wrong, the status is 0 and standard error stays empty: somebody is typing.
+in the cluster alone. Whatever goes wrong, the status is 0 and standard error stays empty: somebody is typing. And it is
+no click command: to load click takes longer than to look at the kernel.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -13,8 +15,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
-
-import click
 
 if TYPE_CHECKING:
     from kvctl.model.objects import Objects
@@ -42,18 +42,20 @@ class _TooLate(BaseException):
     """No library that is under way may take it for an error of its own."""
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.argument("kind", metavar="KIND")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="-- WORD...")
-def command(*, kind: str, words: Sequence[str]) -> int:
-    """Print values of KIND, one a line, for the words of a line up to the one that is completed."""
+def complete(arguments: Sequence[str]) -> None:
+    """Print values of the first argument, a kind, one a line, for the words of a line up to the one that is completed.
+
+    The words are behind a `--`.
+    """
+    gc.disable()  # it ends before there is garbage worth looking for
     found: dict[str, None] = {}
-    with _in_silence(), suppress(_TooLate, Exception), _deadline(_SECONDS):
+    with _in_silence(), suppress(_TooLate, Exception, KeyboardInterrupt), _deadline(_SECONDS):
+        kind, _, *words = arguments
         for value in _SOURCES[kind](read_line(words)):
             if _SAFE.fullmatch(value):
                 found[value] = None
-    click.echo("".join(f"{value}\n" for value in sorted(found)), nl=False)
-    return 0
+    with suppress(OSError), open(1, "w", encoding="ascii", closefd=False) as out:
+        out.writelines(f"{value}\n" for value in sorted(found))
 
 
 def read_line(words: Sequence[str]) -> Line:

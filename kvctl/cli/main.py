@@ -17,8 +17,6 @@ from kvctl.errors import KvctlError, ProcessError
 
 INTERRUPTED = 130
 
-_HIDDEN = ""
-"""Instead of what a command does: it is for programs, and not shown."""
 _EGRESS_COMMANDS = {
     "compute": (
         "kvctl.cli.compute",
@@ -39,7 +37,6 @@ _EGRESS_COMMANDS = {
 _COMMANDS = {
     "doctor": ("kvctl.cli.doctor", "Can egress work on this host? Each check with what mends it."),
     "lab": ("kvctl.cli.lab", "A pod, a worker and the outside world on this machine, to try egress out."),
-    "complete": ("kvctl.cli.complete", _HIDDEN),
 }
 
 
@@ -51,7 +48,7 @@ class LazyGroup(Group):
         self._commands_in = commands_in
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Those at hand and those to be imported, in the order they are written down; none that is hidden."""
+        """Those at hand and those to be imported, in the order they are written down."""
         return [name for name, _ in self.summaries()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -66,7 +63,7 @@ class LazyGroup(Group):
         """Each command with what it does, without importing one of them."""
         return [
             *super().summaries(),
-            *((name, text) for name, (_, text) in self._commands_in.items() if text),
+            *((name, text) for name, (_, text) in self._commands_in.items()),
         ]
 
 

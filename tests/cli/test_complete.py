@@ -36,7 +36,7 @@ def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 def values(kind: str, line: str, capfd: pytest.CaptureFixture[str]) -> list[str]:
     """What is printed for the line; it has to be without complaint."""
-    assert complete.command.main([kind, "--", *line.split()], "complete", standalone_mode=False) == 0
+    complete.complete([kind, "--", *line.split()])
     told = capfd.readouterr()
     assert told.err == ""
     return told.out.split()
@@ -132,10 +132,9 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
 
 def test_no_more_is_imported_than_a_value_takes() -> None:
     code = (
-        "import sys; sys.argv = ['kvctl', 'complete', 'contexts', '--', 'kvctl']\n"
-        "from kvctl.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit: print(*sorted(sys.modules))\n"
+        "import runpy, sys; sys.argv = ['kvctl', 'complete', 'contexts', '--', 'kvctl']\n"
+        "runpy.run_module('kvctl', run_name='__main__')\n"
+        "print(*sorted(sys.modules))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -145,5 +144,25 @@ def test_no_more_is_imported_than_a_value_takes() -> None:
         check=True,
         env={**os.environ, "KUBECONFIG": "/nonexistent"},
     )
-    heavy = ("kubernetes", "rich", "kvctl.policy", "kvctl.netfilter", "kvctl.agent")
+    heavy = ("click", "kubernetes", "rich", "kvctl.policy", "kvctl.netfilter", "kvctl.agent")
     assert [name for name in done.stdout.split() if name.startswith(heavy)] == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["services"], ["nonsense", "--", "kvctl"]])
+def test_to_what_cannot_be_understood_nothing_is_said(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kvctl", "complete", *arguments], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_nor_where_nobody_listens(tmp_path: Path) -> None:
+    (tmp_path / "manifest").write_text(MANIFEST)
+    line = f"kvctl egress apply -f {tmp_path / 'manifest'}"
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m kvctl complete services -- {line} >&-', sys.executable],
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
