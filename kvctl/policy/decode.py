@@ -123,8 +123,8 @@ def _decode_table(
             last = read.exclusions
             exclusions.update(last)
         for item, chain in read.pods:
-            # A jump counts only if it leads to the chain of its Service, and there is one: else it does nothing.
-            if chain in snapshot.chains and _leads_to(chain, item.rank.ref, names):
+            # A jump to a chain that is not there does nothing.
+            if chain in snapshot.chains:
                 entries.append(item)
                 by_service[item.rank.ref].append(item)
     chains = {names.service_chain(ref): ref for ref in by_service}
@@ -135,9 +135,10 @@ def _decode_table(
     for name, rules in snapshot.chains.items():
         if not names.is_service(name):
             continue
-        retiring.extend(_retiring_in(rules))
+        marks = list(_retiring_in(rules))
+        retiring += marks
         ref = chains.get(name) or _owner(rules)
-        if ref is not None and _acts(rules):
+        if ref is not None and len(marks) < len(rules):
             services[ref] = _read_service(
                 ref, snapshot, names, by_service.get(ref, []), hints, has_out=has_out
             )
@@ -145,16 +146,6 @@ def _decode_table(
         if ref not in services:
             services[ref] = _read_service(ref, snapshot, names, items, hints, has_out=has_out)
     return Part(services=services, entries=tuple(entries)), retiring
-
-
-def _leads_to(chain: str, ref: ServiceRef, names: layout.Names) -> bool:
-    by_way = names is layout.DROPPING and layout.is_pass_chain(chain)
-    return by_way or chain == names.service_chain(ref)
-
-
-def _acts(rules: Sequence[FoundRule]) -> bool:
-    """Whether a chain holds more than marks of what is being retired."""
-    return any(found.rule is None or comments.read_retiring(found.rule) is None for found in rules)
 
 
 def _retiring_in(rules: Iterable[FoundRule]) -> Iterable[Retiring]:

@@ -32,9 +32,9 @@ class Dispatch(NamedTuple):
     """What one of these chains says."""
 
     onward: tuple[str, ...]
-    """Every chain that it leads to."""
+    """The chains of its kind that it leads to, from the last one."""
     pods: tuple[tuple[Entry, str], ...]
-    """Jumps of pods, each with the chain that it leads to."""
+    """Jumps of pods to the chains of their Services, each with the chain that it leads to."""
     asides: tuple[tuple[Entry, str], ...]
     """The same to what guards or marks."""
     exclusions: tuple[tuple[Network, Exclusion], ...]
@@ -52,9 +52,9 @@ def dispatching(snapshot: Snapshot, names: layout.Names, *, hints: Hints = NO_HI
         rules = snapshot.chains.get(name)
         if name in found or rules is None:
             continue
-        read = _known.get((snapshot.family, name), (rules,), partial(_read, rules, hints))
+        read = _known.get((snapshot.family, name), (rules,), partial(_read, rules, names, hints))
         found[name] = read
-        todo.extend(chain for chain in reversed(read.onward) if names.is_dispatch(chain))
+        todo.extend(read.onward)
     return list(found.values())
 
 
@@ -68,7 +68,7 @@ def asides(snapshot: Snapshot, names: layout.Names) -> tuple[tuple[Entry, str], 
     )
 
 
-def _read(found: Sequence[FoundRule], hints: Hints) -> Dispatch:
+def _read(found: Sequence[FoundRule], names: layout.Names, hints: Hints) -> Dispatch:
     pods: list[tuple[Entry, str]] = []
     aside: list[tuple[Entry, str]] = []
     returns: list[Rule] = []
@@ -87,12 +87,19 @@ def _read(found: Sequence[FoundRule], hints: Hints) -> Dispatch:
                 pods += _jump_in(rule, pod)
             else:
                 aside += _jump_in(rule, comments.read_aside_pod(text))
+    onward = dict.fromkeys(rule.target.chain for rule in rules if rule.target.chain)
     return Dispatch(
-        onward=tuple(dict.fromkeys(rule.target.chain for rule in rules if rule.target.chain)),
-        pods=tuple(pods),
+        onward=tuple(chain for chain in reversed(onward) if names.is_dispatch(chain)),
+        pods=tuple((item, chain) for item, chain in pods if _leads_to(chain, item.rank.ref, names)),
         asides=tuple(aside),
         exclusions=_exclusions(*returns),
     )
+
+
+def _leads_to(chain: str, ref: ServiceRef, names: layout.Names) -> bool:
+    """Whether a chain is a Service's own, or one on the way there."""
+    by_way = names is layout.DROPPING and layout.is_pass_chain(chain)
+    return by_way or chain == names.service_chain(ref)
 
 
 def _read_exclusions(*rules: Rule) -> tuple[tuple[Network, Exclusion], ...]:
