@@ -76,13 +76,13 @@ class FlowCollector(Collector):
         self._interval = interval
         self._dump = dump
         self._lock = threading.Lock()
-        self._vips: frozenset[Address] = frozenset()
+        self._vips: tuple[Address, ...] = ()
         self._asked: tuple[float, frozenset[Address]] | None = None
         self._usage: dict[Address, Usage] | None = None
 
     def watch(self, vips: Iterable[Address]) -> None:
         """The VIPs in use here from now on."""
-        self._vips = frozenset(vips)
+        self._vips = tuple(vips)
 
     def collect(self) -> Iterator[Metric]:
         """Nothing where conntrack cannot be read: a zero would say that there are none."""
@@ -106,7 +106,7 @@ class FlowCollector(Collector):
 
     def _current(self) -> dict[Address, Usage] | None:
         with self._lock:
-            now, vips = self._clock(), self._vips
+            now, vips = self._clock(), frozenset(self._vips)
             fresh = self._asked is not None and now - self._asked[0] < self._interval
             if not (fresh and self._asked is not None and self._asked[1] == vips):
                 self._asked, self._usage = (now, vips), self._look(vips)

@@ -245,7 +245,9 @@ class _View(NamedTuple):
         return its[-1] if its else None
 
     def _changes(self, ref: ServiceRef) -> tuple[Change, ...]:
-        if not any(self.attributed):
+        own, shared, structure = self.attributed
+        # Mostly something differs of one Service alone, and this is another.
+        if ref not in own and not shared and (own or not structure):
             return ()
         parts = (
             (Hook.EGRESS, ref in self.installed.services or ref in self.rewritten_refs),
