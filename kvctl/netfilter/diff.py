@@ -8,7 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
-from kvctl.model.memo import ByKey
+from kvctl.model.memo import ByKey, is_same
 from kvctl.model.net import Family
 from kvctl.model.rules import Hook, Rule, Ruleset, Table, table_of
 from kvctl.model.snapshot import FoundRule, Snapshot
@@ -88,7 +88,9 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Hook, str] = _
         before = found.chains.get(chain)
         if before is None:
             writes.append(ChainWrite(chain, rules, None))
-        elif not _same.get((wanted.family, chain), (before, rules), partial(_holds, before, rules)):
+        elif not _are(before, rules) and not _same.get(
+            (wanted.family, chain), (before, rules), partial(_holds, before, rules)
+        ):
             surplus = _surplus_at_end(before, rules)
             if surplus is None:
                 writes.append(ChainWrite(chain, rules, before))
@@ -117,6 +119,11 @@ def diff(wanted: Ruleset, found: Snapshot, *, in_the_way: Mapping[Hook, str] = _
         pinned=tuple((c, leading[c]) for c in gone if c in leading),
         unwritable=unwritable,
     )
+
+
+def _are(before: Sequence[FoundRule], rules: Sequence[Rule]) -> bool:
+    """Whether these are the very rules: as what was written is."""
+    return is_same([item.rule for item in before], rules)
 
 
 def _holds(before: Sequence[FoundRule], rules: Sequence[Rule]) -> bool:
