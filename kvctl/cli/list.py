@@ -100,7 +100,7 @@ class Listing:
         found = look(told=self._told, read=read)
         wish = self.wanted.wish if self.wanted is not None else None
         compared = compare(found, wish, scope=Scope())
-        items = [item._replace(changes=None) for item in self._with_causes(found, compared)]
+        items = self._with_causes(found, compared)
         if not items:
             return found, items
         if self.wanted is not None:
@@ -138,6 +138,8 @@ def _print(listing: Listing, found: Look, items: list[Item], output: str) -> int
     from kvctl.cli.items import explain, print_items, report_look
 
     backend = str(found.choice.backend)
+    if output in ("json", "yaml"):  # what would change is for diff to tell
+        items = [item._replace(changes=None) for item in items]
     print_items(items, output, backend=backend, node=listing.node, holders=True, ways=_ways)
     status = listing.wanted.report() if listing.wanted is not None else 0
     report_look(found, mend=listing.mend)

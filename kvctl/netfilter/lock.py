@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kvctl.errors import NetfilterUnavailableError
-from kvctl.netfilter.flocks import holder_of
 
 # flock works on the namespace's own inode: it is scoped to the namespace, crosses containers that share
 # it, needs no file of ours, and goes with the process that holds it. The calling thread's namespace counts.
@@ -59,6 +58,8 @@ def namespace_lock(
 
 def _holder(descriptor: int) -> str:
     """Who holds the lock: anybody in this namespace may."""
+    from kvctl.netfilter.flocks import holder_of  # and pathlib, which most commands do not need
+
     process = holder_of(os.fstat(descriptor))
     return (
         "wait for it to end" if process is None else f"it is held by process {process}: see ps -p {process}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from typing import NamedTuple
 
 from kvctl.errors import KvctlError
@@ -49,6 +48,8 @@ class Look(NamedTuple):
 
     def frozen(self) -> Look:
         """The same as it is now, whatever is written and read again afterwards."""
+        from copy import copy
+
         sites = {family: copy(site) for family, site in self.sites.items()}
         others = {family: copy(site) for family, site in self.others.items()}
         return self._replace(sites=sites, others=others)

@@ -11,9 +11,10 @@ def with_holder(item: Item, *, host: Host, evidence: Evidence) -> Item:
     """The item, with the node that has its VIP and the interface if it is this one."""
     if item.vip is None:
         return item
-    return item._replace(
-        holder=holder_of(item.vip, host=host, evidence=evidence), vip_interface=host.holds(item.vip)
-    )
+    holder, interface = holder_of(item.vip, host=host, evidence=evidence), host.holds(item.vip)
+    if (holder, interface) == (item.holder, item.vip_interface):
+        return item
+    return item._replace(holder=holder, vip_interface=interface)
 
 
 def with_vip_warning(item: Item, *, host: Host, assume_vip: bool, elected: bool = False) -> Item:

@@ -76,9 +76,15 @@ class Item(NamedTuple):
 
 
 def policy_item(
-    policy: EgressPolicy, *, status: Status, exclusions: Sequence[Exclusion], warnings: tuple[str, ...] = ()
+    policy: EgressPolicy,
+    *,
+    status: Status,
+    exclusions: Sequence[Exclusion],
+    warnings: tuple[str, ...] = (),
+    pods: tuple[EgressPod, ...] | None = None,
+    connections: int | None = None,
 ) -> Item:
-    """The item of a policy."""
+    """The item of a policy; `pods`: instead of the policy's own."""
     return Item(
         namespace=policy.ref.namespace,
         service=policy.ref.name,
@@ -87,12 +93,13 @@ def policy_item(
         status=status,
         interface=policy.interface,
         mark=policy.mark,
-        pods=policy.pods,
+        pods=policy.pods if pods is None else pods,
         ports=tuple(map(str, policy.ports)),
         allowed=policy.allowed,
         denied=policy.denied,
         excluded=tuple(e.network for e in exclusions),
         warnings=warnings,
+        connections=connections,
     )
 
 

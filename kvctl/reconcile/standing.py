@@ -226,8 +226,13 @@ class _View(NamedTuple):
                 pods=pods,
                 excluded=tuple(e.network for e in exclusions),
             )
-        item = policy_item(service.policy, status=Status.APPLIED, exclusions=exclusions)
-        return item._replace(pods=pods, connections=service.connections)
+        return policy_item(
+            service.policy,
+            status=Status.APPLIED,
+            exclusions=exclusions,
+            pods=pods,
+            connections=service.connections,
+        )
 
     def _status(
         self, service: InstalledService | None, changes: Sequence[Change]
