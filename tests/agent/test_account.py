@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from kvctl.agent.account import failed_round, round_of
+from kvctl.agent.keeper import Keeper
 from kvctl.agent.metrics import Metrics
 from kvctl.agent.readiness import Reason, judge_pod
 from kvctl.agent.round import Cause, Round
@@ -105,6 +108,51 @@ def test_a_table_that_was_flushed_is_a_repair_too(rounds: Rounds) -> None:
     rounds.run(*things)
     rounds.node.run("nft", "flush", "ruleset")
     assert actions(rounds.run(*things)) == [(Action.ADDED, True)]
+
+
+def test_what_has_not_changed_is_the_very_item_of_the_round_before(namespace: Namespace) -> None:
+    keeper = Keeper(
+        settings=HERE._replace(assume_vip=True), told=True, keep_connections=False, clock=time.monotonic
+    )
+    # So many that those of the other are led there by other chains.
+    many = (pod(f"sip/sip-client-{number}", f"10.0.0.{number}") for number in range(1, 21))
+    things: tuple[Thing, ...] = (
+        service(),
+        *many,
+        service("sip/b", vip="192.168.0.7"),
+        pod("sip/b-0", "10.0.200.1", app="b"),
+    )
+    more = pod("sip/b-1", "10.0.200.2", app="b")
+    rounds: list[Round] = []
+    with namespace.entered():
+        for source in (objects(*things, from_api=True), objects(*things, more, from_api=True)):
+            kept = keeper.keep(source, read_kernel=not rounds, asked=True)
+            before = rounds[-1] if rounds else None
+            done = round_of(
+                kept.applied,
+                kept.wish,
+                objects=source,
+                previous=before,
+                causes=[Cause.OBJECTS],
+                duration=0.1,
+                ended=1.0,
+            )
+            rounds.append(done)
+    first, second = rounds
+    assert [turn.item.ref for turn in second.turns] == [ref("sip/b")]
+    same = {other.ref: one is other for one, other in zip(first.items, second.items, strict=True)}
+    assert same == {ref("sip/b"): False, ref("sip/sip-client"): True}
+
+
+def test_what_cannot_be_mended_is_told_of_each_round(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds.run(service(), pod())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise KvctlError("no")
+
+    monkeypatch.setattr("kvctl.netfilter.kernel.Kernel.write", refuse)
+    for _ in range(2):
+        assert actions(rounds.run(service(ports="udp:5060"), pod())) == [(Action.FAILED, False)]
 
 
 def test_what_a_new_agent_finds_and_mends_is_no_repair_of_its_own(rounds: Rounds) -> None:

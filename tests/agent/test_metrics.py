@@ -164,6 +164,15 @@ def test_a_service_that_comes_back_goes_on_counting_and_one_that_is_deleted_is_f
     assert BEGUN not in scrape.values()
 
 
+def test_one_that_is_deleted_after_its_pods_have_gone_is_forgotten_too() -> None:
+    scrape = Scrape()
+    scrape.metrics.round(with_items(round_with(service(), pod()), connections=4))
+    scrape.metrics.round(round_with(service()))
+    assert scrape.values()[BEGUN] == 4
+    scrape.metrics.round(round_with())
+    assert BEGUN not in scrape.values()
+
+
 def test_a_round_that_could_not_look_says_nothing_of_services() -> None:
     scrape = Scrape()
     done = round_with(service(), pod())
