@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, reduce
-from operator import or_
+from itertools import groupby
+from operator import itemgetter, or_
 from typing import NamedTuple
 
 from kvctl.model.memo import ByKey
@@ -247,11 +248,10 @@ def _compile_tree(
     family: Family, jumps: Iterable[tuple[Entry, Rule]], head: tuple[Rule, ...], names: layout.Names
 ) -> Mapping[str, tuple[Rule, ...]]:
     pods: list[Pod] = []
-    for item, jump in sorted(jumps, key=lambda each: (int(each[0].address), each[0].rank)):
-        number = int(item.address)
-        if not pods or pods[-1].number != number:
-            pods.append(Pod(number, item.address, []))
-        pods[-1].jumps.append(jump)
+    ranked = [(int(item.address), item, jump) for item, jump in jumps]
+    for number, group in groupby(sorted(ranked, key=itemgetter(0)), key=itemgetter(0)):
+        its = sorted(group, key=lambda each: each[1].rank)
+        pods.append(Pod(number, its[0][1].address, [jump for _, _, jump in its]))
     return tree(family, pods, head=head, names=names) if pods else {}
 
 

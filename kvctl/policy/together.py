@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kvctl.model.net import Address, Family
 from kvctl.model.policy import EgressPolicy
@@ -55,13 +55,14 @@ def _pods_of(verdicts: Iterable[Wanted | Skipped]) -> set[Address]:
 
 
 def judged_together(
-    judged: Sequence[Wanted | Skipped], *, sharing: Container[ServiceRef]
+    judged: Sequence[Wanted | Skipped], *, sharing: Collection[ServiceRef]
 ) -> tuple[list[Wanted], list[Skipped]]:
     """What each Service gets, when others have the same pods: sorted into what is wanted and what is skipped.
 
     `sharing`: those that have pods in common; the others are not compared.
     """
-    crowd = [policy for item in judged if (policy := policy_of(item)) is not None and policy.ref in sharing]
+    policies = filter(None, map(policy_of, judged)) if sharing else ()
+    crowd = [policy for policy in policies if policy.ref in sharing]
     wanted, skipped = _without_shadowed(judged, find_shadows(crowd))
     return wanted, _with_unpassed([each for each in wanted if each.policy.ref in sharing], skipped)
 
