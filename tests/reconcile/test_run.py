@@ -1,4 +1,4 @@
-"""When a run tells that the rules are as they will be: once they are in the kernel, before it looks what there is now."""
+"""When a run tells that the rules are as they will be: once they are in the kernel, before it looks what is there."""
 
 from __future__ import annotations
 
