@@ -166,3 +166,13 @@ def test_nor_where_nobody_listens(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_installed_command_completes_as_python_m_kvctl_does(tmp_path: Path) -> None:
+    source = tmp_path / "all.json"
+    source.write_text(MANIFEST)
+    installed = Path(sys.executable).with_name("kvctl")
+    for command in ([str(installed)], [sys.executable, "-m", "kvctl"]):
+        argv = [*command, "complete", "services", "--", "kvctl", "egress", "show", "-f", str(source)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["sip/sip-client"], "")
